@@ -1,0 +1,254 @@
+"""What happens around the loop, as Keras callbacks.
+
+At the end of an epoch they act in this order: `Timing`, `Validation`, `KeepBest`, `Summaries`, `EpochProgress`,
+`Checkpoint`. The checkpoint comes last, so whatever is killed before it is done again, and gives the same.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.pr_curve import summary as pr_curve
+
+from anomaly_toolbox import evaluation, pictures
+from anomaly_toolbox.datasets.batches import ScoringSplit
+from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.files import read_json, whole, write_json
+
+SECONDS_BEFORE_ESTIMATE = 3
+VALIDATION_FIGURES = {"auprc": "val_auprc", "auroc": "val_auroc", "loss": "val_loss"}
+
+
+class Timing(keras.callbacks.Callback):
+    """Training speed, without the first batch of the process, in which the step is compiled."""
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self._batch_size = batch_size
+        self._images, self._seconds, self._since = 0, 0.0, None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Normal training images per second, or None where nothing was trained."""
+        return self._images / self._seconds if self._images else None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._seconds:
+            self._since = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._since is None:
+            self._since = time.perf_counter()
+        else:
+            self._images += self._batch_size
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._seconds += time.perf_counter() - self._since
+
+
+class Validation(keras.callbacks.Callback):
+    """Scores the validation images and adds `val_auprc`, `val_auroc` and `val_loss` to the epoch's logs.
+
+    `val_loss` is the mean residual of the normal ones: it needs no labelled anomalies.
+    """
+
+    def __init__(self, split: ScoringSplit):
+        super().__init__()
+        self.split = split
+        self.scores: dict[str, np.ndarray] = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        labels = self.split.labels
+        self.scores = self.model.score_batches(self.split.batches, len(labels))
+        decisive = next(iter(self.scores.values()))
+        figures = evaluation.figures(labels, decisive, threshold=0.0)
+        logs["val_auprc"], logs["val_auroc"] = figures["auprc"], figures["auroc"]
+        logs["val_loss"] = float(self.scores["residual"][labels == 0].mean())
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Keeps the networks of the best epoch so far, and stops when there was no better one for `patience` epochs."""
+
+    def __init__(self, path: Path, select_by: str, patience: int | None):
+        super().__init__()
+        self._path, self._select_by, self._patience = path, select_by, patience
+        self.best_epoch, self.best = 0, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._is_better(logs):
+            self.best_epoch = epoch + 1
+            with whole(self._path) as beside:
+                self.model.save_networks(beside)
+        self.model.stop_training = self.is_exhausted(epoch + 1)
+
+    def is_exhausted(self, epochs_done: int) -> bool:
+        """Whether patience has run out after so many epochs."""
+        return self._patience is not None and epochs_done - self.best_epoch >= self._patience
+
+    def _is_better(self, logs: dict[str, float]) -> bool:
+        if self._select_by == "last":
+            return True
+        figure = logs[VALIDATION_FIGURES[self._select_by]] * (-1 if self._select_by == "loss" else 1)
+        if self.best is not None and figure <= self.best:
+            return False
+        self.best = figure
+        return True
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves all that training needs to go on: weights, optimizers, epoch, best figure so far.
+
+    Keras's `BackupAndRestore` writes weights and epoch as two files and forgets the best figure; killed between the
+    two, it would train an epoch twice. Here `state.json` is replaced in one step and names the weights it belongs to.
+    """
+
+    def __init__(self, folder: Path, keep_best: KeepBest):
+        super().__init__()
+        self._folder, self._keep_best = folder, keep_best
+        self._state_path = folder / "state.json"
+
+    def restore(self, model: keras.Model) -> int:
+        """Brings `model` back to the last finished epoch and returns how many are finished, 0 without a checkpoint."""
+        if not self._state_path.exists():
+            return 0
+        state = read_json(self._state_path)
+        try:
+            model.load_weights(str(self._folder / state["weights"]))
+            self._keep_best.best_epoch, self._keep_best.best = state["best_epoch"], state["best"]
+            return state["epoch"]
+        except (OSError, ValueError, KeyError) as problem:
+            raise ToolboxError(
+                f"{self._folder} is damaged ({type(problem).__name__}); --overwrite starts this run anew"
+            ) from problem
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._folder.mkdir(exist_ok=True)
+        weights = self._folder / f"epoch-{epoch + 1}.weights.h5"
+        with whole(weights) as beside:
+            self.model.save_weights(str(beside))
+        state = {"epoch": epoch + 1, "weights": weights.name}
+        state |= {"best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
+        write_json(self._state_path, state)
+        for older in self._folder.glob("*.weights.h5"):
+            if older != weights:
+                older.unlink()
+
+
+class Summaries(keras.callbacks.Callback):
+    """One TensorBoard run a trial: losses, learning rates, validation figures, pictures, and the hyperparameters.
+
+    Keras's own `TensorBoard` callback splits a trial into two runs and knows a single optimizer, hence this one.
+    """
+
+    def __init__(self, folder: Path, trial: dict[str, Any], validation: Validation, every: int, steps_per_epoch: int):
+        super().__init__()
+        self._folder, self._trial, self._validation = folder, trial, validation
+        self._every, self._steps_per_epoch = every, steps_per_epoch
+        self._epoch = 0
+
+    def on_train_begin(self, logs=None):
+        self.writer = tf.summary.create_file_writer(str(self._folder))
+        with self.writer.as_default():
+            hparams_api.hparams({k: v for k, v in self._trial.items() if v is not None}, trial_id=self._folder.name)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self._epoch * self._steps_per_epoch + batch + 1
+        if step % self._every == 0:
+            with self.writer.as_default(step):
+                for name, value in logs.items():
+                    tf.summary.scalar(f"losses/{name}", value)
+
+    def on_epoch_end(self, epoch, logs=None):
+        split, scores = self._validation.split, self._validation.scores
+        with self.writer.as_default((epoch + 1) * self._steps_per_epoch):
+            for name in VALIDATION_FIGURES.values():
+                tf.summary.scalar(f"validation/{name.removeprefix('val_')}", logs[name])
+            for player, optimizer in self.model.optimizers.items():
+                tf.summary.scalar(f"learning_rate/{player}", optimizer.learning_rate)
+            reconstructions = self.model.reconstruct(split.examples).numpy()
+            grid = pictures.triples(split.examples, reconstructions)
+            tf.summary.image("image, reconstruction, residual", grid[None])
+            self._separation(split.labels, scores)
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
+
+    def _separation(self, labels: np.ndarray, scores: dict[str, np.ndarray]) -> None:
+        for name, values in scores.items():
+            for kind, label in (("normal", 0), ("anomalous", 1)):
+                tf.summary.histogram(f"scores/{name}/{kind}", values[labels == label])
+            rescaled = evaluation.rescale(values, values.min(), values.max())
+            curve = pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled)
+            step = tf.summary.experimental.get_step()
+            tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
+
+
+class EpochProgress(keras.callbacks.Callback):
+    """A bar for the epoch, a line for each finished one, and the time an epoch takes as soon as that is known."""
+
+    def __init__(self, bar: Progress, epochs: int, keep_best: KeepBest):
+        super().__init__()
+        self._bar, self._epochs, self._keep_best = bar, epochs, keep_best
+        self._compiled = self._told = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._began = time.perf_counter()
+        self._task = self._bar.add_task(f"epoch {epoch + 1}/{self._epochs}", total=self.params["steps"])
+        self._measured_since, self._batches = self._began, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bar.advance(self._task)
+        if not self._compiled:  # the first batch waits for the compiler and tells nothing
+            self._compiled, self._measured_since = True, time.perf_counter()
+            return
+        self._batches += 1
+        passed = time.perf_counter() - self._measured_since
+        if not self._told and passed > SECONDS_BEFORE_ESTIMATE:
+            seconds = passed / self._batches * self.params["steps"]
+            minutes = self._epochs * seconds / 60
+            self._say(f"an epoch takes about {seconds:.0f} s of training; {self._epochs} take {minutes:.1f} min")
+            self._told = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._bar.remove_task(self._task)
+        shown = {name: logs[name] for name in logs if name.endswith("_loss") and name != "val_loss"}
+        shown |= {"validation AUPRC": logs["val_auprc"], "AUROC": logs["val_auroc"]}
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        kept = "  (kept)" if self._keep_best.best_epoch == epoch + 1 else ""
+        self._say(f"epoch {epoch + 1}/{self._epochs}  {time.perf_counter() - self._began:.0f} s  {figures}{kept}")
+
+    def _say(self, line: str) -> None:
+        self._bar.console.print(line, soft_wrap=True)
+
+
+class ScoringProgress(keras.callbacks.Callback):
+    """A bar for `predict`."""
+
+    def __init__(self, bar: Progress, title: str):
+        super().__init__()
+        self._bar, self._title = bar, title
+
+    def on_predict_begin(self, logs=None):
+        self._task = self._bar.add_task(self._title, total=self.params["steps"])
+
+    def on_predict_batch_end(self, batch, logs=None):
+        self._bar.advance(self._task)
+
+    def on_predict_end(self, logs=None):
+        self._bar.remove_task(self._task)
+
+
+def progress_bar(console: Console) -> Progress:
+    """The bar that `EpochProgress` and `ScoringProgress` move; a context manager."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

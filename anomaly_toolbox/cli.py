@@ -1,0 +1,162 @@
+"""The command `anomaly-box`. Only click is imported here; TensorFlow waits until there is work for it."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from anomaly_toolbox import __version__
+from anomaly_toolbox.datasets import DATASETS, dataset_name
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.models import METHODS, method_name
+
+INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANOMALY_BOX"})
+@click.option("--experiment", metavar="NAME", help=f"The method to train and test: {', '.join(METHODS)}.")
+@click.option("--run-all", is_flag=True, help="Run every method instead of one.")
+@click.option(
+    "--dataset",
+    metavar="NAME|FILE.py",
+    required=True,
+    help=f"The images: {', '.join(DATASETS)}, or a Python file with a class of the file's name that implements "
+    "AnomalyDetectionDataset.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder where the images are, or where they are downloaded to; for MNIST and FashionMNIST it may hold the "
+    "four IDX files, plain or .gz.",
+)
+@click.option(
+    "--hps-path",
+    type=click.Path(path_type=Path),
+    help="JSON file of hyperparameters; without it, each method uses its paper's.",
+)
+@click.option(
+    "--tuning",
+    type=bool,
+    is_flag=False,
+    flag_value=True,
+    default=False,
+    metavar="[BOOLEAN]",
+    help="Run every combination of the values in the hyperparameter file, not only the first of each.",
+)
+@click.option("--no-tuning", is_flag=True, help="Run only the first value of each hyperparameter; this is the default.")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Use this value for a hyperparameter, whatever the file says; may be given several times.",
+)
+@click.option(
+    "--log-dir",
+    type=click.Path(path_type=Path),
+    default=Path("logs"),
+    show_default=True,
+    help="Folder for the runs and for TensorBoard.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="Start of all random numbers: the same seed gives the same figures.",
+)
+@click.option("--overwrite", is_flag=True, help="Start anew, and delete what an earlier run of the same name left.")
+@click.option("--require-gpu", is_flag=True, help="Stop at once if TensorFlow finds no GPU.")
+@click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")
+@click.version_option(__version__, prog_name="anomaly-box")
+def main(
+    experiment: str | None,
+    run_all: bool,
+    dataset: str,
+    data_dir: Path | None,
+    hps_path: Path | None,
+    tuning: bool,
+    no_tuning: bool,
+    overrides: tuple[str, ...],
+    log_dir: Path,
+    seed: int,
+    overwrite: bool,
+    require_gpu: bool,
+    debug: bool,
+) -> None:
+    """Train detectors on normal images and measure how well they find anomalous ones.
+
+    A first try, without any download:
+
+    anomaly-box --experiment GANomaly --dataset Digits
+    """
+    with _errors_in_one_line(debug):
+        if bool(experiment) == run_all:
+            raise InputError("give either --experiment NAME or --run-all")
+        methods = list(METHODS) if run_all else [method_name(experiment)]
+        kept_as = dataset_name(dataset)
+        _import_tensorflow(debug)
+
+        from anomaly_toolbox import sweep
+
+        sweep.run(
+            methods,
+            dataset,
+            kept_as,
+            data_dir=data_dir,
+            hps_path=hps_path,
+            every_combination=tuning and not no_tuning,
+            overrides=overrides,
+            log_dir=log_dir,
+            seed=seed,
+            overwrite=overwrite,
+            require_gpu=require_gpu,
+        )
+
+
+@contextlib.contextmanager
+def _errors_in_one_line(debug: bool) -> Iterator[None]:
+    """Turns whatever is raised into one line and an exit code; the traceback is shown with `debug` only."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave("Interrupted. The same command goes on after the last finished epoch.", INTERRUPTED)
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as problem:
+        if debug:
+            traceback.print_exc()
+        if isinstance(problem, ToolboxError):
+            _leave(f"Error: {problem}", problem.exit_code)
+        if isinstance(problem, OSError) and problem.filename:
+            _leave(f"Error: {problem.filename}: {problem.strerror}", 1)
+        first_line = str(problem).strip().partition("\n")[0]
+        _leave(f"Error: {type(problem).__name__}: {first_line} (--debug shows where)", 1)
+
+
+def _leave(line: str, code: int) -> None:
+    click.echo(line, err=True)
+    sys.exit(code)
+
+
+def _import_tensorflow(debug: bool) -> None:
+    """Imports TensorFlow without the notes that it writes to stderr while it looks for devices."""
+    if debug:
+        import tensorflow
+
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

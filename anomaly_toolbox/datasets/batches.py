@@ -1,0 +1,114 @@
+"""From a configured dataset to what the compiled steps take: batches of images, all of one static shape.
+
+XLA compiles a step for one shape, so training leaves out the last, incomplete batch, and scoring fills it up; the
+filling is cut off again, so that every image is scored.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.errors import InputError, ToolboxError
+
+SPLITS = ("train_normal", "train_anomalous", "validation", "test")
+EXAMPLES_OF_EACH_KIND = 6
+
+
+@dataclass(frozen=True)
+class ScoringSplit:
+    """A validation or test split.
+
+    Attributes:
+        batches: images, each batch of the full size; the last is filled up with zeros.
+        labels: (n,), 0 or 1, in the order of the images.
+        examples: a few normal, then a few anomalous images, float32, for pictures.
+    """
+
+    batches: tf.data.Dataset
+    labels: np.ndarray
+    examples: np.ndarray
+
+
+def count_images(dataset: AnomalyDetectionDataset) -> dict[str, dict[str, int]]:
+    """Images of each kind in each split: {"train": {"normal": n, "anomalous": n}, ...}.
+
+    The pass over the training images fills their cache, so the first epoch is none the slower for it.
+    """
+    for name in SPLITS:
+        if not isinstance(getattr(dataset, name), tf.data.Dataset):
+            raise ToolboxError(f"{type(dataset).__name__}.configure has not filled {name}")
+    labels = {name: _labels(getattr(dataset, name)) for name in SPLITS}
+    labels["train"] = np.concatenate([labels.pop("train_normal"), labels.pop("train_anomalous")])
+    return {
+        split: {"normal": int((labels[split] == 0).sum()), "anomalous": int((labels[split] == 1).sum())}
+        for split in ("train", "validation", "test")
+    }
+
+
+def training_batches(
+    train_normal: tf.data.Dataset, batch_size: int, image_shape: tuple[int, int, int], count: int, epochs_done: int
+) -> tf.data.Dataset:
+    """Whole batches of the normal training images, epoch after epoch without end, `count // batch_size` in each.
+
+    Args:
+        train_normal: what a dataset gives.
+        batch_size, image_shape: the static shape of the batches.
+        count: images in it.
+        epochs_done: epochs to leave behind: the order goes on as if they had been drawn from it.
+
+    Raises:
+        InputError: there is not even one whole batch.
+    """
+    if count < batch_size:
+        raise InputError(f"batch_size: {batch_size} is larger than the training set, which has {count} normal images")
+    for _ in range(epochs_done):
+        iter(train_normal)  # the shuffling draws a new order for each iterator
+    return (
+        _images(train_normal, image_shape).rebatch(batch_size, drop_remainder=True).repeat().prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def scoring_split(dataset: tf.data.Dataset, batch_size: int, image_shape: tuple[int, int, int]) -> ScoringSplit:
+    """A split that can be scored; its images are kept in order and none is left out."""
+
+    def fill(images):
+        missing = batch_size - tf.shape(images)[0]
+        return tf.ensure_shape(tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]), (batch_size, *image_shape))
+
+    images, labels = _images(dataset, image_shape), _labels(dataset)
+    batches = images.rebatch(batch_size).map(fill).prefetch(tf.data.AUTOTUNE)
+    return ScoringSplit(
+        batches=batches.apply(tf.data.experimental.assert_cardinality(-(-len(labels) // batch_size))),
+        labels=labels,
+        examples=np.concatenate([_examples(dataset, images, kind) for kind in (0, 1)]),
+    )
+
+
+def _images(dataset: tf.data.Dataset, image_shape: tuple[int, int, int]) -> tf.data.Dataset:
+    spec = dataset.element_spec[0]
+    if not spec.shape.is_compatible_with((None, *image_shape)):
+        raise ToolboxError(
+            f"the dataset gives images of shape {spec.shape}, expected (None, {image_shape}) after batching"
+        )
+    return dataset.map(lambda image, _: tf.ensure_shape(tf.cast(image, tf.float32), (None, *image_shape)))
+
+
+def _labels(dataset: tf.data.Dataset) -> np.ndarray:
+    batches = list(dataset.map(lambda _, label: label).as_numpy_iterator())
+    labels = np.concatenate([np.reshape(batch, -1) for batch in batches]) if batches else np.zeros(0)
+    if not np.isin(labels, (0, 1)).all():
+        raise ToolboxError(
+            f"the dataset gives labels {np.unique(labels).tolist()}, expected 0 (normal) and 1 (anomalous)"
+        )
+    return labels.astype(np.int32)
+
+
+def _examples(dataset: tf.data.Dataset, images: tf.data.Dataset, kind: int) -> np.ndarray:
+    labels = dataset.map(lambda _, label: tf.reshape(label, [-1]))
+    chosen = (
+        tf.data.Dataset.zip(images, labels).unbatch().filter(lambda _, label: tf.equal(tf.cast(label, tf.int32), kind))
+    )
+    found = [image for image, _ in chosen.take(EXAMPLES_OF_EACH_KIND).as_numpy_iterator()]
+    return np.reshape(found, (len(found), *images.element_spec.shape[1:])).astype(np.float32)

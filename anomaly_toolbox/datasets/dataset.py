@@ -1,0 +1,141 @@
+"""The interface of every dataset, and the `tf.data` pipeline that they share."""
+
+import abc
+
+import tensorflow as tf
+
+
+class AnomalyDetectionDataset(abc.ABC):
+    """Nine `tf.data.Dataset`s of batches `(image, label)`, label 1 being anomalous and 0 normal.
+
+    A subclass reads its raw data in its constructor and, in `configure`, assigns `self._train_normal`,
+    `self._train_anomalous`, `self._train` and so on for `validation` and `test`, most simply by passing each raw
+    dataset of single `(image, label)` pairs through `self.pipeline`; and sets `self._channels` if it is not 1.
+    """
+
+    #: Used when neither an anomalous label nor a class label is asked for.
+    default_anomalous_label: int | str | None = None
+
+    def __init__(self) -> None:
+        self._channels = 1
+        self._train_normal = self._train_anomalous = self._train = None
+        self._validation_normal = self._validation_anomalous = self._validation = None
+        self._test_normal = self._test_anomalous = self._test = None
+
+    @abc.abstractmethod
+    def configure(
+        self,
+        batch_size: int,
+        new_size: tuple[int, int],
+        anomalous_label: int | str | None = None,
+        class_label: int | str | None = None,
+        shuffle_buffer_size: int = 10_000,
+        cache: bool = True,
+        drop_remainder: bool = True,
+        output_range: tuple[float, float] = (-1.0, 1.0),
+    ) -> None:
+        """Makes the nine datasets.
+
+        Args:
+            batch_size: images in a batch.
+            new_size: (height, width) that images are resized to, in pixels.
+            anomalous_label: the raw label that counts as anomalous; all others are normal.
+            class_label: the class to look at, where each class has normal and anomalous images of its own.
+            shuffle_buffer_size: images among which the next training image is drawn.
+            cache: keep decoded, resized images in memory after the first epoch.
+            drop_remainder: leave out the last, incomplete batch of training images.
+            output_range: what black and white become.
+        """
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 1 for grey, 3 for RGB."""
+        return self._channels
+
+    @property
+    def normal_label(self) -> tf.Tensor:
+        """0, the label of normal images."""
+        return tf.constant(0)
+
+    @property
+    def anomalous_label(self) -> tf.Tensor:
+        """1, the label of anomalous images."""
+        return tf.constant(1)
+
+    @property
+    def train_normal(self) -> tf.data.Dataset:
+        """Normal training images, the only ones a detector is trained on."""
+        return self._train_normal
+
+    @property
+    def train_anomalous(self) -> tf.data.Dataset:
+        """Anomalous training images; no detector sees them."""
+        return self._train_anomalous
+
+    @property
+    def train(self) -> tf.data.Dataset:
+        """All training images."""
+        return self._train
+
+    @property
+    def validation_normal(self) -> tf.data.Dataset:
+        """Normal validation images."""
+        return self._validation_normal
+
+    @property
+    def validation_anomalous(self) -> tf.data.Dataset:
+        """Anomalous validation images."""
+        return self._validation_anomalous
+
+    @property
+    def validation(self) -> tf.data.Dataset:
+        """All validation images: they choose the epoch and the threshold."""
+        return self._validation
+
+    @property
+    def test_normal(self) -> tf.data.Dataset:
+        """Normal test images."""
+        return self._test_normal
+
+    @property
+    def test_anomalous(self) -> tf.data.Dataset:
+        """Anomalous test images."""
+        return self._test_anomalous
+
+    @property
+    def test(self) -> tf.data.Dataset:
+        """All test images, in a fixed order."""
+        return self._test
+
+    @staticmethod
+    def pipeline(
+        dataset: tf.data.Dataset,
+        new_size: tuple[int, int],
+        batch_size: int,
+        cache: bool,
+        shuffle_buffer_size: int,
+        is_training: bool = True,
+        drop_remainder: bool = True,
+        output_range: tuple[float, float] = (-1.0, 1.0),
+    ) -> tf.data.Dataset:
+        """Single `(image, label)` pairs -> prepared batches.
+
+        Images are resized with antialiasing and mapped linearly to `output_range`, each by the same fixed map: from
+        [0, largest value of the type] for integers, from [0, 255] for floats. They are cached before they are
+        shuffled, so that each epoch has an order of its own, which the global seed decides. Only training batches are
+        shuffled or have a remainder dropped.
+        """
+        low, high = output_range
+        white = dataset.element_spec[0].dtype.max if dataset.element_spec[0].dtype.is_integer else 255
+
+        def prepare(image, label):
+            image = tf.image.resize(tf.cast(image, tf.float32), new_size, antialias=True)
+            return image * ((high - low) / white) + low, label
+
+        dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        if cache:
+            dataset = dataset.cache()
+        if is_training:
+            dataset = dataset.shuffle(shuffle_buffer_size, reshuffle_each_iteration=True)
+        dataset = dataset.batch(batch_size, drop_remainder=drop_remainder and is_training)
+        return dataset.prefetch(tf.data.AUTOTUNE)

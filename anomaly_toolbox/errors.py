@@ -1,0 +1,29 @@
+"""Errors that a person can mend: one line that says what was received and what would be right."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ToolboxError(Exception):
+    """Something outside the program is in the way (a damaged file, a full disk); the command exits with 1."""
+
+    exit_code = 1
+
+
+class InputError(ToolboxError):
+    """What was asked for cannot be: a wrong option, name or hyperparameter; the command exits with 2."""
+
+    exit_code = 2
+
+
+def did_you_mean(received: str, valid: Iterable[str]) -> str:
+    """The end of an error about a name: the nearest valid one if any is near, then all of them.
+
+    >>> did_you_mean("ganomali", ["GANomaly"])
+    'did you mean GANomaly? There are: GANomaly'
+    """
+    valid = list(valid)
+    lowered = {name.lower(): name for name in valid}
+    near = difflib.get_close_matches(received.lower(), lowered, n=1)
+    question = f"did you mean {lowered[near[0]]}? " if near else ""
+    return f"{question}There are: {', '.join(valid)}"

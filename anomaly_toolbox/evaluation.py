@@ -1,0 +1,82 @@
+"""Scores and labels -> figures. NumPy and scikit-learn only; label 1 and a high score mean anomalous."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+
+from anomaly_toolbox.errors import ToolboxError
+
+BOOTSTRAP_RESAMPLES = 1000
+
+
+def figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+    """How well `scores` separate the two kinds of images.
+
+    Args:
+        labels: (n,), 0 normal and 1 anomalous; both must occur.
+        scores: (n,), finite.
+        threshold: scores at or above it are called anomalous; chosen on validation images, never on these if they
+            are the test images.
+
+    Returns:
+        `auprc` (average precision: the step-wise area under the precision-recall curve), `auroc`, `f1` at
+        `threshold`, and the counts with the `prevalence` of anomalies, which is the `auprc` of a guess.
+    """
+    labels, scores = _checked(labels, scores)
+    return {
+        "auprc": float(average_precision_score(labels, scores)),
+        "auroc": float(roc_auc_score(labels, scores)),
+        "f1": float(f1_score(labels, scores >= threshold, zero_division=0.0)),
+        "threshold": float(threshold),
+        "prevalence": float(labels.mean()),
+        "n_normal": int((labels == 0).sum()),
+        "n_anomalous": int((labels == 1).sum()),
+    }
+
+
+def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The threshold with the highest F1 when scores at or above it are called anomalous."""
+    labels, scores = _checked(labels, scores)
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    precision, recall = precision[:-1], recall[:-1]  # the last point, recall 0, has no threshold
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    return float(thresholds[np.argmax(f1)])
+
+
+def auprc_interval(labels: np.ndarray, scores: np.ndarray, resamples: int = BOOTSTRAP_RESAMPLES) -> list[float]:
+    """95% bootstrap interval of the average precision: [low, high].
+
+    Normal and anomalous images are drawn anew separately, so that each resample has the same prevalence: it is the
+    uncertainty that comes from which images were tested, not from training. The resamples are always the same.
+    """
+    labels, scores = _checked(labels, scores)
+    kinds = [np.flatnonzero(labels == kind) for kind in (0, 1)]
+    generator = np.random.default_rng(0)
+    precisions = []
+    for _ in range(resamples):
+        drawn = np.concatenate([generator.choice(kind, len(kind)) for kind in kinds])
+        precisions.append(average_precision_score(labels[drawn], scores[drawn]))
+    return [float(end) for end in np.percentile(precisions, [2.5, 97.5])]
+
+
+def rescale(scores: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(13): (s - min S) / (max S - min S), cut to [0, 1], for any shape.
+
+    Args:
+        scores: what the detector gave.
+        low, high: min S and max S, those of the validation scores, so that a score means the same tomorrow. The
+            survey prints `+ min S`; that is a misprint.
+    """
+    return np.clip((np.asarray(scores) - low) / max(high - low, np.finfo(float).tiny), 0.0, 1.0)
+
+
+def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    if labels.shape != scores.shape or labels.ndim != 1:
+        raise ValueError(f"expected one score for each label, received shapes {scores.shape} and {labels.shape}")
+    if set(np.unique(labels)) != {0, 1}:
+        raise ToolboxError("cannot be evaluated: both normal and anomalous images are needed")
+    if not np.isfinite(scores).all():
+        raise ToolboxError("the detector gave scores that are not finite: training diverged; try a lower learning_rate")
+    return labels, scores

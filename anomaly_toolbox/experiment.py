@@ -1,0 +1,248 @@
+"""One trial: data, detector, training, test, and the run's folder."""
+
+import csv
+import importlib.metadata
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from pydantic import BaseModel
+from rich.console import Console
+
+from anomaly_toolbox import callbacks, evaluation, pictures
+from anomaly_toolbox.datasets.batches import ScoringSplit, count_images, scoring_split, training_batches
+from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.files import read_json, whole
+from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.models.base import AnomalyDetector
+from anomaly_toolbox.runs import Run, run_name
+
+RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one run is to be.
+
+    Attributes:
+        experiment: registered name of the method.
+        hyperparameters: an instance of the method's `Hyperparameters`.
+        dataset_name: name under which the run is kept.
+        source: where the dataset comes from: `--dataset` and `--data-dir` as absolute paths.
+        dataset: not yet configured; the trial configures it.
+        seed: of the weights, the shuffling and every random number of a method.
+    """
+
+    experiment: str
+    hyperparameters: BaseModel
+    dataset_name: str
+    source: str
+    dataset: AnomalyDetectionDataset
+    seed: int
+
+
+def run_trial(trial: Trial, log_dir: Path, console: Console, overwrite: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Runs a trial to its end, going on where an earlier attempt stopped; a finished one is not run again.
+
+    Args:
+        trial: what to run.
+        log_dir: the folder of all runs; this one goes to `<log_dir>/<Experiment>/<Dataset>/<run name>`.
+        console: where progress is shown.
+        overwrite: begin anew whatever is there.
+
+    Returns:
+        The run's folder and the content of its `results.json`.
+
+    Raises:
+        InputError: the hyperparameters do not fit the dataset.
+        ToolboxError: the folder is damaged, another run's or in use; or training diverged.
+    """
+    trial = _with_default_label(trial)
+    schema = type(trial.hyperparameters)
+    name = run_name(trial.hyperparameters.model_dump(), schema().model_dump(), trial.seed)
+    run = Run(log_dir / trial.experiment / trial.dataset_name / name, _hparams(trial))
+    with run.locked():
+        if overwrite:
+            run.clear()
+        run.begin()
+        results = run.finished_results()
+        if results is not None:
+            _say(console, f"finished before, skipped: {run.folder} (--overwrite runs it again)")
+        else:
+            results = _train_and_test(trial, run, console)
+    return run.folder, results
+
+
+def load_detector(folder: Path) -> AnomalyDetector:
+    """The detector of a finished run: rebuilt from the validated `hparams.json`, then its weights. No code in files."""
+    hparams = read_json(folder / "hparams.json")
+    cls = detector_class(hparams["experiment"])
+    detector = cls(cls.Hyperparameters.model_validate(hparams["hyperparameters"]), hparams["channels"])
+    detector.compile()
+    detector.load_networks(folder / "model.weights.h5")
+    return detector
+
+
+def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
+    hp, dataset = trial.hyperparameters, trial.dataset
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(trial.seed)
+    dataset.configure(
+        batch_size=hp.batch_size,
+        new_size=(hp.image_size, hp.image_size),
+        anomalous_label=hp.anomalous_label,
+        class_label=hp.class_label,
+        shuffle_buffer_size=hp.shuffle_buffer_size,
+        drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
+    )
+    counts = count_images(dataset)
+    for split, kinds in counts.items():
+        _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images")
+    shape = (hp.image_size, hp.image_size, dataset.channels)
+    validation = scoring_split(dataset.validation, hp.batch_size, shape)
+    test = scoring_split(dataset.test, hp.batch_size, shape)
+
+    detector = detector_class(trial.experiment)(hp, dataset.channels)
+    detector.compile()
+    training_speed, best_epoch = _train(trial, run, console, detector, counts["train"]["normal"], validation)
+    detector.load_networks(run.weights_path)
+    results = _test(trial, run, console, detector, validation, test)
+    results |= {"selected_epoch": best_epoch, "train_images_per_second": training_speed}
+    run.finish(results)
+    return read_json(run.results_path)
+
+
+def _train(
+    trial: Trial,
+    run: Run,
+    console: Console,
+    detector: AnomalyDetector,
+    n_train: int,
+    validation: ScoringSplit,
+) -> tuple[float | None, int]:
+    """Fits the detector, from its checkpoint if there is one; returns images per second and the best epoch."""
+    hp = trial.hyperparameters
+    keep_best = callbacks.KeepBest(run.weights_path, hp.select_by, hp.patience)
+    checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best)
+    epochs_done = checkpoint.restore(detector)
+    if epochs_done:
+        _say(console, f"going on after epoch {epochs_done} of {hp.epochs}")
+    if epochs_done >= hp.epochs or keep_best.is_exhausted(epochs_done):
+        return None, keep_best.best_epoch
+    timing = callbacks.Timing(hp.batch_size)
+    validate = callbacks.Validation(validation)
+    train = training_batches(trial.dataset.train_normal, hp.batch_size, detector.image_shape, n_train, epochs_done)
+    steps = n_train // hp.batch_size
+    with callbacks.progress_bar(console) as bar:
+        around_the_loop = [
+            timing,
+            validate,
+            keep_best,
+            callbacks.Summaries(run.folder, _flat(trial), validate, hp.step_log_frequency, steps),
+            callbacks.EpochProgress(bar, hp.epochs, keep_best),
+            checkpoint,
+        ]
+        detector.fit(
+            train,
+            steps_per_epoch=steps,
+            epochs=hp.epochs,
+            initial_epoch=epochs_done,
+            shuffle=False,  # the dataset shuffles
+            verbose=0,
+            callbacks=around_the_loop,
+        )
+    return timing.images_per_second, keep_best.best_epoch
+
+
+def _test(
+    trial: Trial,
+    run: Run,
+    console: Console,
+    detector: AnomalyDetector,
+    validation: ScoringSplit,
+    test: ScoringSplit,
+) -> dict[str, Any]:
+    """Scores validation and test images, writes `scores.csv` and the pictures, and returns the figures."""
+    with callbacks.progress_bar(console) as bar:
+        show = lambda title: [callbacks.ScoringProgress(bar, title)]  # noqa: E731
+        on_validation = detector.score_batches(validation.batches, len(validation.labels), show("validation"))
+        began = time.perf_counter()
+        on_test = detector.score_batches(test.batches, len(test.labels), show("test"))
+        seconds = time.perf_counter() - began
+    _say(console, f"{len(test.labels):,} test images scored; figures and pictures follow")
+
+    thresholds = {name: evaluation.best_threshold(validation.labels, values) for name, values in on_validation.items()}
+    of_each_score = {}
+    for name, values in on_test.items():
+        of_each_score[name] = evaluation.figures(test.labels, values, thresholds[name])
+        of_each_score[name]["auprc_interval"] = evaluation.auprc_interval(test.labels, values)
+    decisive = next(iter(on_test))
+    low, high = float(on_validation[decisive].min()), float(on_validation[decisive].max())
+    calibrated = evaluation.rescale(on_test[decisive], low, high)
+    _write_scores(run.scores_path, test.labels, {"score": on_test[decisive], "calibrated": calibrated, **on_test})
+    _draw(run.folder, detector, test, on_test[decisive], of_each_score[decisive])
+    on_validation_figures = evaluation.figures(validation.labels, on_validation[decisive], thresholds[decisive])
+    hp = trial.hyperparameters
+    return {
+        "experiment": trial.experiment,
+        "dataset": trial.dataset_name,
+        "anomalous_label": hp.anomalous_label,
+        "class_label": hp.class_label,
+        "seed": trial.seed,
+        "epochs": hp.epochs,
+        "score": decisive,
+        "validation": {**on_validation_figures, "score_min": low, "score_max": high},
+        "test": {**of_each_score[decisive], "scores": of_each_score},
+        "score_images_per_second": len(test.labels) / seconds,
+    }
+
+
+def _write_scores(path: Path, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+    """One row a test image; nine digits are enough to get a float32 back exactly."""
+    with whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", "label", *columns])
+        for index, (label, *values) in enumerate(zip(labels, *columns.values(), strict=True)):
+            writer.writerow([index, label, *(f"{value:.9g}" for value in values)])
+
+
+def _draw(
+    folder: Path, detector: AnomalyDetector, test: ScoringSplit, scores: np.ndarray, figures: dict[str, Any]
+) -> None:
+    reconstructions = detector.reconstruct(test.examples).numpy()
+    n_normal = min(len(test.examples) // 2, figures["n_normal"])
+    pictures.save_reconstructions(folder / "reconstructions.png", test.examples, reconstructions, n_normal)
+    pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
+    pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
+
+
+def _with_default_label(trial: Trial) -> Trial:
+    """The dataset's own choice of an anomalous label, where nobody made one."""
+    hp = trial.hyperparameters
+    if hp.anomalous_label is not None or hp.class_label is not None:
+        return trial
+    chosen = hp.model_copy(update={"anomalous_label": trial.dataset.default_anomalous_label})
+    return Trial(**{**vars(trial), "hyperparameters": chosen})
+
+
+def _hparams(trial: Trial) -> dict[str, Any]:
+    return {
+        "experiment": trial.experiment,
+        "dataset": trial.dataset_name,
+        "source": trial.source,
+        "hyperparameters": trial.hyperparameters.model_dump(),
+        "seed": trial.seed,
+        "channels": trial.dataset.channels,
+        "versions": {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES},
+    }
+
+
+def _flat(trial: Trial) -> dict[str, Any]:
+    return {**trial.hyperparameters.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name}
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True)

@@ -1,0 +1,74 @@
+"""Blocks that several methods share.
+
+The pyramid is DCGAN's (1511.06434): 4x4 convolutions of stride 2 without bias, batch normalisation, weights drawn
+from N(0, 0.02). Its depth follows from the image size, so no size is written anywhere else.
+"""
+
+import keras
+
+
+def pyramid_sizes(image_size: int) -> list[int]:
+    """Sides of the feature maps below the image: halved while even and above 4.
+
+    32 -> [16, 8, 4]; 48 -> [24, 12, 6, 3]; 64 -> [32, 16, 8, 4].
+    """
+    sizes = []
+    while image_size > 4 and image_size % 2 == 0:
+        image_size //= 2
+        sizes.append(image_size)
+    return sizes
+
+
+def convolution(filters: int, transposed: bool = False) -> keras.Layer:
+    """A 4x4 convolution that halves (or, `transposed`, doubles) height and width; no bias."""
+    layer = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
+    return layer(filters, 4, strides=2, padding="same", use_bias=False, kernel_initializer=_normal())
+
+
+def dense(units: int) -> keras.Layer:
+    """A linear map without bias, initialised as the convolutions are."""
+    return keras.layers.Dense(units, use_bias=False, kernel_initializer=_normal())
+
+
+def batch_normalisation() -> keras.Layer:
+    """Batch normalisation whose running figures forget in about ten batches, so that short trainings can be scored."""
+    return keras.layers.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, gamma_initializer=keras.initializers.RandomNormal(1.0, 0.02)
+    )
+
+
+def down(image_size: int, width: int, channels: int) -> keras.Sequential:
+    """(batch, size, size, channels) -> the smallest map, channels doubled at each halving.
+
+    Size 32, width 64: 16x16x64, 8x8x128, 4x4x256. LeakyReLU of slope 0.2; the first block is not normalised.
+    """
+    blocks = [keras.Input((image_size, image_size, channels))]
+    for depth, _ in enumerate(pyramid_sizes(image_size)):
+        blocks.append(convolution(width * 2**depth))
+        if depth > 0:
+            blocks.append(batch_normalisation())
+        blocks.append(keras.layers.LeakyReLU(0.2))
+    return keras.Sequential(blocks)
+
+
+def up(image_size: int, width: int, channels: int, latent: int) -> keras.Sequential:
+    """(batch, latent) -> (batch, size, size, channels) in (-1, 1): the mirror of `down`, with ReLU and a last tanh.
+
+    Size 32, width 64: 4x4x256, 8x8x128, 16x16x64, 32x32xchannels.
+    """
+    sizes = pyramid_sizes(image_size)
+    smallest, widest = sizes[-1], width * 2 ** (len(sizes) - 1)
+    blocks = [
+        keras.Input((latent,)),
+        dense(smallest * smallest * widest),
+        keras.layers.Reshape((smallest, smallest, widest)),
+    ]
+    for depth in reversed(range(len(sizes) - 1)):
+        blocks += [batch_normalisation(), keras.layers.ReLU(), convolution(width * 2**depth, transposed=True)]
+    blocks += [batch_normalisation(), keras.layers.ReLU(), convolution(channels, transposed=True)]
+    blocks.append(keras.layers.Activation("tanh"))
+    return keras.Sequential(blocks)
+
+
+def _normal() -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(0.0, 0.02)

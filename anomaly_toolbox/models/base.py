@@ -1,0 +1,174 @@
+"""What every detector is: typed hyperparameters, a game of networks, and scores of single images.
+
+A method subclasses `AnomalyDetector`. Its constructor builds every network and gives each player of the game its
+optimizer; `train_step` plays one round on a batch; `scores` rates images one by one. Loops, logging, checkpoints and
+selection belong to Keras and to `callbacks.py`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+from pydantic import BaseModel, ConfigDict, Field
+
+from anomaly_toolbox import losses
+
+
+class Hyperparameters(BaseModel):
+    """What may stand in every method's section of a hyperparameter file.
+
+    Types are strict (no "0.1" for 0.1) and unknown names are refused; `anomaly_toolbox.hps` turns the violation into
+    a line that names file, section and key.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    anomalous_label: int | str | None = Field(None, description="the label that counts as anomalous")
+    class_label: int | str | None = Field(None, description="the class to look at, where a dataset has several")
+    image_size: int = Field(32, ge=16, multiple_of=16, description="side that images are resized to, in pixels")
+    batch_size: int = Field(64, ge=2, description="images in one training step")
+    epochs: int = Field(15, ge=1, description="passes over the training images")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="step size of Adam")
+    optimizer: Literal["adam"] = Field("adam", description="kept for earlier files: Adam is the papers' choice")
+    shuffle_buffer_size: int = Field(10_000, ge=1, description="images among which the next one is drawn")
+    step_log_frequency: int = Field(50, ge=1, description="training steps from one TensorBoard point to the next")
+    select_by: Literal["auprc", "auroc", "loss", "last"] = Field(
+        "auprc", description="validation figure that decides which epoch is kept"
+    )
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better one")
+
+
+class AnomalyDetector(keras.Model):
+    """A `keras.Model` that is trained on normal images and scores any image, higher being more anomalous.
+
+    Args:
+        hyperparameters: an instance of the class's `Hyperparameters`.
+        channels: channels of the images, 1 for grey and 3 for RGB.
+
+    Images are float32, (batch, image_size, image_size, channels), in [-1, 1].
+    """
+
+    Hyperparameters: ClassVar[type[Hyperparameters]]
+    losses_reported: ClassVar[tuple[str, ...]]  # what `train_step` passes to `report`
+
+    def __init__(self, hyperparameters: Any, channels: int):
+        super().__init__()
+        self.hyperparameters = hyperparameters
+        self.image_shape = (hyperparameters.image_size, hyperparameters.image_size, channels)
+        self.optimizers = {}
+        self.players = {}
+        self.means = {name: keras.metrics.Mean(name) for name in self.losses_reported}
+
+    # What a method brings.
+
+    def train_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One round of the game on a batch of normal images; returns `self.report(...)`."""
+        raise NotImplementedError
+
+    def reconstruct(self, x: tf.Tensor) -> tf.Tensor:
+        """The nearest normal image the detector can make of each image; same shape and range."""
+        raise NotImplementedError
+
+    def anomaly_score(self, x: tf.Tensor) -> tf.Tensor:
+        """The paper's score of each image, (batch,); an image's score never depends on its batch-mates."""
+        raise NotImplementedError
+
+    # What every method gets.
+
+    def scores(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Every score this detector knows, each (batch,); the first, `paper`, decides.
+
+        `residual` is the mean |x - reconstruct(x)|, in the units of the pixels.
+        """
+        return {
+            "paper": self.anomaly_score(x),
+            "residual": losses.l1_per_image(x, self.reconstruct(x)),
+        }
+
+    def anomaly_map(self, x: tf.Tensor) -> tf.Tensor:
+        """Where the image is odd: mean over channels of |x - reconstruct(x)|, (batch, size, size), >= 0."""
+        return tf.reduce_mean(tf.abs(x - self.reconstruct(x)), axis=-1)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """`detector(x)` is its anomaly score."""
+        return self.anomaly_score(x)
+
+    def predict_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One batch of `predict`: every score."""
+        self.check_images(x)
+        return self.scores(x)
+
+    def score_batches(
+        self, batches: tf.data.Dataset, count: int, callbacks: Sequence[keras.callbacks.Callback] = ()
+    ) -> dict[str, np.ndarray]:
+        """`scores` of the first `count` images in batches of one static shape; each value is (count,), float32."""
+        scores = self.predict(batches, verbose=0, callbacks=list(callbacks))
+        return {name: values[:count] for name, values in scores.items()}
+
+    def compile(self, **options: Any) -> None:
+        """Compiles the training and scoring steps with XLA, which Keras leaves off on a CPU.
+
+        Players keep their own optimizers, so Keras needs none.
+        """
+        super().compile(optimizer=None, **{"jit_compile": True} | options)
+        self.built = True  # each network was built by its own constructor
+
+    def check_images(self, x: tf.Tensor) -> None:
+        """Raises ValueError unless `x` is a batch of this detector's images."""
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(f"expected images of shape {self.image_shape}, received {tuple(x.shape[1:])}")
+
+    # Helpers for `train_step`.
+
+    def player(self, name: str, *networks: keras.Model) -> None:
+        """Gives `networks` one Adam(learning_rate, beta_1=0.5), built now so that checkpoints hold its state."""
+        optimizer = keras.optimizers.Adam(self.hyperparameters.learning_rate, beta_1=0.5)
+        self.players[name] = networks
+        self.optimizers[name] = optimizer
+        optimizer.build(self._weights_of(name))
+
+    def minimise(self, name: str, loss: tf.Tensor, tape: tf.GradientTape, only_if: tf.Tensor | None = None) -> None:
+        """One step of the named player's optimizer; no other player's weights move.
+
+        With `only_if`, a scalar bool, the step is taken only where it holds; else the player waits, momentum and all.
+        """
+        weights = self._weights_of(name)
+        gradients = tape.gradient(loss, weights)
+
+        def step():
+            self.optimizers[name].apply(gradients, weights)
+            return True
+
+        if only_if is None:
+            step()
+        else:
+            tf.cond(only_if, step, lambda: False)
+
+    def report(self, **values: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Running means over the epoch, for the progress bar, TensorBoard and the history."""
+        for name, value in values.items():
+            self.means[name].update_state(value)
+        return {name: self.means[name].result() for name in values}
+
+    def _weights_of(self, name: str) -> list:
+        return [weight for network in self.players[name] for weight in network.trainable_variables]
+
+    # Storage: the networks alone, without optimizers.
+
+    def save_networks(self, path: Path) -> None:
+        """Writes every network's weights to `path`, which must end in `.weights.h5`."""
+        self._without_optimizers(self.save_weights, path)
+
+    def load_networks(self, path: Path) -> None:
+        """Reads what `save_networks` wrote; raises ValueError or OSError if it does not fit or is damaged."""
+        self._without_optimizers(self.load_weights, path)
+
+    def _without_optimizers(self, action, path: Path) -> None:
+        optimizers, self.optimizers = self.optimizers, {}
+        try:
+            action(str(path))
+        finally:
+            self.optimizers = optimizers

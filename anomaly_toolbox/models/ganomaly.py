@@ -1,0 +1,135 @@
+"""GANomaly: an image is anomalous if its code does not survive being decoded and encoded again.
+
+    z = G_E(x),  x̂ = G_D(z) = G(x),  ẑ = E(x̂)
+
+    L_adv = ‖f(x) − f(G(x))‖₂                      (8)   f: the features of the discriminator D
+    L_con = ‖x − G(x)‖₁                            (9)
+    L_enc = ‖G_E(x) − E(G(x))‖₂                    (10)
+    L = w_adv L_adv + w_con L_con + w_enc L_enc    (11)  w = 1, 50, 1
+    A(x) = ‖G_E(x) − E(G(x))‖₂                     (12)
+
+D tells x from G(x) by (1). x is (batch, size, size, channels) in [−1, 1], z and ẑ are (batch, latent), A is (batch,).
+The training losses (8) to (10) are means over elements (of squares for ‖·‖₂), as in the authors' code: the weights of
+(11) belong to those. (12) is the Euclidean distance itself; (13) rescales it, in `evaluation.py`.
+
+Keeping D of use. D finds the blur of early reconstructions at once, its loss falls to nothing, its gradient with it,
+and the features that (8) compares stop improving. The authors start D anew when its loss falls below 1e-5, which
+throws those features away. Here D waits instead: it takes no step while its loss on the batch is below
+`discriminator_loss_floor`, until the generator has caught up. So it never saturates and forgets nothing. The curves
+`d_loss`, `d_real` = mean D(x) and `d_fake` = mean D(G(x)) show it in TensorBoard.
+
+Source: Akcay, Atapour-Abarghouei and Breckon, ACCV 2018 (arXiv 1805.06725); equations as numbered in 1906.11632.
+"""
+
+import keras
+import tensorflow as tf
+from pydantic import Field
+
+from anomaly_toolbox import layers, losses
+from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
+
+
+class GANomalyHyperparameters(Hyperparameters):
+    """What may stand in the `ganomaly` section of a hyperparameter file; defaults are the paper's."""
+
+    width: int = Field(64, ge=1, description="channels of the first convolution; doubled at each halving")
+    latent_vector_size: int = Field(100, ge=1, description="length of the codes G_E(x) and E(G(x))")
+    adversarial_loss_weight: float = Field(1.0, ge=0, description="w_adv of (11)")
+    contextual_loss_weight: float = Field(50.0, ge=0, description="w_con of (11)")
+    enc_loss_weight: float = Field(1.0, ge=0, description="w_enc of (11)")
+    discriminator_loss_floor: float = Field(0.2, ge=0, description="D waits while its loss is below; 0: never")
+
+
+class Encoder(keras.Model):
+    """G_E and E: (batch, size, size, channels) -> (batch, latent).
+
+    Size 32, width 64: 16x16x64, 8x8x128, 4x4x256, latent.
+    """
+
+    def __init__(self, image_size: int, width: int, channels: int, latent: int):
+        super().__init__()
+        self.pyramid = layers.down(image_size, width, channels)
+        self.flatten = keras.layers.Flatten()
+        self.code = layers.dense(latent)
+        self(keras.Input((image_size, image_size, channels)))  # creates the weights
+
+    def call(self, x, training=False):
+        return self.code(self.flatten(self.pyramid(x, training=training)))
+
+
+class Discriminator(keras.Model):
+    """D: (batch, size, size, channels) -> features f(x), the last map of the pyramid, and one logit (batch, 1).
+
+    Size 32, width 64: 16x16x64, 8x8x128, f(x) = 4x4x256, logit.
+    """
+
+    def __init__(self, image_size: int, width: int, channels: int):
+        super().__init__()
+        self.features = layers.down(image_size, width, channels)
+        self.flatten = keras.layers.Flatten()
+        self.logit = layers.dense(1)
+        self(keras.Input((image_size, image_size, channels)))  # creates the weights
+
+    def call(self, x, training=False):
+        features = self.features(x, training=training)
+        return features, self.logit(self.flatten(features))
+
+
+class GANomaly(AnomalyDetector):
+    """Scores an image by how far its code moves when it is decoded and encoded again."""
+
+    Hyperparameters = GANomalyHyperparameters
+    losses_reported = ("g_loss", "adversarial", "contextual", "encoder", "d_loss", "d_real", "d_fake")
+
+    def __init__(self, hyperparameters: GANomalyHyperparameters, channels: int):
+        super().__init__(hyperparameters, channels)
+        hp = hyperparameters
+        self.encoder = Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # G_E
+        self.decoder = layers.up(hp.image_size, hp.width, channels, hp.latent_vector_size)  # G_D
+        self.second_encoder = Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # E
+        self.discriminator = Discriminator(hp.image_size, hp.width, channels)
+        self.player("g", self.encoder, self.decoder, self.second_encoder)
+        self.player("d", self.discriminator)
+
+    def train_step(self, x):
+        """Both players' steps from one forward pass: G, E by (11), D by (1)."""
+        hp = self.hyperparameters
+        with tf.GradientTape(persistent=True) as tape:
+            z, x_hat, z_hat = self.round_trip(x, training=True)
+            real_features, real_logits = self.discriminator(x, training=True)
+            fake_features, fake_logits = self.discriminator(x_hat, training=True)
+            adversarial = losses.l2(tf.stop_gradient(real_features), fake_features)
+            contextual = losses.l1(x, x_hat)
+            encoder = losses.l2(z, z_hat)
+            g_loss = (
+                hp.adversarial_loss_weight * adversarial
+                + hp.contextual_loss_weight * contextual
+                + hp.enc_loss_weight * encoder
+            )
+            d_loss = losses.discriminator_loss(real_logits, fake_logits)
+        self.minimise("g", g_loss, tape)
+        self.minimise("d", d_loss, tape, only_if=d_loss > hp.discriminator_loss_floor)
+        return self.report(
+            g_loss=g_loss,
+            adversarial=adversarial,
+            contextual=contextual,
+            encoder=encoder,
+            d_loss=d_loss,
+            d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
+            d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
+        )
+
+    def round_trip(self, x, training=False):
+        """z = G_E(x), x̂ = G_D(z), ẑ = E(x̂)."""
+        z = self.encoder(x, training=training)
+        x_hat = self.decoder(z, training=training)
+        return z, x_hat, self.second_encoder(x_hat, training=training)
+
+    def reconstruct(self, x):
+        """x̂ = G(x)."""
+        return self.decoder(self.encoder(x))
+
+    def anomaly_score(self, x):
+        """A(x) of (12)."""
+        z, _, z_hat = self.round_trip(x)
+        return losses.distance(z, z_hat)

@@ -1,0 +1,71 @@
+"""Pictures of a run: what the detector makes of images, and how well its scores separate them."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import PrecisionRecallDisplay
+
+from anomaly_toolbox.files import whole
+
+matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # told apart by colour-blind readers too
+
+
+def triples(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+    """One column an image: the image, its reconstruction, their absolute difference.
+
+    (n, size, size, channels) in [-1, 1], twice -> (3 size, n size, channels) in [0, 1].
+    """
+    rows = [(images + 1) / 2, (reconstructions + 1) / 2, np.abs(images - reconstructions) / 2]
+    return np.clip(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]), 0.0, 1.0)
+
+
+def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.ndarray, n_normal: int) -> None:
+    """`triples` with captions; the first `n_normal` images are normal."""
+    grid = triples(images, reconstructions)
+    figure = Figure(figsize=(max(4, 0.8 * len(images)), 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=1)
+    size = grid.shape[0] / 3
+    axes.set_yticks([size * (row + 0.5) for row in range(3)], ["image", "reconstruction", "residual"])
+    middles = [size * n_normal / 2, size * (n_normal + len(images)) / 2]
+    axes.set_xticks(middles, ["normal", "anomalous"])
+    axes.axvline(size * n_normal - 0.5, color="white", linewidth=2)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    _save(figure, path)
+
+
+def save_precision_recall(path: Path, labels: np.ndarray, scores: np.ndarray, auprc: float) -> None:
+    """The precision-recall curve, with the prevalence that a guess would reach."""
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    PrecisionRecallDisplay.from_predictions(
+        labels, scores, ax=axes, name=f"AUPRC {auprc:.3f}", curve_kwargs={"color": ANOMALOUS}
+    )
+    prevalence = labels.mean()
+    axes.axhline(prevalence, color="gray", linestyle="--", linewidth=1, label=f"a guess: prevalence {prevalence:.3f}")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
+    axes.legend(loc="best", frameon=False)
+    _save(figure, path)
+
+
+def save_histogram(path: Path, labels: np.ndarray, scores: np.ndarray, threshold: float) -> None:
+    """Scores of normal and of anomalous images, and the threshold between them."""
+    figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    bins = np.histogram_bin_edges(scores, 60)
+    for kind, name, colour in ((0, "normal", NORMAL), (1, "anomalous", ANOMALOUS)):
+        axes.hist(scores[labels == kind], bins, density=True, alpha=0.6, color=colour, label=name)
+    axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold of the best F1 on validation")
+    axes.set(xlabel="anomaly score", ylabel="density of each kind")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with whole(path) as beside:
+        figure.savefig(beside, dpi=130)

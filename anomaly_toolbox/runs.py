@@ -1,0 +1,102 @@
+"""A run's folder: what is in it, whose it is, and whether it is finished."""
+
+import contextlib
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.files import read_json, sha256, write_json
+
+LONGEST_NAME = 150
+
+
+def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) -> str:
+    """A name that reads well in TensorBoard: the anomaly, then whatever differs from the defaults, then the seed.
+
+    >>> run_name({"anomalous_label": 2, "epochs": 3, "width": 64}, {"epochs": 15, "width": 64}, seed=0)
+    'anomalous_label=2,epochs=3,seed=0'
+    """
+    told = {name: value for name, value in values.items() if value != defaults.get(name)}
+    parts = [f"{name}={value}" for name, value in {**told, "seed": seed}.items()]
+    name = re.sub(r"[^\w.,=+-]", "-", ",".join(parts))
+    if len(name) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:10]
+        name = f"{name[:LONGEST_NAME]}-{digest}"
+    return name
+
+
+class Run:
+    """One folder, one trial.
+
+    Args:
+        folder: `logs/<Experiment>/<Dataset>/<run_name>`; made when the run is locked.
+        hparams: what the run is to be: experiment, dataset, hyperparameters, seed, versions, and so on.
+    """
+
+    def __init__(self, folder: Path, hparams: dict[str, Any]):
+        self.folder = folder
+        self.hparams = hparams
+        self.hparams_path = folder / "hparams.json"
+        self.weights_path = folder / "model.weights.h5"
+        self.results_path = folder / "results.json"
+        self.scores_path = folder / "scores.csv"
+        self.checkpoint = folder / "checkpoint"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other process out of the folder; the lock goes with the process, however that ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise ToolboxError(f"{self.folder}: another process is working on this run") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def clear(self) -> None:
+        """Removes everything but the lock."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
+
+    def begin(self) -> None:
+        """Claims the folder for these hyperparameters; ToolboxError if it holds another run or is damaged."""
+        if not self.hparams_path.exists():
+            if self.results_path.exists() or self.checkpoint.exists():
+                raise ToolboxError(f"{self.hparams_path} is missing; --overwrite starts this run anew")
+            write_json(self.hparams_path, self.hparams)
+            return
+        there = read_json(self.hparams_path)
+        for name, wanted in self.hparams.items():
+            if name != "versions" and there.get(name) != wanted:
+                raise ToolboxError(
+                    f"{self.hparams_path} is damaged or another run's: {name} is {there.get(name)!r}, this run has "
+                    f"{wanted!r}; choose another --log-dir, or start anew with --overwrite"
+                )
+
+    def finished_results(self) -> dict[str, Any] | None:
+        """`results.json` if the run is finished, else None; ToolboxError if what it left is damaged."""
+        if not self.results_path.exists():
+            return None
+        results = read_json(self.results_path)
+        for path in (self.weights_path, self.scores_path):
+            if not path.exists() or sha256(path) != results.get("sha256", {}).get(path.name):
+                raise ToolboxError(f"{path} is damaged or missing; --overwrite starts this run anew")
+        return results
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Writes `results.json`, the sign of a finished run, and lets the checkpoint go."""
+        checksums = {path.name: sha256(path) for path in (self.weights_path, self.scores_path)}
+        write_json(self.results_path, {**results, "sha256": checksums})
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
