@@ -193,6 +193,13 @@ class Summaries(keras.callbacks.Callback):
             tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
 
 
+def summarise_test(folder: Path, figures: dict[str, Any], step: int) -> None:
+    """Adds the test figures to the trial's TensorBoard run, for the HParams tab; `step` is where training ended."""
+    with tf.summary.create_file_writer(str(folder)).as_default(step):
+        for name in ("auprc", "auroc", "f1"):
+            tf.summary.scalar(f"test/{name}", figures[name])
+
+
 class EpochProgress(keras.callbacks.Callback):
     """A bar for the epoch, a line for each finished one, and the time an epoch takes as soon as that is known."""
 

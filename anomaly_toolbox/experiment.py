@@ -184,6 +184,7 @@ def _test(
     calibrated = evaluation.rescale(on_test[decisive], low, high)
     _write_scores(run.scores_path, test.labels, {"score": on_test[decisive], "calibrated": calibrated, **on_test})
     _draw(run.folder, detector, test, on_test[decisive], of_each_score[decisive])
+    callbacks.summarise_test(run.folder, of_each_score[decisive], trial.hyperparameters.epochs)
     on_validation_figures = evaluation.figures(validation.labels, on_validation[decisive], thresholds[decisive])
     hp = trial.hyperparameters
     return {

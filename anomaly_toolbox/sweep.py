@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -86,7 +85,7 @@ def _device(require_gpu: bool) -> str:
 
 
 def _show(console: Console, finished: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    table = Table(title="on the test images", title_justify="left", title_style="bold", box=box.SIMPLE)
+    table = Table(title="on the test images", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("method")
     table.add_column("anomaly")
     for figure in ("AUPRC", "95% interval", "prevalence", "AUROC", "train/s", "score/s"):
@@ -105,7 +104,8 @@ def _show(console: Console, finished: Sequence[tuple[Path, dict[str, Any]]]) -> 
             "-" if trained is None else f"{trained:,.0f}",
             f"{results['score_images_per_second']:,.0f}",
         )
+    console.print()
     console.print(table)
-    console.print("The prevalence is the AUPRC of a guess; train/s and score/s are images per second.")
+    console.print("prevalence: the AUPRC of a guess. train/s, score/s: images per second.", soft_wrap=True)
     for folder, _ in finished:
         console.print(f"run: {folder}", soft_wrap=True)

@@ -59,9 +59,7 @@ class MNIST(LabelledImages):
         import tensorflow_datasets as tfds
 
         try:
-            splits = tfds.load(
-                self.tfds_name, split=["train", "test"], data_dir=data_dir, batch_size=-1, as_supervised=True
-            )
+            splits = tfds.load(self.tfds_name, split=["train", "test"], data_dir=data_dir, as_supervised=True)
         except Exception as problem:
             raise ToolboxError(
                 f"{type(self).__name__} is not on this machine and could not be downloaded "
@@ -69,7 +67,7 @@ class MNIST(LabelledImages):
                 f"{self.tfds_name!r}, or put its four IDX files ({', '.join(sum(IDX_FILES.values(), ()))}, "
                 f"plain or .gz) in a folder and name that with --data-dir"
             ) from problem
-        return [Split(images.numpy(), labels.numpy()) for images, labels in splits]
+        return [_in_memory(split) for split in splits]
 
 
 class FashionMNIST(MNIST):
@@ -79,6 +77,11 @@ class FashionMNIST(MNIST):
     """
 
     tfds_name = "fashion_mnist"
+
+
+def _in_memory(dataset) -> Split:
+    batches = list(dataset.batch(1000).as_numpy_iterator())
+    return Split(*(np.concatenate(part) for part in zip(*batches, strict=True)))
 
 
 def _has_idx(folder: Path | None) -> bool:

@@ -134,18 +134,14 @@ class AnomalyDetector(keras.Model):
         """One step of the named player's optimizer; no other player's weights move.
 
         With `only_if`, a scalar bool, the step is taken only where it holds; else the player waits, momentum and all.
+        It is taken back rather than skipped: convolutions whose results go into a `tf.cond` run on one core in XLA.
         """
-        weights = self._weights_of(name)
-        gradients = tape.gradient(loss, weights)
-
-        def step():
-            self.optimizers[name].apply(gradients, weights)
-            return True
-
-        if only_if is None:
-            step()
-        else:
-            tf.cond(only_if, step, lambda: False)
+        weights, optimizer = self._weights_of(name), self.optimizers[name]
+        state = [*weights, *optimizer.variables] if only_if is not None else []
+        before = [tf.identity(variable) for variable in state]
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(tf.where(only_if, variable, value))
 
     def report(self, **values: tf.Tensor) -> dict[str, tf.Tensor]:
         """Running means over the epoch, for the progress bar, TensorBoard and the history."""

@@ -1,0 +1,102 @@
+"""How fast a method trains and scores, as a share of what the machine can do at best.
+
+    python -m benchmarks.throughput --experiment GANomaly
+
+The machine's best is a product of two 2048x2048 float32 matrices, timed between the rounds of the same run. Training
+is Keras's `fit` with its loop, not the compiled step alone.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+import click
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import track
+
+from anomaly_toolbox.datasets.batches import training_batches
+from anomaly_toolbox.datasets.labelled import LabelledImages, Split
+from anomaly_toolbox.models import METHODS, detector_class, method_name
+from benchmarks.flops import gflop
+
+SIDE = 2048
+
+
+def seconds(action: Callable[[], None], repeats: int = 1) -> float:
+    """The shortest of `repeats` runs."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def peak_gflops() -> float:
+    """Gigaflop a second of the matrix product."""
+    matrix = tf.random.normal((SIDE, SIDE))
+    product = tf.function(lambda: tf.reduce_sum(matrix @ matrix))
+    product()
+    return 2 * SIDE**3 / 1e9 / seconds(lambda: product().numpy(), repeats=5)
+
+
+def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) -> float:
+    """Images a second that the input pipeline delivers alone, from its second epoch on; 20,000 random 28x28 images."""
+    generator = np.random.default_rng(0)
+    split = Split(generator.integers(0, 256, (20_000, 28, 28, channels), np.uint8), np.arange(20_000) % 10)
+    dataset = LabelledImages(split, split, split)
+    dataset.configure(batch_size, (image_size, image_size), anomalous_label=9)
+    steps = 18_000 // batch_size
+    batches = iter(training_batches(dataset.train_normal, batch_size, (image_size, image_size, channels), 18_000, 0))
+    epoch = lambda: [next(batches) for _ in range(steps)] and None  # noqa: E731
+    epoch()
+    return steps * batch_size / seconds(epoch, repeats=3)
+
+
+@click.command()
+@click.option("--experiment", default="GANomaly", show_default=True, help=f"One of {', '.join(METHODS)}.")
+@click.option("--width", default=64, show_default=True, help="Channels of the first convolution.")
+@click.option("--image-size", default=32, show_default=True, help="Side of the images, in pixels.")
+@click.option("--channels", default=1, show_default=True, help="Channels of the images.")
+@click.option("--batch-size", default=64, show_default=True, help="Images in a batch.")
+@click.option("--steps", default=10, show_default=True, help="Training steps in a round.")
+@click.option("--rounds", default=6, show_default=True, help="Rounds; the best one and the best peak count.")
+def main(experiment: str, width: int, image_size: int, channels: int, batch_size: int, steps: int, rounds: int) -> None:
+    """Measures training, scoring and the input pipeline of a method."""
+    console = Console(highlight=False)
+    cls = detector_class(method_name(experiment))
+    detector = cls(cls.Hyperparameters(width=width, image_size=image_size, batch_size=batch_size), channels)
+    detector.compile()
+    spec = tf.TensorSpec((batch_size, *detector.image_shape))
+    per_training_image = gflop(tf.function(detector.train_step), spec) / batch_size
+    per_scored_image = gflop(tf.function(detector.predict_step), spec) / batch_size
+
+    images = tf.random.uniform(spec.shape, -1, 1, seed=0)
+    endless = tf.data.Dataset.from_tensors(images).repeat()
+    train = lambda: detector.fit(endless, steps_per_epoch=steps, verbose=0, shuffle=False)  # noqa: E731
+    score = lambda: detector.predict(endless, steps=4 * steps, verbose=0)  # noqa: E731
+    train(), score()  # compiles
+
+    peaks, training, scoring = [], [], []
+    for _ in track(range(rounds), "measuring", console=console, transient=True):
+        peaks.append(peak_gflops())
+        training.append(steps * batch_size / seconds(train))
+        scoring.append(4 * steps * batch_size / seconds(score))
+    peak = max(peaks)
+    console.print(f"{experiment}, width {width}, {image_size}x{image_size}x{channels}, batch {batch_size}")
+    console.print(f"matrix-product peak  {peak:10,.1f} GFLOP/s (lowest of {rounds}: {min(peaks):,.1f})")
+    for name, rates, cost in (("training", training, per_training_image), ("scoring", scoring, per_scored_image)):
+        share = max(rates) * cost / peak
+        console.print(f"{name:19}  {max(rates):10,.0f} images/s, {cost:.3f} GFLOP an image, {share:.0%} of the peak")
+    delivered = pipeline_images_per_second(batch_size, image_size, channels)
+    ratio = delivered / max(training)
+    console.print(f"{'input pipeline':19}  {delivered:10,.0f} images/s, {ratio:.0f} times the training")
+
+
+if __name__ == "__main__":
+    main()

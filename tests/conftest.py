@@ -1,0 +1,61 @@
+"""What several tests share: quiet TensorFlow, tiny detectors, and small data in the real formats."""
+
+import gzip
+import os
+import struct
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+from anomaly_toolbox.models import detector_class
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+# What makes each method small enough for a test; a test fails if a registered method is missing here.
+TINY = {
+    "GANomaly": {"image_size": 16, "width": 4, "latent_vector_size": 6, "batch_size": 8, "epochs": 2},
+}
+
+
+def tiny_detector(method: str, channels: int = 1, **changes):
+    """A compiled detector of 16x16 images with a few hundred weights."""
+    cls = detector_class(method)
+    detector = cls(cls.Hyperparameters(**{**TINY[method], **changes}), channels)
+    detector.compile()
+    return detector
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """An IDX file of bytes, gzipped if the name ends in .gz; written without the code under test."""
+    content = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Eleven smooth random images, (11, 16, 16, 1) in [-1, 1]; eleven is no multiple of any batch size used here."""
+    generator = np.random.default_rng(7)
+    coarse = generator.uniform(-1, 1, (11, 4, 4, 1))
+    return np.kron(coarse, np.ones((1, 4, 4, 1))).astype(np.float32)
+
+
+def write_idx_folder(folder: Path) -> None:
+    """The four files of an MNIST-like dataset: 650 + 20 images of 6x5 pixels for each of the labels 0, 1 and 2."""
+    generator = np.random.default_rng(3)
+    for split, per_label, suffix in (("train", 650, ".gz"), ("t10k", 20, "")):
+        labels = generator.permutation(np.repeat([0, 1, 2], per_label))
+        images = generator.integers(0, 256, (len(labels), 6, 5))
+        write_idx(folder / f"{split}-images-idx3-ubyte{suffix}", images)
+        write_idx(folder / f"{split}-labels-idx1-ubyte{suffix}", labels)
+
+
+@pytest.fixture
+def idx_folder(tmp_path) -> Path:
+    """A folder with the files of `write_idx_folder`."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    write_idx_folder(folder)
+    return folder

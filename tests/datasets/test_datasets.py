@@ -1,0 +1,160 @@
+"""What every dataset must do, the built-in ones and one that a user writes."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from anomaly_toolbox.datasets import DATASETS, dataset_name, load_dataset
+from anomaly_toolbox.errors import InputError
+from tests.conftest import FASHION_MNIST, write_idx_folder
+
+USERS = """
+from functools import partial
+import numpy as np
+import tensorflow as tf
+from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+
+
+class Stripes(AnomalyDetectionDataset):
+    def __init__(self):
+        super().__init__()
+        generator = np.random.default_rng(0)
+        self._labels = np.tile([0, 0, 0, 1], 75)
+        self._images = generator.integers(0, 256, (300, 9, 9, 3)).astype(np.uint8)
+        self._channels = 3
+
+    def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, shuffle_buffer_size=10000,
+                  cache=True, drop_remainder=True, output_range=(-1.0, 1.0)):
+        pipeline = partial(self.pipeline, new_size=new_size, batch_size=batch_size, cache=cache,
+                           shuffle_buffer_size=shuffle_buffer_size, drop_remainder=drop_remainder,
+                           output_range=output_range)
+        raw = tf.data.Dataset.from_tensor_slices((self._images, self._labels))
+        for name, first, last in (("train", 0, 200), ("validation", 200, 250), ("test", 250, 300)):
+            part = raw.skip(first).take(last - first)
+            is_training = name == "train"
+            normal = part.filter(lambda _, y: tf.equal(y, 0)).map(lambda x, _: (x, self.normal_label))
+            anomalous = part.filter(lambda _, y: tf.equal(y, 1)).map(lambda x, _: (x, self.anomalous_label))
+            setattr(self, f"_{name}_normal", pipeline(normal, is_training=is_training))
+            setattr(self, f"_{name}_anomalous", pipeline(anomalous, is_training=is_training))
+            setattr(self, f"_{name}", pipeline(part, is_training=is_training))
+"""
+
+
+def images_of(split):
+    return np.concatenate([batch for batch, _ in split.as_numpy_iterator()])
+
+
+def labels_of(split):
+    return np.concatenate([labels for _, labels in split.as_numpy_iterator()])
+
+
+@pytest.fixture(params=[*sorted(DATASETS), "Stripes.py"], scope="module")
+def dataset(request, tmp_path_factory):
+    """Configured; with the images of each kind in each split."""
+    tf.random.set_seed(0)
+    if request.param == "Stripes.py":
+        path = tmp_path_factory.mktemp("user") / request.param
+        path.write_text(USERS)
+        dataset, counts = load_dataset(str(path)), {"train": (150, 50), "validation": (38, 12), "test": (37, 13)}
+    elif request.param == "Digits":
+        dataset, counts = load_dataset("Digits"), {"train": (972, 106), "validation": (323, 36), "test": (325, 35)}
+    elif request.param == "FashionMNIST":
+        if not FASHION_MNIST.is_dir():
+            pytest.skip(f"{FASHION_MNIST} is absent: install Debian's dataset-fashion-mnist")
+        dataset = load_dataset("FashionMNIST", FASHION_MNIST)
+        counts = {"train": (48600, 5400), "validation": (5400, 600), "test": (9000, 1000)}
+    else:
+        folder = tmp_path_factory.mktemp("idx")
+        write_idx_folder(folder)
+        dataset, counts = (
+            load_dataset("MNIST", folder),
+            {"train": (100, 50), "validation": (1200, 600), "test": (40, 20)},
+        )
+    dataset.configure(batch_size=16, new_size=(8, 8), anomalous_label=2, drop_remainder=False)
+    return dataset, counts
+
+
+def test_sizes_and_labels(dataset):
+    dataset, counts = dataset
+    for split, (normal, anomalous) in counts.items():
+        assert np.array_equal(np.bincount(labels_of(getattr(dataset, split))), [normal, anomalous])
+        assert np.array_equal(
+            np.unique(labels_of(getattr(dataset, f"{split}_normal")), return_counts=True), [[0], [normal]]
+        )
+        anomalous_labels = labels_of(getattr(dataset, f"{split}_anomalous"))
+        assert np.array_equal(np.unique(anomalous_labels, return_counts=True), [[1], [anomalous]])
+
+
+def test_shape_and_range(dataset):
+    dataset, _ = dataset
+    images = images_of(dataset.test)
+    assert images.shape[1:] == (8, 8, dataset.channels)
+    assert images.dtype == np.float32
+    assert images.min() >= -1.0001
+    assert images.max() <= 1.0001
+    assert images.max() - images.min() > 1
+
+
+def test_splits_are_disjoint(dataset, request):
+    """By content; Fashion-MNIST itself holds a few images twice, so it is left out."""
+    dataset, _ = dataset
+    if type(dataset).__name__ == "FashionMNIST":
+        pytest.skip("Fashion-MNIST repeats some images across its official splits")
+    seen = [
+        {image.tobytes() for image in images_of(split)} for split in (dataset.train, dataset.validation, dataset.test)
+    ]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+
+
+def test_the_test_split_keeps_its_order(dataset):
+    dataset, _ = dataset
+    assert np.array_equal(images_of(dataset.test), images_of(dataset.test))
+
+
+def test_training_order_is_new_each_epoch_and_repeats_for_a_seed(dataset):
+    dataset, _ = dataset
+    orders = []
+    for _ in range(2):
+        tf.random.set_seed(5)
+        dataset.configure(batch_size=16, new_size=(8, 8), anomalous_label=2)
+        first = dataset.train_normal.take(4)
+        orders.append([images_of(first), images_of(first)])
+    assert not np.array_equal(orders[0][0], orders[0][1])
+    np.testing.assert_array_equal(orders[0], orders[1])
+
+
+def test_names():
+    assert dataset_name("fashionmnist") == "FashionMNIST"
+    with pytest.raises(InputError, match="did you mean FashionMNIST"):
+        dataset_name("FashonMNIST")
+    with pytest.raises(InputError, match="no such file"):
+        dataset_name("nowhere.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("x = (", "cannot be imported"), ("x = 1", "nothing of that name"), ("class Mine: pass", "expected a class Mine")],
+)
+def test_a_users_file_that_does_not_fit(tmp_path, text, told):
+    path = tmp_path / "Mine.py"
+    path.write_text(text)
+    with pytest.raises(InputError, match=told):
+        load_dataset(str(path))
+
+
+def test_a_folder_for_a_dataset_that_needs_none(tmp_path):
+    with pytest.raises(InputError, match="Digits takes no folder"):
+        load_dataset("Digits", tmp_path)
+
+
+@pytest.mark.parametrize(("label", "told"), [(10, "10 is not a label of Digits"), ("two", "'two' is not a label")])
+def test_a_label_that_is_none(label, told):
+    with pytest.raises(InputError, match=told):
+        load_dataset("Digits").configure(16, (8, 8), anomalous_label=label)
+
+
+def test_a_class_where_there_are_labels():
+    with pytest.raises(InputError, match="use anomalous_label"):
+        load_dataset("Digits").configure(16, (8, 8), class_label="bottle")

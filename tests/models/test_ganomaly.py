@@ -1,0 +1,145 @@
+"""GANomaly's equations, and that its discriminator stays of use."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from anomaly_toolbox.models.ganomaly import GANomaly, GANomalyHyperparameters
+from tests.conftest import tiny_detector
+
+
+@pytest.fixture
+def detector():
+    keras.utils.set_random_seed(0)
+    return tiny_detector("GANomaly", discriminator_loss_floor=0.0)
+
+
+@pytest.fixture
+def batch(images):
+    return tf.constant(images[:8])
+
+
+def weights_of(*networks):
+    return {weight.path: weight.numpy() for network in networks for weight in network.trainable_variables}
+
+
+def moved(before, *networks):
+    return any(not np.array_equal(before[path], value) for path, value in weights_of(*networks).items())
+
+
+def test_losses_are_equations_1_and_8_to_11(detector, batch):
+    """Against NumPy in float64, from the networks' own outputs before the step."""
+    x_hat = detector.decoder(detector.encoder(batch, training=True), training=True)
+    numbers = {
+        "x": batch,
+        "x_hat": x_hat,
+        "z": detector.encoder(batch, training=True),
+        "z_hat": detector.second_encoder(x_hat, training=True),
+    }
+    real, fake = detector.discriminator(batch, training=True), detector.discriminator(x_hat, training=True)
+    numbers |= {"f_x": real[0], "f_x_hat": fake[0], "real": real[1], "fake": fake[1]}
+    n = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
+    reported = {name: float(value) for name, value in detector.train_step(batch).items()}
+
+    adversarial = np.mean((n["f_x"] - n["f_x_hat"]) ** 2)
+    contextual = np.mean(np.abs(n["x"] - n["x_hat"]))
+    encoder = np.mean((n["z"] - n["z_hat"]) ** 2)
+    sigmoid = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
+    expected = {
+        "adversarial": adversarial,
+        "contextual": contextual,
+        "encoder": encoder,
+        "g_loss": 1 * adversarial + 50 * contextual + 1 * encoder,
+        "d_loss": -np.log(sigmoid(n["real"])).mean() - np.log(1 - sigmoid(n["fake"])).mean(),
+        "d_real": sigmoid(n["real"]).mean(),
+        "d_fake": sigmoid(n["fake"]).mean(),
+    }
+    assert reported == pytest.approx(expected, rel=1e-4)
+
+
+def test_score_is_equation_12(detector, images):
+    z = np.asarray(detector.encoder(images), np.float64)
+    z_hat = np.asarray(detector.second_encoder(detector.decoder(detector.encoder(images))), np.float64)
+    np.testing.assert_allclose(detector.anomaly_score(images), np.sqrt(((z - z_hat) ** 2).sum(axis=1)), rtol=1e-4)
+
+
+def test_the_encoders_are_two(detector):
+    first, second = weights_of(detector.encoder), weights_of(detector.second_encoder)
+    assert not any(np.array_equal(a, b) for a, b in zip(first.values(), second.values(), strict=True) if a.ndim > 1)
+
+
+@pytest.mark.parametrize("silent", ["g", "d"])
+def test_each_player_moves_only_its_own_networks(detector, batch, silent, monkeypatch):
+    generator = (detector.encoder, detector.decoder, detector.second_encoder)
+    before_g, before_d = weights_of(*generator), weights_of(detector.discriminator)
+    minimise = detector.minimise
+    monkeypatch.setattr(
+        detector, "minimise", lambda name, *rest, **options: name == silent or minimise(name, *rest, **options)
+    )
+    detector.train_step(batch)
+    assert moved(before_g, *generator) == (silent == "d")
+    assert moved(before_d, detector.discriminator) == (silent == "g")
+
+
+def test_feature_matching_reaches_encoder_and_decoder(batch):
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector("GANomaly", contextual_loss_weight=0.0, enc_loss_weight=0.0)
+    parts = {"encoder": detector.encoder, "decoder": detector.decoder, "second": detector.second_encoder}
+    before = {name: weights_of(part) for name, part in parts.items()}
+    detector.train_step(batch)
+    assert {name: moved(before[name], part) for name, part in parts.items()} == {
+        "encoder": True,
+        "decoder": True,
+        "second": False,  # (8) does not pass through E
+    }
+
+
+def test_the_discriminator_waits_below_its_floor(batch):
+    detector = tiny_detector("GANomaly", discriminator_loss_floor=100.0)
+    state = [*detector.discriminator.trainable_variables, *detector.optimizers["d"].variables]
+    before = [variable.numpy() for variable in state]
+    detector.train_step(batch)
+    assert all(np.array_equal(old, new) for old, new in zip(before, state, strict=True))
+
+
+def train_discriminator_against_a_blurred_copy(floor):
+    """d_loss at the end of 300 steps in which the generator stands still: the worst that can happen to D."""
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector("GANomaly", discriminator_loss_floor=floor, learning_rate=2e-3)
+    x = tf.constant(np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 1)), tf.float32)
+
+    @tf.function(jit_compile=True)
+    def step():
+        with tf.GradientTape() as tape:
+            _, real = detector.discriminator(x, training=True)
+            _, fake = detector.discriminator(x / 4, training=True)
+            loss = tf.reduce_mean(tf.nn.softplus(-real)) + tf.reduce_mean(tf.nn.softplus(fake))
+        detector.minimise("d", loss, tape, only_if=loss > floor)
+        return loss
+
+    return [float(step()) for _ in range(300)]
+
+
+def test_the_discriminator_stays_of_use():
+    """Without the floor its loss vanishes, and its gradient too; with the floor it stays where it can still learn."""
+    floor = GANomalyHyperparameters().discriminator_loss_floor
+    assert train_discriminator_against_a_blurred_copy(0.0)[-1] < 0.02
+    assert min(train_discriminator_against_a_blurred_copy(floor)[-50:]) > floor / 2
+
+
+@pytest.mark.parametrize(("image_size", "channels", "width"), [(48, 3, 2), (16, 4, 3), (80, 1, 1)])
+def test_any_size_that_is_a_multiple_of_16(image_size, channels, width):
+    hp = GANomalyHyperparameters(image_size=image_size, width=width, latent_vector_size=5)
+    x = tf.random.uniform((2, image_size, image_size, channels), -1, 1)
+    detector = GANomaly(hp, channels)
+    assert detector.reconstruct(x).shape == x.shape
+    assert detector.anomaly_score(x).shape == (2,)
+
+
+def test_the_papers_networks_at_size_32():
+    detector = GANomaly(GANomalyHyperparameters(), channels=1)
+    kernels = lambda network: [tuple(w.shape) for w in network.trainable_variables if w.name == "kernel"]  # noqa: E731
+    assert kernels(detector.encoder) == [(4, 4, 1, 64), (4, 4, 64, 128), (4, 4, 128, 256), (4096, 100)]
+    assert kernels(detector.decoder) == [(100, 4096), (4, 4, 128, 256), (4, 4, 64, 128), (4, 4, 1, 64)]
+    assert kernels(detector.discriminator) == [(4, 4, 1, 64), (4, 4, 64, 128), (4, 4, 128, 256), (4096, 1)]

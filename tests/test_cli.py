@@ -1,0 +1,195 @@
+"""The command: what it takes, and one line for each mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from anomaly_toolbox import sweep
+from anomaly_toolbox.cli import main
+from tests.conftest import TINY
+
+TINY_SETS = [f"--set={name}={value}" for name, value in TINY["GANomaly"].items()]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command would run, without running it."""
+    calls = []
+    monkeypatch.setattr(sweep, "run", lambda *arguments, **options: calls.append((arguments, options)))
+    return calls
+
+
+def test_every_option_is_explained():
+    text = invoke("--help").output
+    options = (
+        "experiment run-all dataset data-dir hps-path tuning no-tuning set log-dir seed overwrite require-gpu debug"
+    )
+    for option in options.split():
+        assert re.search(rf"--{option}\b", text)
+    for parameter in main.params:
+        assert parameter.help.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], False),
+        (["--tuning"], True),
+        (["--tuning", "True"], True),
+        (["--tuning", "False"], False),
+        (["--tuning=true"], True),
+        (["--no-tuning"], False),
+    ],
+)
+def test_all_ways_to_ask_for_tuning(asked, arguments, expected):
+    for command in (
+        ["--experiment", "GANomaly", "--dataset", "Digits", *arguments],
+        [*arguments, "--experiment", "GANomaly", "--dataset", "Digits"],
+    ):
+        assert invoke(*command).exit_code == 0
+        assert asked.pop()[1]["every_combination"] is expected
+
+
+def test_names_in_any_case(asked):
+    assert invoke("--experiment", "ganomalyexperiment", "--dataset", "digits").exit_code == 0
+    assert asked[0][0] == (["GANomaly"], "digits", "Digits")
+
+
+def test_run_all_is_every_method(asked):
+    from anomaly_toolbox.models import METHODS
+
+    assert invoke("--run-all", "--dataset", "Digits").exit_code == 0
+    assert asked[0][0][0] == list(METHODS)
+
+
+def test_options_may_come_from_the_environment(asked):
+    environment = {"ANOMALY_BOX_LOG_DIR": "/logs", "ANOMALY_BOX_DATA_DIR": "/data"}
+    CliRunner().invoke(main, ["--experiment", "GANomaly", "--dataset", "MNIST"], env=environment)
+    assert (str(asked[0][1]["log_dir"]), str(asked[0][1]["data_dir"])) == ("/logs", "/data")
+
+
+RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--dataset", "Digits"], 2, "give either --experiment NAME or --run-all"),
+        ([*RUN, "--run-all"], 2, "give either"),
+        (["--experiment", "GANomali", "--dataset", "Digits"], 2, "did you mean GANomaly"),
+        (["--experiment", "GANomaly", "--dataset", "MNIS"], 2, "did you mean MNIST"),
+        (["--experiment", "GANomaly", "--dataset", "none.py"], 2, "no such file"),
+        (["--experiment", "GANomaly", "--dataset", "MNIST", "--data-dir", "none"], 2, "no such folder"),
+        ([*RUN, "--hps-path", "none.json"], 2, "no such file"),
+        ([*RUN, "--hps-path", "."], 2, "cannot be read"),
+        ([*RUN, "--set", "epoch=3"], 2, "did you mean epochs"),
+        ([*RUN, "--set", "anomalous_label=11"], 2, "11 is not a label of Digits"),
+        ([*RUN, *TINY_SETS, "--set", "batch_size=5000"], 2, "larger than the training set"),
+        ([*RUN, "--data-dir", "."], 2, "takes no folder"),
+        ([*RUN, "--require-gpu"], 1, "--require-gpu: TensorFlow finds no GPU"),
+    ],
+)
+def test_mistakes_in_one_line(tmp_path, monkeypatch, arguments, code, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind=None: [])
+    result = invoke(*arguments)
+    assert result.exit_code == code
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert told in line
+
+
+@pytest.mark.parametrize("arguments", [["--tunin"], [*RUN, "--seed", "-1"], [*RUN, "--seed", "x"], [*RUN, "more"]])
+def test_mistakes_that_click_tells(arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+
+
+def test_a_damaged_data_file(idx_folder):
+    (idx_folder / "t10k-images-idx3-ubyte").write_bytes(b"")
+    result = invoke("--experiment", "GANomaly", "--dataset", "MNIST", "--data-dir", idx_folder)
+    assert result.exit_code == 1
+    assert "t10k-images-idx3-ubyte is empty" in result.stderr
+
+
+def test_a_log_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = invoke(*RUN, "--log-dir", tmp_path / "file")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [f"Error: {tmp_path}/file/GANomaly/Digits: Not a directory"] or (
+        "file" in result.stderr and len(result.stderr.splitlines()) == 1
+    )
+
+
+def test_a_traceback_only_with_debug(monkeypatch):
+    monkeypatch.setattr(sweep, "run", lambda *_, **__: 1 / 0)
+    quiet, loud = invoke(*RUN), invoke(*RUN, "--debug")
+    assert quiet.exit_code == loud.exit_code == 1
+    assert quiet.stderr.splitlines() == ["Error: ZeroDivisionError: division by zero (--debug shows where)"]
+    assert "Traceback" in loud.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "run", interrupt)
+    result = invoke(*RUN)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == ["Interrupted. The same command goes on after the last finished epoch."]
+
+
+def test_a_grid_survives_a_trial_that_fails(tmp_path):
+    """The second trial's batch is too large; the first and the third finish, and the table shows them."""
+    section = {name: {"type": "Discrete", "values": [value]} for name, value in TINY["GANomaly"].items()}
+    section |= {"batch_size": {"type": "Discrete", "values": [64, 5000]}, "epochs": {"type": "Discrete", "values": [1]}}
+    (tmp_path / "hps.json").write_text(json.dumps({"ganomaly": section}))
+    result = invoke(*RUN, "--hps-path", tmp_path / "hps.json", "--tuning", "--log-dir", tmp_path / "logs")
+    assert result.exit_code == 1
+    assert "1 of 2 trials failed; the first: batch_size: 5000" in result.stderr
+    assert "95% interval" in result.output
+    assert len(list((tmp_path / "logs").rglob("results.json"))) == 1
+
+
+def test_kill_9_and_the_same_command_again(idx_folder, tmp_path):
+    """In a real process, in the middle of an epoch; the figures equal those of a run that nothing happened to."""
+    command = [sys.executable, "-m", "anomaly_toolbox", "--experiment", "GANomaly", "--dataset", "MNIST"]
+    command += ["--data-dir", str(idx_folder), *TINY_SETS, "--set", "epochs=6"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+
+    def start(folder):
+        return subprocess.Popen(
+            [*command, "--log-dir", str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    victim = start(tmp_path / "killed")
+    for line in victim.stdout:
+        if line.startswith("epoch 2/6"):
+            break
+    time.sleep(0.05)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not list((tmp_path / "killed").rglob("results.json"))
+
+    again, whole = start(tmp_path / "killed"), start(tmp_path / "whole")
+    assert "going on after epoch" in again.communicate()[0]
+    whole.communicate()
+    assert (again.returncode, whole.returncode) == (0, 0)
+    figures = []
+    for folder in ("killed", "whole"):
+        (path,) = (tmp_path / folder).rglob("results.json")
+        results = json.loads(path.read_text())
+        figures.append({name: results[name] for name in ("validation", "test", "selected_epoch")})
+    assert figures[0] == figures[1]

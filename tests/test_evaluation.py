@@ -1,0 +1,71 @@
+"""Figures against hand-worked values and scikit-learn's definitions."""
+
+import numpy as np
+import pytest
+
+from anomaly_toolbox import evaluation
+from anomaly_toolbox.errors import ToolboxError
+
+LABELS = np.array([0, 0, 1, 1])
+SCORES = np.array([0.1, 0.4, 0.35, 0.8])
+
+
+def test_figures_worked_by_hand():
+    # Ranked: 0.8 (1), 0.4 (0), 0.35 (1), 0.1 (0). Precision at the two hits is 1/1 and 2/3, each adds half the recall.
+    figures = evaluation.figures(LABELS, SCORES, threshold=0.35)
+    assert figures["auprc"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert figures["auroc"] == pytest.approx(3 / 4)  # of four pairs, (0.4, 0.35) is the wrong way round
+    assert figures["f1"] == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
+    assert (figures["prevalence"], figures["n_normal"], figures["n_anomalous"]) == (0.5, 2, 2)
+
+
+def test_higher_means_more_anomalous():
+    assert evaluation.figures(LABELS, LABELS.astype(float), 0.5)["auprc"] == 1
+    assert evaluation.figures(LABELS, -LABELS.astype(float), 0.5)["auroc"] == 0
+
+
+def test_constant_scores_reach_the_prevalence_and_no_more():
+    labels = np.array([0] * 9 + [1])
+    assert evaluation.figures(labels, np.ones(10), 0.5)["auprc"] == pytest.approx(0.1)
+
+
+def test_best_threshold_is_a_score_that_counts_as_anomalous():
+    threshold = evaluation.best_threshold(LABELS, SCORES)
+    assert threshold == 0.35
+    every = [evaluation.figures(LABELS, SCORES, other)["f1"] for other in SCORES]
+    assert evaluation.figures(LABELS, SCORES, threshold)["f1"] == max(every)
+
+
+def test_interval_holds_the_figure_and_narrows_with_more_images():
+    generator = np.random.default_rng(0)
+    widths = []
+    for n in (100, 1000):
+        labels = np.arange(n) % 10 == 0
+        scores = generator.normal(size=n) + 2 * labels
+        low, high = evaluation.auprc_interval(labels.astype(int), scores, resamples=200)
+        assert low < evaluation.figures(labels.astype(int), scores, 0)["auprc"] < high
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+
+
+def test_interval_is_the_same_each_time():
+    assert evaluation.auprc_interval(LABELS, SCORES, 50) == evaluation.auprc_interval(LABELS, SCORES, 50)
+
+
+def test_rescale_is_equation_13_with_a_minus():
+    np.testing.assert_allclose(evaluation.rescale([2.0, 3.0, 4.0], low=2.0, high=4.0), [0, 0.5, 1])
+
+
+def test_rescale_cuts_what_validation_has_not_seen_and_survives_constant_scores():
+    np.testing.assert_allclose(evaluation.rescale([-1.0, 9.0], low=0.0, high=1.0), [0, 1])
+    np.testing.assert_allclose(evaluation.rescale([3.0], low=3.0, high=3.0), [0])
+
+
+def test_scores_that_are_not_finite_are_refused():
+    with pytest.raises(ToolboxError, match="learning_rate"):
+        evaluation.figures(LABELS, np.array([0.1, np.nan, 0.2, 0.3]), 0.5)
+
+
+def test_one_kind_of_image_cannot_be_evaluated():
+    with pytest.raises(ToolboxError, match="both normal and anomalous"):
+        evaluation.figures(np.zeros(3), np.arange(3), 0.5)

@@ -1,0 +1,200 @@
+"""One trial from data to figures: what it writes, that it repeats, and that it survives."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn.metrics import average_precision_score, roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from anomaly_toolbox import callbacks, evaluation
+from anomaly_toolbox.datasets.digits import Digits
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.experiment import Trial, load_detector, run_trial
+from anomaly_toolbox.models import detector_class
+from tests.conftest import TINY
+
+
+def trial(method="GANomaly", seed=0, **changes):
+    hyperparameters = detector_class(method).Hyperparameters(
+        **{**TINY[method], "anomalous_label": 2, "batch_size": 64, "step_log_frequency": 5, **changes}
+    )
+    return Trial(method, hyperparameters, "Digits", "Digits", Digits(), seed)
+
+
+def run(folder, console=None, overwrite=False, **changes):
+    return run_trial(trial(**changes), folder, console or Console(file=io.StringIO()), overwrite)
+
+
+def columns_of(folder):
+    with open(folder / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of three epochs: its folder, its results and what it said."""
+    said = io.StringIO()
+    folder, results = run(tmp_path_factory.mktemp("logs"), Console(file=said), epochs=3)
+    return folder, results, said.getvalue()
+
+
+def test_the_folder_holds_what_it_should(finished):
+    folder, _, _ = finished
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(("events", ".lock"))}
+    assert names == {
+        "hparams.json",
+        "model.weights.h5",
+        "results.json",
+        "scores.csv",
+        "precision_recall.png",
+        "reconstructions.png",
+        "scores.png",
+    }
+
+
+def test_the_results_say_what_was_run(finished):
+    folder, results, _ = finished
+    assert results == json.loads((folder / "results.json").read_text())
+    told = {name: results[name] for name in ("experiment", "dataset", "anomalous_label", "seed", "epochs")}
+    assert told == {"experiment": "GANomaly", "dataset": "Digits", "anomalous_label": 2, "seed": 0, "epochs": 3}
+    assert 1 <= results["selected_epoch"] <= 3
+    assert results["train_images_per_second"] > 0
+    assert (results["test"]["n_normal"], results["test"]["n_anomalous"]) == (325, 35)
+    hparams = json.loads((folder / "hparams.json").read_text())
+    assert hparams["hyperparameters"]["width"] == 4
+    assert {"tensorflow", "keras", "numpy"} <= set(hparams["versions"])
+
+
+def test_scores_csv_reproduces_every_figure(finished):
+    folder, results, _ = finished
+    columns = columns_of(folder)
+    labels, test = columns["label"], results["test"]
+    assert columns["index"].tolist() == list(range(360))
+    assert test["auprc"] == average_precision_score(labels, columns["score"])
+    assert test["auroc"] == roc_auc_score(labels, columns["score"])
+    for name, of_score in test["scores"].items():
+        again = evaluation.figures(labels, columns[name], of_score["threshold"])
+        again["auprc_interval"] = evaluation.auprc_interval(labels, columns[name])
+        assert again == of_score
+    assert test["scores"]["paper"]["auprc"] == test["auprc"]
+
+
+def test_calibrated_scores_use_the_validation_scores(finished):
+    folder, results, _ = finished
+    columns, validation = columns_of(folder), results["validation"]
+    low, high = validation["score_min"], validation["score_max"]
+    expected = np.clip((columns["score"] - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(columns["calibrated"], expected, atol=1e-6)
+    assert low <= validation["threshold"] <= high
+
+
+def test_the_detector_can_be_loaded_and_scores_the_same(finished):
+    folder, _, _ = finished
+    dataset = Digits()
+    dataset.configure(360, (16, 16), anomalous_label=2)
+    images, _ = next(iter(dataset.test))
+    np.testing.assert_allclose(load_detector(folder)(images), columns_of(folder)["score"], rtol=1e-4)
+
+
+def test_it_says_how_many_images_there_are(finished):
+    _, _, said = finished
+    assert "train: 972 normal, 106 anomalous images" in said
+    assert "test: 325 normal, 35 anomalous images" in said
+    assert said.count("validation AUPRC") == 3
+
+
+def test_tensorboard_has_every_curve(finished):
+    folder, _, _ = finished
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {f"losses/{name}" for name in ("g_loss", "d_loss", "d_real", "d_fake", "contextual")} <= tags
+    assert {"validation/auprc", "validation/auroc", "validation/loss", "learning_rate/g", "learning_rate/d"} <= tags
+    assert {"scores/paper/normal", "scores/paper/anomalous", "precision_recall/paper", "test/auprc"} <= tags
+    assert {"image, reconstruction, residual", "_hparams_/session_start_info"} <= tags
+    assert len(events.Tensors("losses/d_loss")) == 3 * (972 // 64) // 5
+    assert len(events.Tensors("validation/auprc")) == 3
+
+
+def test_a_finished_run_is_skipped(finished):
+    folder, results, _ = finished
+    said = io.StringIO()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+    assert run(folder.parents[2], Console(file=said), epochs=3) == (folder, results)
+    assert "finished before, skipped" in said.getvalue()
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatch):
+    """Stopped in the middle of epoch 3, and again before the test; the shuffling, Adam and the best so far go on."""
+    _, results, _ = finished
+
+    class Stop(Exception):
+        pass
+
+    def stop_in_epoch_3(self, batch, logs=None):
+        if self._epoch == 2 and batch == 7:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Summaries, "on_train_batch_end", stop_in_epoch_3)
+        with pytest.raises(Stop):
+            run(tmp_path, epochs=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "best_threshold", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path, epochs=3)
+    said = io.StringIO()
+    _, again = run(tmp_path, Console(file=said), epochs=3)
+    assert "going on after epoch 3 of 3" in said.getvalue()
+    for part in ("validation", "test", "selected_epoch"):
+        assert again[part] == results[part]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "best_threshold", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path, epochs=1)
+    (weights,) = tmp_path.rglob("epoch-1.weights.h5")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ToolboxError, match="checkpoint is damaged"):
+        run(tmp_path, epochs=1)
+    run(tmp_path, epochs=1, overwrite=True)
+
+
+def test_patience_and_the_last_epoch(tmp_path):
+    """A rate at which nothing changes: the first epoch stays the best, and two epochs later it is enough."""
+    said = io.StringIO()
+    _, results = run(tmp_path, Console(file=said), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
+    assert said.getvalue().count("validation AUPRC") <= 5
+    assert results["selected_epoch"] <= 3
+    _, results = run(tmp_path, epochs=2, select_by="last")
+    assert results["selected_epoch"] == 2
+
+
+def test_a_batch_larger_than_the_training_set(tmp_path):
+    with pytest.raises(InputError, match="batch_size: 2000 is larger than the training set"):
+        run(tmp_path, batch_size=2000)
+
+
+def test_without_a_label_the_dataset_chooses(tmp_path):
+    folder, results = run(tmp_path, anomalous_label=None, epochs=1)
+    assert results["anomalous_label"] == 2
+    assert folder.name.startswith("anomalous_label=2")
+
+
+def test_the_step_is_traced_once_in_three_epochs(tmp_path, monkeypatch):
+    traces = []
+    cls = detector_class("GANomaly")
+    step = cls.train_step
+    monkeypatch.setattr(cls, "train_step", lambda self, x: traces.append("train") or step(self, x))
+    predict = cls.predict_step
+    monkeypatch.setattr(cls, "predict_step", lambda self, x: traces.append("score") or predict(self, x))
+    run(tmp_path, epochs=3)
+    assert sorted(traces) == ["score", "train"]

@@ -1,0 +1,34 @@
+"""Files appear whole or not at all."""
+
+import pytest
+
+from anomaly_toolbox import files
+from anomaly_toolbox.errors import ToolboxError
+
+
+def test_json_comes_back(tmp_path):
+    files.write_json(tmp_path / "a.json", {"name": "x̂", "n": 1.5})
+    assert files.read_json(tmp_path / "a.json") == {"name": "x̂", "n": 1.5}
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), files.whole(path) as beside:
+        beside.write_text(f"half {1 / 0}")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nan_is_no_json(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", {"auprc": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", ""])
+def test_damaged_json_is_named(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(ToolboxError, match=r"a\.json is damaged"):
+        files.read_json(path)

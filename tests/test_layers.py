@@ -1,0 +1,30 @@
+"""The pyramid's depth follows from the image size."""
+
+import numpy as np
+import pytest
+
+from anomaly_toolbox import layers
+
+
+@pytest.mark.parametrize(
+    ("image_size", "sizes"),
+    [(16, [8, 4]), (32, [16, 8, 4]), (48, [24, 12, 6, 3]), (64, [32, 16, 8, 4]), (80, [40, 20, 10, 5])],
+)
+def test_pyramid_sizes(image_size, sizes):
+    assert layers.pyramid_sizes(image_size) == sizes
+
+
+def test_down_doubles_channels_at_each_halving():
+    assert layers.down(32, 8, 3).output_shape == (None, 4, 4, 32)
+
+
+def test_down_has_the_weights_of_its_docstring():
+    shapes = [tuple(weight.shape) for weight in layers.down(32, 64, 1).weights if weight.name == "kernel"]
+    assert shapes == [(4, 4, 1, 64), (4, 4, 64, 128), (4, 4, 128, 256)]
+
+
+@pytest.mark.parametrize(("image_size", "channels"), [(16, 1), (48, 3)])
+def test_up_mirrors_down(image_size, channels):
+    images = layers.up(image_size, 4, channels, latent=5)(np.full((2, 5), 30.0, np.float32))
+    assert images.shape == (2, image_size, image_size, channels)
+    assert np.abs(images).max() <= 1

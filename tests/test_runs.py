@@ -1,0 +1,70 @@
+"""A run's folder: its name, its lock, and whose it is."""
+
+import pytest
+
+from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.runs import Run, run_name
+
+HPARAMS = {"experiment": "GANomaly", "seed": 0, "versions": {"keras": "3"}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "run", HPARAMS)
+    with run.locked():
+        yield run
+
+
+def test_name_tells_what_differs_from_the_defaults():
+    name = run_name({"anomalous_label": 2, "epochs": 3, "width": 64}, {"epochs": 15, "width": 64}, seed=0)
+    assert name == "anomalous_label=2,epochs=3,seed=0"
+
+
+def test_name_is_one_folder_and_not_too_long():
+    assert "/" not in run_name({"class_label": "a/b"}, {}, 0)
+    values = {f"name_{i}": i for i in range(40)}
+    assert len(run_name(values, {}, 0)) < 200
+    assert run_name(values, {}, 0) != run_name(values, {}, 1)
+
+
+def test_a_second_process_is_turned_away(run):
+    with pytest.raises(ToolboxError, match="another process"), Run(run.folder, HPARAMS).locked():
+        pass
+
+
+def test_the_same_run_may_begin_again_with_other_versions(run):
+    run.begin()
+    Run(run.folder, HPARAMS | {"versions": {}}).begin()
+
+
+def test_another_run_may_not(run):
+    run.begin()
+    with pytest.raises(ToolboxError, match="seed is 0, this run has 1"):
+        Run(run.folder, HPARAMS | {"seed": 1}).begin()
+
+
+def test_damaged_hparams_are_named(run):
+    run.hparams_path.write_text("{")
+    with pytest.raises(ToolboxError, match=r"hparams\.json is damaged"):
+        run.begin()
+
+
+def test_a_finished_run_is_checked(run):
+    run.begin()
+    assert run.finished_results() is None
+    run.weights_path.write_bytes(b"weights")
+    run.scores_path.write_text("index,label,score")
+    run.checkpoint.mkdir()
+    run.finish({"auprc": 0.5})
+    assert run.finished_results()["auprc"] == 0.5
+    assert not run.checkpoint.exists()
+    run.weights_path.write_bytes(b"weighty")
+    with pytest.raises(ToolboxError, match=r"model\.weights\.h5 is damaged"):
+        run.finished_results()
+
+
+def test_clear_removes_all_but_the_lock(run):
+    run.begin()
+    (run.folder / "checkpoint").mkdir()
+    run.clear()
+    assert [path.name for path in run.folder.iterdir()] == [".lock"]
