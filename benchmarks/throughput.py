@@ -2,8 +2,9 @@
 
     python -m benchmarks.throughput --experiment GANomaly
 
-The machine's best is a product of two 2048x2048 float32 matrices, timed between the rounds of the same run. Training
-is Keras's `fit` with its loop, not the compiled step alone.
+The machine's best is a product of two 2048x2048 float32 matrices, repeated for about as long as the training beside it
+in each round, since a shared machine is fast one moment and slow the next; shares are of the same round's peak, and the
+median of all rounds counts. Training is Keras's `fit` with its loop, not the compiled step alone.
 """
 
 import os
@@ -27,22 +28,19 @@ from benchmarks.flops import gflop
 SIDE = 2048
 
 
-def seconds(action: Callable[[], None], repeats: int = 1) -> float:
-    """The shortest of `repeats` runs."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - began)
-    return min(times)
+def seconds(action: Callable[[], object]) -> float:
+    """How long `action` takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
 
 
-def peak_gflops() -> float:
+def peak_gflops(repeats: int = 20) -> float:
     """Gigaflop a second of the matrix product."""
     matrix = tf.random.normal((SIDE, SIDE))
     product = tf.function(lambda: tf.reduce_sum(matrix @ matrix))
     product()
-    return 2 * SIDE**3 / 1e9 / seconds(lambda: product().numpy(), repeats=5)
+    return repeats * 2 * SIDE**3 / 1e9 / seconds(lambda: [product().numpy() for _ in range(repeats)])
 
 
 def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) -> float:
@@ -53,9 +51,9 @@ def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) 
     dataset.configure(batch_size, (image_size, image_size), anomalous_label=9)
     steps = 18_000 // batch_size
     batches = iter(training_batches(dataset.train_normal, batch_size, (image_size, image_size, channels), 18_000, 0))
-    epoch = lambda: [next(batches) for _ in range(steps)] and None  # noqa: E731
-    epoch()
-    return steps * batch_size / seconds(epoch, repeats=3)
+    epoch = lambda: [next(batches) for _ in range(steps)]  # noqa: E731
+    epoch()  # fills the cache
+    return steps * batch_size / min(seconds(epoch) for _ in range(3))
 
 
 @click.command()
@@ -65,7 +63,7 @@ def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) 
 @click.option("--channels", default=1, show_default=True, help="Channels of the images.")
 @click.option("--batch-size", default=64, show_default=True, help="Images in a batch.")
 @click.option("--steps", default=10, show_default=True, help="Training steps in a round.")
-@click.option("--rounds", default=6, show_default=True, help="Rounds; the best one and the best peak count.")
+@click.option("--rounds", default=6, show_default=True, help="Rounds; the median counts.")
 def main(experiment: str, width: int, image_size: int, channels: int, batch_size: int, steps: int, rounds: int) -> None:
     """Measures training, scoring and the input pipeline of a method."""
     console = Console(highlight=False)
@@ -87,14 +85,17 @@ def main(experiment: str, width: int, image_size: int, channels: int, batch_size
         peaks.append(peak_gflops())
         training.append(steps * batch_size / seconds(train))
         scoring.append(4 * steps * batch_size / seconds(score))
-    peak = max(peaks)
     console.print(f"{experiment}, width {width}, {image_size}x{image_size}x{channels}, batch {batch_size}")
-    console.print(f"matrix-product peak  {peak:10,.1f} GFLOP/s (lowest of {rounds}: {min(peaks):,.1f})")
+    console.print(f"matrix-product peak  {np.median(peaks):10,.1f} GFLOP/s")
     for name, rates, cost in (("training", training, per_training_image), ("scoring", scoring, per_scored_image)):
-        share = max(rates) * cost / peak
-        console.print(f"{name:19}  {max(rates):10,.0f} images/s, {cost:.3f} GFLOP an image, {share:.0%} of the peak")
+        shares = np.array(rates) * cost / np.array(peaks)
+        console.print(
+            f"{name:19}  {np.median(rates):10,.0f} images/s, {cost:.3f} GFLOP an image, "
+            f"{np.median(shares):.0%} of the peak (rounds: {shares.min():.0%} to {shares.max():.0%})",
+            soft_wrap=True,
+        )
     delivered = pipeline_images_per_second(batch_size, image_size, channels)
-    ratio = delivered / max(training)
+    ratio = delivered / np.median(training)
     console.print(f"{'input pipeline':19}  {delivered:10,.0f} images/s, {ratio:.0f} times the training")
 
 

@@ -13,6 +13,7 @@ import anomaly_toolbox
 PACKAGE = Path(anomaly_toolbox.__file__).parent
 LEAVES = {"errors", "files"}  # anyone may use these
 ALLOWED = {
+    "__main__": {"cli"},
     "cli": {"sweep", "models", "datasets"},
     "sweep": {"experiment", "hps", "datasets", "models"},
     "experiment": {"models", "datasets", "callbacks", "evaluation", "pictures", "runs", "hps"},

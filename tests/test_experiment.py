@@ -115,7 +115,8 @@ def test_tensorboard_has_every_curve(finished):
     tags = set(events.Tags()["tensors"])
     assert {f"losses/{name}" for name in ("g_loss", "d_loss", "d_real", "d_fake", "contextual")} <= tags
     assert {"validation/auprc", "validation/auroc", "validation/loss", "learning_rate/g", "learning_rate/d"} <= tags
-    assert {"scores/paper/normal", "scores/paper/anomalous", "precision_recall/paper", "test/auprc"} <= tags
+    assert {"scores/paper/normal", "scores/paper/anomalous", "test/auprc"} <= tags
+    assert any(tag.startswith("precision_recall/paper") for tag in tags)
     assert {"image, reconstruction, residual", "_hparams_/session_start_info"} <= tags
     assert len(events.Tensors("losses/d_loss")) == 3 * (972 // 64) // 5
     assert len(events.Tensors("validation/auprc")) == 3

@@ -132,7 +132,10 @@ class AnomalyDetectionDataset(abc.ABC):
             image = tf.image.resize(tf.cast(image, tf.float32), new_size, antialias=True)
             return image * ((high - low) / white) + low, label
 
-        dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        if dataset.element_spec[0].shape.is_fully_defined():  # images of one size are resized many at a time
+            dataset = dataset.batch(256).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+        else:
+            dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
         if cache:
             dataset = dataset.cache()
         if is_training:

@@ -133,3 +133,8 @@ class GANomaly(AnomalyDetector):
         """A(x) of (12)."""
         z, _, z_hat = self.round_trip(x)
         return losses.distance(z, z_hat)
+
+    def scores(self, x):
+        """A(x) and the residual, both from one round trip."""
+        z, x_hat, z_hat = self.round_trip(x)
+        return {"paper": losses.distance(z, z_hat), "residual": losses.l1_per_image(x, x_hat)}
