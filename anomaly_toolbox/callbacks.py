@@ -4,7 +4,9 @@ At the end of an epoch they act in this order: `Timing`, `Validation`, `KeepBest
 `Checkpoint`. The checkpoint comes last, so whatever is killed before it is done again, and gives the same.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,8 @@ class Timing(keras.callbacks.Callback):
 class Validation(keras.callbacks.Callback):
     """Scores the validation images and adds `val_auprc`, `val_auroc` and `val_loss` to the epoch's logs.
 
-    `val_loss` is the mean residual of the normal ones: it needs no labelled anomalies.
+    `val_loss` is the mean residual of the normal ones: it needs no labelled anomalies. The others are added where
+    there are some.
     """
 
     def __init__(self, split: ScoringSplit):
@@ -68,7 +71,7 @@ class Validation(keras.callbacks.Callback):
         self.scores = self.model.score_batches(self.split.batches, len(labels))
         decisive = next(iter(self.scores.values()))
         figures = evaluation.figures(labels, decisive, threshold=0.0)
-        logs["val_auprc"], logs["val_auroc"] = figures["auprc"], figures["auroc"]
+        logs |= {f"val_{name}": figures[name] for name in ("auprc", "auroc") if figures[name] is not None}
         logs["val_loss"] = float(self.scores["residual"][labels == 0].mean())
 
 
@@ -83,7 +86,7 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self._is_better(logs):
             self.best_epoch = epoch + 1
-            with whole(self._path) as beside:
+            with whole(self._path, _bytes_of(self.model.variables)) as beside:
                 self.model.save_networks(beside)
         self.model.stop_training = self.is_exhausted(epoch + 1)
 
@@ -130,7 +133,8 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._folder.mkdir(exist_ok=True)
         weights = self._folder / f"epoch-{epoch + 1}.weights.h5"
-        with whole(weights) as beside:
+        optimizers = [variable for optimizer in self.model.optimizers.values() for variable in optimizer.variables]
+        with whole(weights, _bytes_of([*self.model.variables, *optimizers])) as beside:
             self.model.save_weights(str(beside))
         state = {"epoch": epoch + 1, "weights": weights.name}
         state |= {"best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
@@ -170,7 +174,7 @@ class Summaries(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         split, scores = self._validation.split, self._validation.scores
         with self.writer.as_default((epoch + 1) * self._steps_per_epoch):
-            for name in VALIDATION_FIGURES.values():
+            for name in logs.keys() & set(VALIDATION_FIGURES.values()):
                 tf.summary.scalar(f"validation/{name.removeprefix('val_')}", logs[name])
             for player, optimizer in self.model.optimizers.items():
                 tf.summary.scalar(f"learning_rate/{player}", optimizer.learning_rate)
@@ -185,8 +189,10 @@ class Summaries(keras.callbacks.Callback):
 
     def _separation(self, labels: np.ndarray, scores: dict[str, np.ndarray]) -> None:
         for name, values in scores.items():
-            for kind, label in (("normal", 0), ("anomalous", 1)):
-                tf.summary.histogram(f"scores/{name}/{kind}", values[labels == label])
+            tf.summary.histogram(f"scores/{name}/normal", values[labels == 0])
+            if not labels.any():
+                continue
+            tf.summary.histogram(f"scores/{name}/anomalous", values[labels == 1])
             rescaled = evaluation.rescale(values, values.min(), values.max())
             curve = pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled)
             step = tf.summary.experimental.get_step()
@@ -229,7 +235,10 @@ class EpochProgress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._bar.remove_task(self._task)
         shown = {name: logs[name] for name in logs if name.endswith("_loss") and name != "val_loss"}
-        shown |= {"validation AUPRC": logs["val_auprc"], "AUROC": logs["val_auroc"]}
+        if "val_auprc" in logs:
+            shown |= {"validation AUPRC": logs["val_auprc"], "AUROC": logs["val_auroc"]}
+        else:
+            shown |= {"validation residual": logs["val_loss"]}
         figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         kept = "  (kept)" if self._keep_best.best_epoch == epoch + 1 else ""
         self._say(f"epoch {epoch + 1}/{self._epochs}  {time.perf_counter() - self._began:.0f} s  {figures}{kept}")
@@ -253,6 +262,11 @@ class ScoringProgress(keras.callbacks.Callback):
 
     def on_predict_end(self, logs=None):
         self._bar.remove_task(self._task)
+
+
+def _bytes_of(variables: Sequence[keras.Variable]) -> int:
+    """Room that variables take in an HDF5 file, with its headers."""
+    return sum(4 * math.prod(variable.shape) + 4096 for variable in variables)
 
 
 def progress_bar(console: Console) -> Progress:

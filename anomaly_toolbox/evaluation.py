@@ -14,20 +14,22 @@ def figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[st
     """How well `scores` separate the two kinds of images.
 
     Args:
-        labels: (n,), 0 normal and 1 anomalous; both must occur.
+        labels: (n,), 0 normal and 1 anomalous.
         scores: (n,), finite.
         threshold: scores at or above it are called anomalous; chosen on validation images, never on these if they
             are the test images.
 
     Returns:
         `auprc` (average precision: the step-wise area under the precision-recall curve), `auroc`, `f1` at
-        `threshold`, and the counts with the `prevalence` of anomalies, which is the `auprc` of a guess.
+        `threshold`, and the counts with the `prevalence` of anomalies, which is the `auprc` of a guess. Where one
+        kind of image is missing, the first three are None.
     """
     labels, scores = _checked(labels, scores)
+    both = 0 < labels.sum() < len(labels)
     return {
-        "auprc": float(average_precision_score(labels, scores)),
-        "auroc": float(roc_auc_score(labels, scores)),
-        "f1": float(f1_score(labels, scores >= threshold, zero_division=0.0)),
+        "auprc": float(average_precision_score(labels, scores)) if both else None,
+        "auroc": float(roc_auc_score(labels, scores)) if both else None,
+        "f1": float(f1_score(labels, scores >= threshold, zero_division=0.0)) if both else None,
         "threshold": float(threshold),
         "prevalence": float(labels.mean()),
         "n_normal": int((labels == 0).sum()),
@@ -36,8 +38,13 @@ def figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[st
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
-    """The threshold with the highest F1 when scores at or above it are called anomalous."""
+    """The threshold with the highest F1 when scores at or above it are called anomalous.
+
+    Without anomalous images to choose by, it is the highest score of a normal one.
+    """
     labels, scores = _checked(labels, scores)
+    if not labels.any():
+        return float(scores.max())
     precision, recall, thresholds = precision_recall_curve(labels, scores)
     precision, recall = precision[:-1], recall[:-1]  # the last point, recall 0, has no threshold
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
@@ -73,10 +80,8 @@ def rescale(scores: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
-    if labels.shape != scores.shape or labels.ndim != 1:
+    if labels.shape != scores.shape or labels.ndim != 1 or not labels.size:
         raise ValueError(f"expected one score for each label, received shapes {scores.shape} and {labels.shape}")
-    if set(np.unique(labels)) != {0, 1}:
-        raise ToolboxError("cannot be evaluated: both normal and anomalous images are needed")
     if not np.isfinite(scores).all():
         raise ToolboxError("the detector gave scores that are not finite: training diverged; try a lower learning_rate")
     return labels, scores

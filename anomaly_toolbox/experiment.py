@@ -1,9 +1,9 @@
 """One trial: data, detector, training, test, and the run's folder."""
 
 import csv
+import dataclasses
 import importlib.metadata
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,15 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from anomaly_toolbox import callbacks, evaluation, pictures
-from anomaly_toolbox.datasets.batches import ScoringSplit, count_images, scoring_split, training_batches
+from anomaly_toolbox.datasets.batches import (
+    EXAMPLES_OF_EACH_KIND,
+    ScoringSplit,
+    count_images,
+    scoring_split,
+    training_batches,
+)
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import read_json, whole
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.base import AnomalyDetector
@@ -23,7 +30,7 @@ from anomaly_toolbox.runs import Run, run_name
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Trial:
     """What one run is to be.
 
@@ -101,6 +108,7 @@ def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
     counts = count_images(dataset)
     for split, kinds in counts.items():
         _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images")
+    _check_counts(counts, hp.select_by)
     shape = (hp.image_size, hp.image_size, dataset.channels)
     validation = scoring_split(dataset.validation, hp.batch_size, shape)
     test = scoring_split(dataset.test, hp.batch_size, shape)
@@ -201,6 +209,15 @@ def _test(
     }
 
 
+def _check_counts(counts: dict[str, dict[str, int]], select_by: str) -> None:
+    """Finds out before the training, not after it, that something could not be measured."""
+    for split, kind in (("validation", "normal"), ("test", "normal"), ("test", "anomalous")):
+        if not counts[split][kind]:
+            raise ToolboxError(f"{split}: there are no {kind} images, so nothing could be measured")
+    if select_by in ("auprc", "auroc") and not counts["validation"]["anomalous"]:
+        raise InputError(f"select_by: {select_by} needs anomalous validation images, there are none; use loss or last")
+
+
 def _write_scores(path: Path, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
     """One row a test image; nine digits are enough to get a float32 back exactly."""
     with whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
@@ -214,7 +231,7 @@ def _draw(
     folder: Path, detector: AnomalyDetector, test: ScoringSplit, scores: np.ndarray, figures: dict[str, Any]
 ) -> None:
     reconstructions = detector.reconstruct(test.examples).numpy()
-    n_normal = min(len(test.examples) // 2, figures["n_normal"])
+    n_normal = min(EXAMPLES_OF_EACH_KIND, figures["n_normal"])
     pictures.save_reconstructions(folder / "reconstructions.png", test.examples, reconstructions, n_normal)
     pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
     pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
@@ -226,7 +243,7 @@ def _with_default_label(trial: Trial) -> Trial:
     if hp.anomalous_label is not None or hp.class_label is not None:
         return trial
     chosen = hp.model_copy(update={"anomalous_label": trial.dataset.default_anomalous_label})
-    return Trial(**{**vars(trial), "hyperparameters": chosen})
+    return dataclasses.replace(trial, hyperparameters=chosen)
 
 
 def _hparams(trial: Trial) -> dict[str, Any]:

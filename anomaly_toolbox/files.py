@@ -1,9 +1,11 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,14 @@ from anomaly_toolbox.errors import ToolboxError
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Yields a name beside `path` to write to; on success that file becomes `path`, on any failure it goes."""
+def whole(path: Path, size: int = 0) -> Iterator[Path]:
+    """Yields a name beside `path` to write to; on success that file becomes `path`, on any failure it goes.
+
+    With `size`, about how many bytes will be written, a disk without that much room is an OSError before anything is
+    written: the HDF5 library does not survive a disk that fills up under it.
+    """
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     beside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield beside

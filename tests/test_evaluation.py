@@ -66,6 +66,12 @@ def test_scores_that_are_not_finite_are_refused():
         evaluation.figures(LABELS, np.array([0.1, np.nan, 0.2, 0.3]), 0.5)
 
 
-def test_one_kind_of_image_cannot_be_evaluated():
-    with pytest.raises(ToolboxError, match="both normal and anomalous"):
-        evaluation.figures(np.zeros(3), np.arange(3), 0.5)
+def test_without_anomalies_there_is_a_threshold_but_no_figure():
+    labels, scores = np.zeros(3), np.array([0.1, 0.3, 0.2])
+    assert evaluation.best_threshold(labels, scores) == 0.3
+    assert [evaluation.figures(labels, scores, 0.3)[name] for name in ("auprc", "auroc", "f1")] == [None] * 3
+
+
+def test_one_score_a_label():
+    with pytest.raises(ValueError, match="one score for each label"):
+        evaluation.figures(LABELS, SCORES[:3], 0.5)

@@ -1,6 +1,7 @@
 """One trial from data to figures: what it writes, that it repeats, and that it survives."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -182,6 +183,25 @@ def test_patience_and_the_last_epoch(tmp_path):
 def test_a_batch_larger_than_the_training_set(tmp_path):
     with pytest.raises(InputError, match="batch_size: 2000 is larger than the training set"):
         run(tmp_path, batch_size=2000)
+
+
+class NoAnomalousValidation(Digits):
+    def configure(self, *arguments, **options):
+        super().configure(*arguments, **options)
+        self._validation = self._validation_normal
+
+
+def test_without_anomalies_in_validation_the_loss_decides(tmp_path):
+    said = io.StringIO()
+    without = dataclasses.replace(trial(epochs=2), dataset=NoAnomalousValidation())
+    with pytest.raises(InputError, match="select_by: auprc needs anomalous validation images"):
+        run_trial(without, tmp_path, Console(file=said))
+    by_loss = dataclasses.replace(trial(epochs=2, select_by="loss"), dataset=NoAnomalousValidation())
+    _, results = run_trial(by_loss, tmp_path, Console(file=said))
+    assert said.getvalue().count("validation residual") == 2
+    assert results["validation"]["auprc"] is None
+    assert results["validation"]["threshold"] == results["validation"]["score_max"]
+    assert results["test"]["auprc"] > 0
 
 
 def test_without_a_label_the_dataset_chooses(tmp_path):

@@ -32,3 +32,10 @@ def test_damaged_json_is_named(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ToolboxError, match=r"a\.json is damaged"):
         files.read_json(path)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, files.whole(tmp_path / "weights", size=1 << 60):
+        pytest.fail("nothing should be written")
+    assert caught.value.filename == str(tmp_path / "weights")
+    assert not list(tmp_path.iterdir())

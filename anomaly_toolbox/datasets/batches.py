@@ -12,7 +12,7 @@ import tensorflow as tf
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError
 
-SPLITS = ("train_normal", "train_anomalous", "validation", "test")
+NEEDED = ("train_normal", "validation", "test")
 EXAMPLES_OF_EACH_KIND = 6
 
 
@@ -36,11 +36,13 @@ def count_images(dataset: AnomalyDetectionDataset) -> dict[str, dict[str, int]]:
 
     The pass over the training images fills their cache, so the first epoch is none the slower for it.
     """
-    for name in SPLITS:
+    for name in NEEDED:
         if not isinstance(getattr(dataset, name), tf.data.Dataset):
             raise ToolboxError(f"{type(dataset).__name__}.configure has not filled {name}")
-    labels = {name: _labels(getattr(dataset, name)) for name in SPLITS}
-    labels["train"] = np.concatenate([labels.pop("train_normal"), labels.pop("train_anomalous")])
+    labels = {split: _labels(getattr(dataset, split)) for split in ("validation", "test")}
+    labels["train"] = _labels(dataset.train_normal)
+    if dataset.train_anomalous is not None:
+        labels["train"] = np.concatenate([labels["train"], _labels(dataset.train_anomalous)])
     return {
         split: {"normal": int((labels[split] == 0).sum()), "anomalous": int((labels[split] == 1).sum())}
         for split in ("train", "validation", "test")

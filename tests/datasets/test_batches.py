@@ -68,7 +68,7 @@ class Halfway(AnomalyDetectionDataset):
 def test_a_split_that_is_not_filled_is_named():
     dataset = Halfway()
     dataset.configure()
-    with pytest.raises(ToolboxError, match=r"Halfway\.configure has not filled train_anomalous"):
+    with pytest.raises(ToolboxError, match=r"Halfway\.configure has not filled validation"):
         count_images(dataset)
 
 
