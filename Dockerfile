@@ -6,10 +6,11 @@ RUN useradd --create-home --uid 1000 anomaly && mkdir /data /logs && chown anoma
 WORKDIR /opt/anomaly-toolbox
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY anomaly_toolbox anomaly_toolbox
+# hadolint ignore=DL3013  # the versions stand in setup.cfg
 RUN pip install --no-cache-dir ".[gpu]"
 COPY hps /hps
 
-USER anomaly
+USER 1000
 WORKDIR /
 ENV ANOMALY_BOX_LOG_DIR=/logs
 VOLUME ["/data", "/logs"]

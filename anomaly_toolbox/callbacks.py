@@ -4,9 +4,10 @@ At the end of an epoch they act in this order: `Timing`, `Validation`, `KeepBest
 `Checkpoint`. The checkpoint comes last, so whatever is killed before it is done again, and gives the same.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from anomaly_toolbox import evaluation, pictures
 from anomaly_toolbox.datasets.batches import ScoringSplit
 from anomaly_toolbox.errors import ToolboxError
 from anomaly_toolbox.files import read_json, whole, write_json
+from anomaly_toolbox.models.base import AnomalyDetector
 
 SECONDS_BEFORE_ESTIMATE = 3
 VALIDATION_FIGURES = {"auprc": "val_auprc", "auroc": "val_auroc", "loss": "val_loss"}
@@ -76,17 +78,31 @@ class Validation(keras.callbacks.Callback):
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Keeps the networks of the best epoch so far, and stops when there was no better one for `patience` epochs."""
+    """Keeps the networks of the best epoch so far, and stops when there was no better one for `patience` epochs.
 
-    def __init__(self, path: Path, select_by: str, patience: int | None):
+    Each goes to a file of its own; `Checkpoint` removes the others once its state names the new one.
+    """
+
+    def __init__(self, folder: Path, select_by: str, patience: int | None):
         super().__init__()
-        self._path, self._select_by, self._patience = path, select_by, patience
+        self._folder, self._select_by, self._patience = folder, select_by, patience
         self.best_epoch, self.best = 0, None
+
+    @property
+    def path(self) -> Path:
+        """Where the networks of the best epoch are."""
+        return self._folder / f"best-{self.best_epoch}.weights.h5"
+
+    def restore(self, model: AnomalyDetector) -> None:
+        """Gives `model` the networks of the best epoch; ToolboxError if they are damaged."""
+        with _damage_is_told(self.path):
+            model.load_networks(self.path)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._is_better(logs):
             self.best_epoch = epoch + 1
-            with whole(self._path, _bytes_of(self.model.variables)) as beside:
+            self._folder.mkdir(exist_ok=True)
+            with whole(self.path, _bytes_of(self.model.variables)) as beside:
                 self.model.save_networks(beside)
         self.model.stop_training = self.is_exhausted(epoch + 1)
 
@@ -108,7 +124,7 @@ class Checkpoint(keras.callbacks.Callback):
     """Saves all that training needs to go on: weights, optimizers, epoch, best figure so far.
 
     Keras's `BackupAndRestore` writes weights and epoch as two files and forgets the best figure; killed between the
-    two, it would train an epoch twice. Here `state.json` is replaced in one step and names the weights it belongs to.
+    two, it would train an epoch twice. Here `state.json` is replaced in one step and tells which weights count.
     """
 
     def __init__(self, folder: Path, keep_best: KeepBest):
@@ -116,32 +132,34 @@ class Checkpoint(keras.callbacks.Callback):
         self._folder, self._keep_best = folder, keep_best
         self._state_path = folder / "state.json"
 
-    def restore(self, model: keras.Model) -> int:
-        """Brings `model` back to the last finished epoch and returns how many are finished, 0 without a checkpoint."""
+    def restore(self, model: AnomalyDetector) -> int:
+        """Brings `model` back to the last finished epoch and returns how many are finished, 0 without a checkpoint.
+
+        Raises:
+            ToolboxError: the checkpoint is damaged.
+        """
         if not self._state_path.exists():
             return 0
         state = read_json(self._state_path)
-        try:
-            model.load_weights(str(self._folder / state["weights"]))
-            self._keep_best.best_epoch, self._keep_best.best = state["best_epoch"], state["best"]
-            return state["epoch"]
-        except (OSError, ValueError, KeyError) as problem:
-            raise ToolboxError(
-                f"{self._folder} is damaged ({type(problem).__name__}); --overwrite starts this run anew"
-            ) from problem
+        with _damage_is_told(self._folder):
+            model.load_weights(str(self._weights(int(state["epoch"]))))
+            self._keep_best.best_epoch, self._keep_best.best = int(state["best_epoch"]), state["best"]
+        return state["epoch"]
 
     def on_epoch_end(self, epoch, logs=None):
+        weights = self._weights(epoch + 1)
         self._folder.mkdir(exist_ok=True)
-        weights = self._folder / f"epoch-{epoch + 1}.weights.h5"
         optimizers = [variable for optimizer in self.model.optimizers.values() for variable in optimizer.variables]
         with whole(weights, _bytes_of([*self.model.variables, *optimizers])) as beside:
             self.model.save_weights(str(beside))
-        state = {"epoch": epoch + 1, "weights": weights.name}
-        state |= {"best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
-        write_json(self._state_path, state)
-        for older in self._folder.glob("*.weights.h5"):
-            if older != weights:
-                older.unlink()
+        best = {"best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
+        write_json(self._state_path, {"epoch": epoch + 1, **best})
+        for other in self._folder.glob("*.weights.h5"):
+            if other not in (weights, self._keep_best.path):
+                other.unlink()
+
+    def _weights(self, epochs_done: int) -> Path:
+        return self._folder / f"epoch-{epochs_done}.weights.h5"
 
 
 class Summaries(keras.callbacks.Callback):
@@ -262,6 +280,17 @@ class ScoringProgress(keras.callbacks.Callback):
 
     def on_predict_end(self, logs=None):
         self._bar.remove_task(self._task)
+
+
+@contextlib.contextmanager
+def _damage_is_told(path: Path) -> Iterator[None]:
+    """Weights that cannot be read raise many kinds of errors; here they become one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
+        raise ToolboxError(
+            f"{path} is damaged or missing ({type(problem).__name__}); --overwrite starts this run anew"
+        ) from problem
 
 
 def _bytes_of(variables: Sequence[keras.Variable]) -> int:

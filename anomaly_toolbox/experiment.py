@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import importlib.metadata
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,6 @@ def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
     detector = detector_class(trial.experiment)(hp, dataset.channels)
     detector.compile()
     training_speed, best_epoch = _train(trial, run, console, detector, counts["train"]["normal"], validation)
-    detector.load_networks(run.weights_path)
     results = _test(trial, run, console, detector, validation, test)
     results |= {"selected_epoch": best_epoch, "train_images_per_second": training_speed}
     run.finish(results)
@@ -131,37 +131,41 @@ def _train(
     n_train: int,
     validation: ScoringSplit,
 ) -> tuple[float | None, int]:
-    """Fits the detector, from its checkpoint if there is one; returns images per second and the best epoch."""
+    """Fits the detector, from its checkpoint if there is one, and leaves it with the networks of the best epoch.
+
+    Returns images per second, None if nothing was left to train, and the best epoch.
+    """
     hp = trial.hyperparameters
-    keep_best = callbacks.KeepBest(run.weights_path, hp.select_by, hp.patience)
+    keep_best = callbacks.KeepBest(run.checkpoint, hp.select_by, hp.patience)
     checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best)
     epochs_done = checkpoint.restore(detector)
     if epochs_done:
         _say(console, f"going on after epoch {epochs_done} of {hp.epochs}")
-    if epochs_done >= hp.epochs or keep_best.is_exhausted(epochs_done):
-        return None, keep_best.best_epoch
     timing = callbacks.Timing(hp.batch_size)
-    validate = callbacks.Validation(validation)
-    train = training_batches(trial.dataset.train_normal, hp.batch_size, detector.image_shape, n_train, epochs_done)
-    steps = n_train // hp.batch_size
-    with callbacks.progress_bar(console) as bar:
-        around_the_loop = [
-            timing,
-            validate,
-            keep_best,
-            callbacks.Summaries(run.folder, _flat(trial), validate, hp.step_log_frequency, steps),
-            callbacks.EpochProgress(bar, hp.epochs, keep_best),
-            checkpoint,
-        ]
-        detector.fit(
-            train,
-            steps_per_epoch=steps,
-            epochs=hp.epochs,
-            initial_epoch=epochs_done,
-            shuffle=False,  # the dataset shuffles
-            verbose=0,
-            callbacks=around_the_loop,
-        )
+    if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
+        validate = callbacks.Validation(validation)
+        steps = n_train // hp.batch_size
+        with callbacks.progress_bar(console) as bar:
+            around_the_loop = [
+                timing,
+                validate,
+                keep_best,
+                callbacks.Summaries(run.folder, _flat(trial), validate, hp.step_log_frequency, steps),
+                callbacks.EpochProgress(bar, hp.epochs, keep_best),
+                checkpoint,
+            ]
+            detector.fit(
+                training_batches(trial.dataset.train_normal, hp.batch_size, detector.image_shape, n_train, epochs_done),
+                steps_per_epoch=steps,
+                epochs=hp.epochs,
+                initial_epoch=epochs_done,
+                shuffle=False,  # the dataset shuffles
+                verbose=0,
+                callbacks=around_the_loop,
+            )
+    keep_best.restore(detector)
+    with whole(run.weights_path) as beside:
+        shutil.copyfile(keep_best.path, beside)
     return timing.images_per_second, keep_best.best_epoch
 
 
@@ -175,10 +179,10 @@ def _test(
 ) -> dict[str, Any]:
     """Scores validation and test images, writes `scores.csv` and the pictures, and returns the figures."""
     with callbacks.progress_bar(console) as bar:
-        show = lambda title: [callbacks.ScoringProgress(bar, title)]  # noqa: E731
-        on_validation = detector.score_batches(validation.batches, len(validation.labels), show("validation"))
+        shown = callbacks.ScoringProgress(bar, "scoring")
+        on_validation = detector.score_batches(validation.batches, len(validation.labels), [shown])
         began = time.perf_counter()
-        on_test = detector.score_batches(test.batches, len(test.labels), show("test"))
+        on_test = detector.score_batches(test.batches, len(test.labels), [shown])
         seconds = time.perf_counter() - began
     _say(console, f"{len(test.labels):,} test images scored; figures and pictures follow")
 

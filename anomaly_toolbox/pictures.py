@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import PrecisionRecallDisplay
+from sklearn.metrics import precision_recall_curve
 
 from anomaly_toolbox.files import whole
 
@@ -26,7 +26,7 @@ def triples(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
 def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.ndarray, n_normal: int) -> None:
     """`triples` with captions; the first `n_normal` images are normal."""
     grid = triples(images, reconstructions)
-    figure = Figure(figsize=(max(4, 0.8 * len(images)), 2.9), layout="constrained")
+    figure = Figure(figsize=(max(4, 0.8 * len(images) + 1.1), 2.7), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=1)
     size = grid.shape[0] / 3
@@ -43,9 +43,8 @@ def save_precision_recall(path: Path, labels: np.ndarray, scores: np.ndarray, au
     """The precision-recall curve, with the prevalence that a guess would reach."""
     figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.add_subplot()
-    PrecisionRecallDisplay.from_predictions(
-        labels, scores, ax=axes, name=f"AUPRC {auprc:.3f}", curve_kwargs={"color": ANOMALOUS}
-    )
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    axes.step(recall, precision, where="post", color=ANOMALOUS, label=f"AUPRC {auprc:.3f}")
     prevalence = labels.mean()
     axes.axhline(prevalence, color="gray", linestyle="--", linewidth=1, label=f"a guess: prevalence {prevalence:.3f}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
@@ -60,9 +59,9 @@ def save_histogram(path: Path, labels: np.ndarray, scores: np.ndarray, threshold
     bins = np.histogram_bin_edges(scores, 60)
     for kind, name, colour in ((0, "normal", NORMAL), (1, "anomalous", ANOMALOUS)):
         axes.hist(scores[labels == kind], bins, density=True, alpha=0.6, color=colour, label=name)
-    axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold of the best F1 on validation")
+    axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold (from validation)")
     axes.set(xlabel="anomaly score", ylabel="density of each kind")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path)
 
 

@@ -81,7 +81,7 @@ def _device(require_gpu: bool) -> str:
             "--require-gpu: TensorFlow finds no GPU; install with pip install '.[gpu]', in Docker start with "
             "--gpus all, and see --debug for TensorFlow's own messages"
         )
-    return f"CPU ({len(os.sched_getaffinity(0))} cores), no GPU found"
+    return f"CPU ({os.cpu_count()} cores), no GPU found"
 
 
 def _show(console: Console, finished: Sequence[tuple[Path, dict[str, Any]]]) -> None:

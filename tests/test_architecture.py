@@ -17,7 +17,7 @@ ALLOWED = {
     "cli": {"sweep", "models", "datasets"},
     "sweep": {"experiment", "hps", "datasets", "models"},
     "experiment": {"models", "datasets", "callbacks", "evaluation", "pictures", "runs", "hps"},
-    "callbacks": {"datasets", "evaluation", "pictures"},
+    "callbacks": {"datasets", "evaluation", "models", "pictures"},
     "models": {"models", "losses", "layers"},
     "datasets": {"datasets"},
     "hps": set(),
