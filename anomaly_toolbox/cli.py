@@ -1,6 +1,7 @@
 """The command `anomaly-box`. Only click is imported here; TensorFlow waits until there is work for it."""
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -157,6 +158,7 @@ def _import_tensorflow(debug: bool) -> None:
         import tensorflow
 
         tensorflow.config.list_physical_devices()
+        logging.getLogger("absl").setLevel(logging.ERROR)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

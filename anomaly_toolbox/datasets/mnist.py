@@ -4,8 +4,11 @@ They come from four IDX files in `data_dir` if they are there, else through Tens
 to `data_dir` once. The official test split is the test; the first 600 training images of each label are validation.
 """
 
+import socket
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -59,7 +62,11 @@ class MNIST(LabelledImages):
         import tensorflow_datasets as tfds
 
         try:
-            splits = tfds.load(self.tfds_name, split=["train", "test"], data_dir=data_dir, as_supervised=True)
+            builder = tfds.builder(self.tfds_name, data_dir=data_dir)
+            if not builder.is_prepared():
+                _reach(builder.URL)
+                builder.download_and_prepare()
+            splits = builder.as_dataset(split=["train", "test"], as_supervised=True)
         except Exception as problem:
             raise ToolboxError(
                 f"{type(self).__name__} is not on this machine and could not be downloaded "
@@ -77,6 +84,14 @@ class FashionMNIST(MNIST):
     """
 
     tfds_name = "fashion_mnist"
+
+
+def _reach(url: str) -> None:
+    """Raises OSError within seconds where there is no network; the download itself tries for minutes."""
+    address = urlsplit(url)
+    if not getproxies():
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname, port), timeout=10).close()
 
 
 def _in_memory(dataset) -> Split:

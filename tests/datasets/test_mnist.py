@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from anomaly_toolbox.datasets import mnist
 from anomaly_toolbox.datasets.mnist import MNIST, FashionMNIST
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import write_idx
@@ -40,7 +41,8 @@ def test_a_folder_that_is_none(tmp_path):
         MNIST(tmp_path / "none")
 
 
-def test_through_tensorflow_datasets(tmp_path):
+def test_through_tensorflow_datasets(tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "_reach", lambda url: None)
     with tfds.testing.mock_data(num_examples=6500):
         dataset = FashionMNIST(tmp_path)
     sizes = {split: len(raw.labels) for split, raw in dataset._raw.items()}
@@ -50,9 +52,10 @@ def test_through_tensorflow_datasets(tmp_path):
 
 
 def test_without_files_or_network_both_ways_are_named(tmp_path, monkeypatch):
-    def no_network(*_, **__):
-        raise ConnectionError
+    def no_network(address, timeout):
+        raise OSError(f"cannot reach {address} within {timeout} s")
 
-    monkeypatch.setattr(tfds, "load", no_network)
+    monkeypatch.setattr(mnist, "getproxies", dict)
+    monkeypatch.setattr(mnist.socket, "create_connection", no_network)
     with pytest.raises(ToolboxError, match=r"could not be downloaded.*'mnist'.*train-images-idx3-ubyte.*--data-dir"):
         MNIST(tmp_path)
