@@ -1,0 +1,38 @@
+"""The benchmark counts right; what it times is never tested."""
+
+import pytest
+import tensorflow as tf
+
+from benchmarks.flops import gflop
+
+
+def test_convolutions_and_products_by_hand():
+    layer = tf.random.normal((3, 3, 2, 5))
+
+    @tf.function
+    def convolution(x):
+        return tf.nn.conv2d(x, layer, strides=2, padding="SAME")
+
+    # 4 images, 4x4x5 outputs, each of 3x3x2 multiply-adds
+    assert gflop(convolution, tf.TensorSpec((4, 8, 8, 2))) == pytest.approx(2 * 4 * 4 * 4 * 5 * 3 * 3 * 2 / 1e9)
+
+    @tf.function
+    def product(x):
+        tf.nn.conv2d(tf.ones((1, 8, 8, 2)), layer, strides=1, padding="SAME")
+        return tf.matmul(x, x, transpose_a=True)
+
+    assert gflop(product, tf.TensorSpec((7, 3))) == pytest.approx(2 * 3 * 3 * 7 / 1e9)
+
+
+def test_gradients_cost_as_much_as_the_way_there():
+    kernel = tf.Variable(tf.random.normal((3, 3, 2, 5)))
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(tf.nn.conv2d(x, kernel, strides=2, padding="SAME") ** 2)
+        return tape.gradient(y, [x, kernel])
+
+    forward = 2 * 4 * 4 * 4 * 5 * 3 * 3 * 2 / 1e9
+    assert gflop(gradients, tf.TensorSpec((4, 8, 8, 2))) == pytest.approx(3 * forward)
