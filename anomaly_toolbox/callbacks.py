@@ -22,7 +22,7 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 from anomaly_toolbox import evaluation, pictures
 from anomaly_toolbox.datasets.batches import ScoringSplit
 from anomaly_toolbox.errors import ToolboxError
-from anomaly_toolbox.files import read_json, whole, write_json
+from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models.base import AnomalyDetector
 
 SECONDS_BEFORE_ESTIMATE = 3
@@ -142,9 +142,14 @@ class Checkpoint(keras.callbacks.Callback):
             return 0
         state = read_json(self._state_path)
         with _damage_is_told(self._folder):
-            model.load_weights(str(self._weights(int(state["epoch"]))))
-            self._keep_best.best_epoch, self._keep_best.best = int(state["best_epoch"]), state["best"]
-        return state["epoch"]
+            epochs_done = int(state["epoch"])
+            self._keep_best.best_epoch = int(state["best_epoch"])
+            self._keep_best.best = None if state["best"] is None else float(state["best"])
+            for path in (self._weights(epochs_done), self._keep_best.path):
+                if sha256(path) != state["sha256"][path.name]:
+                    raise ValueError(path)
+            model.load_weights(str(self._weights(epochs_done)))
+        return epochs_done
 
     def on_epoch_end(self, epoch, logs=None):
         weights = self._weights(epoch + 1)
@@ -152,10 +157,11 @@ class Checkpoint(keras.callbacks.Callback):
         optimizers = [variable for optimizer in self.model.optimizers.values() for variable in optimizer.variables]
         with whole(weights, _bytes_of([*self.model.variables, *optimizers])) as beside:
             self.model.save_weights(str(beside))
-        best = {"best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
-        write_json(self._state_path, {"epoch": epoch + 1, **best})
+        counted = (weights, self._keep_best.path)
+        state = {"epoch": epoch + 1, "best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
+        write_json(self._state_path, state | {"sha256": {path.name: sha256(path) for path in counted}})
         for other in self._folder.glob("*.weights.h5"):
-            if other not in (weights, self._keep_best.path):
+            if other not in counted:
                 other.unlink()
 
     def _weights(self, epochs_done: int) -> Path:

@@ -18,7 +18,22 @@ from anomaly_toolbox.models import METHODS, method_name
 INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANOMALY_BOX"})
+class OneLineErrors(click.Command):
+    """A command whose usage errors are one line, like all others."""
+
+    def main(self, *arguments, **options):
+        """Runs the command; see `click.Command.main`."""
+        try:
+            return super().main(*arguments, **options | {"standalone_mode": False})
+        except click.ClickException as problem:
+            _leave(f"Error: {problem.format_message()} (--help explains the options)", problem.exit_code)
+        except click.Abort:
+            _leave("Interrupted.", INTERRUPTED)
+
+
+@click.command(
+    cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANOMALY_BOX"}
+)
 @click.option("--experiment", metavar="NAME", help=f"The method to train and test: {', '.join(METHODS)}.")
 @click.option("--run-all", is_flag=True, help="Run every method instead of one.")
 @click.option(
@@ -125,7 +140,7 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _leave("Interrupted. The same command goes on after the last finished epoch.", INTERRUPTED)
+        _leave("Interrupted. The same command goes on after the last finished epoch, if there was one.", INTERRUPTED)
     except (click.ClickException, click.exceptions.Exit):
         raise
     except Exception as problem:
@@ -133,8 +148,9 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
             traceback.print_exc()
         if isinstance(problem, ToolboxError):
             _leave(f"Error: {problem}", problem.exit_code)
-        if isinstance(problem, OSError) and problem.filename:
-            _leave(f"Error: {problem.filename}: {problem.strerror}", 1)
+        if isinstance(problem, OSError) and problem.strerror:
+            place = f"{problem.filename}: " if problem.filename else ""
+            _leave(f"Error: {place}{problem.strerror}", 1)
         first_line = str(problem).strip().partition("\n")[0]
         _leave(f"Error: {type(problem).__name__}: {first_line} (--debug shows where)", 1)
 

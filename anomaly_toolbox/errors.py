@@ -1,7 +1,8 @@
 """Errors that a person can mend: one line that says what was received and what would be right."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class ToolboxError(Exception):
@@ -16,6 +17,18 @@ class InputError(ToolboxError):
     exit_code = 2
 
 
+@contextlib.contextmanager
+def problems_of(what: str) -> Iterator[None]:
+    """Turns whatever a user's own code raises, even `sys.exit`, into one line that says where it arose."""
+    try:
+        yield
+    except ToolboxError:
+        raise
+    except (Exception, SystemExit) as problem:
+        reason = " ".join(str(problem).split())[:300]
+        raise ToolboxError(f"{what} failed: {type(problem).__name__}: {reason}") from problem
+
+
 def did_you_mean(received: str, valid: Iterable[str]) -> str:
     """The end of an error about a name: the nearest valid one if any is near, then all of them.
 
@@ -26,4 +39,4 @@ def did_you_mean(received: str, valid: Iterable[str]) -> str:
     lowered = {name.lower(): name for name in valid}
     near = difflib.get_close_matches(received.lower(), lowered, n=1)
     question = f"did you mean {lowered[near[0]]}? " if near else ""
-    return f"{question}There are: {', '.join(valid)}"
+    return f"{question}There are: {', '.join(valid) or 'none'}"

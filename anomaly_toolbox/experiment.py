@@ -22,7 +22,7 @@ from anomaly_toolbox.datasets.batches import (
     training_batches,
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import InputError, ToolboxError, problems_of
 from anomaly_toolbox.files import read_json, whole
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.base import AnomalyDetector
@@ -98,17 +98,19 @@ def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
     hp, dataset = trial.hyperparameters, trial.dataset
     keras.backend.clear_session()
     keras.utils.set_random_seed(trial.seed)
-    dataset.configure(
-        batch_size=hp.batch_size,
-        new_size=(hp.image_size, hp.image_size),
-        anomalous_label=hp.anomalous_label,
-        class_label=hp.class_label,
-        shuffle_buffer_size=hp.shuffle_buffer_size,
-        drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
-    )
+    with problems_of(f"{type(dataset).__name__}.configure"):
+        dataset.configure(
+            batch_size=hp.batch_size,
+            new_size=(hp.image_size, hp.image_size),
+            anomalous_label=hp.anomalous_label,
+            class_label=hp.class_label,
+            shuffle_buffer_size=hp.shuffle_buffer_size,
+            drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
+        )
     counts = count_images(dataset)
     for split, kinds in counts.items():
-        _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images")
+        untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
+        _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}")
     _check_counts(counts, hp.select_by)
     shape = (hp.image_size, hp.image_size, dataset.channels)
     validation = scoring_split(dataset.validation, hp.batch_size, shape)
@@ -120,7 +122,7 @@ def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
     results = _test(trial, run, console, detector, validation, test)
     results |= {"selected_epoch": best_epoch, "train_images_per_second": training_speed}
     run.finish(results)
-    return read_json(run.results_path)
+    return results
 
 
 def _train(
@@ -187,6 +189,9 @@ def _test(
     _say(console, f"{len(test.labels):,} test images scored; figures and pictures follow")
 
     thresholds = {name: evaluation.best_threshold(validation.labels, values) for name, values in on_validation.items()}
+    for name, values in on_test.items():
+        if np.ptp(values) == 0:
+            _say(console, f"warning: every test image has the same score ({name}): it tells nothing")
     of_each_score = {}
     for name, values in on_test.items():
         of_each_score[name] = evaluation.figures(test.labels, values, thresholds[name])

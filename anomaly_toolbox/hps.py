@@ -71,15 +71,25 @@ def _read_domains(schema: type[BaseModel], method: str, path: Path, every_combin
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise InputError(f"--hps-path {path}: there is no such file") from None
     except OSError as problem:
         raise InputError(f"--hps-path {path}: cannot be read ({problem.strerror})") from None
-    except ValueError as problem:
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
+    except (ValueError, RecursionError) as problem:
         raise InputError(f"{path}: is not JSON: {problem}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object with a section for each method, received {_short(content)}")
+    return content
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in one object twice")
     return content
 
 
@@ -117,7 +127,7 @@ def _parse_override(schema: type[BaseModel], override: str) -> tuple[str, Any]:
         raise InputError(f"--set {override}: expected name=value, for example epochs=3")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text  # a plain word: --set select_by=last
     _check_name(schema, name, "--set")
     return name, _checked(schema, name, value, f"--set {name}")

@@ -33,6 +33,8 @@ def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.nda
     axes.set_yticks([size * (row + 0.5) for row in range(3)], ["image", "reconstruction", "residual"])
     middles = [size * n_normal / 2, size * (n_normal + len(images)) / 2]
     axes.set_xticks(middles, ["normal", "anomalous"])
+    for row in (1, 2):
+        axes.axhline(size * row - 0.5, color="white", linewidth=2)
     axes.axvline(size * n_normal - 0.5, color="white", linewidth=2)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -86,17 +87,26 @@ class Run:
                 )
 
     def finished_results(self) -> dict[str, Any] | None:
-        """`results.json` if the run is finished, else None; ToolboxError if what it left is damaged."""
+        """What `finish` was given if the run is finished, else None; ToolboxError if what it left is damaged."""
         if not self.results_path.exists():
             return None
         results = read_json(self.results_path)
+        checksums = results.pop("sha256", None)
+        if not isinstance(checksums, dict) or checksums.get(self.results_path.name) != _digest(results):
+            raise ToolboxError(f"{self.results_path} is damaged; --overwrite starts this run anew")
         for path in (self.weights_path, self.scores_path):
-            if not path.exists() or sha256(path) != results.get("sha256", {}).get(path.name):
+            if not path.exists() or sha256(path) != checksums.get(path.name):
                 raise ToolboxError(f"{path} is damaged or missing; --overwrite starts this run anew")
         return results
 
     def finish(self, results: dict[str, Any]) -> None:
         """Writes `results.json`, the sign of a finished run, and lets the checkpoint go."""
         checksums = {path.name: sha256(path) for path in (self.weights_path, self.scores_path)}
+        checksums[self.results_path.name] = _digest(results)
         write_json(self.results_path, {**results, "sha256": checksums})
         shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+
+def _digest(results: dict[str, Any]) -> str:
+    """Checksum of the figures themselves, however they are laid out in the file."""
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()

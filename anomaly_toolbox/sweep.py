@@ -15,6 +15,8 @@ from anomaly_toolbox.errors import ToolboxError
 from anomaly_toolbox.experiment import Trial, run_trial
 from anomaly_toolbox.models import detector_class
 
+TABLE_WIDTH = 80  # a narrower terminal wraps lines, but no figure is cut off
+
 
 def run(
     methods: Sequence[str],
@@ -92,11 +94,11 @@ def _show(console: Console, finished: Sequence[tuple[Path, dict[str, Any]]]) -> 
         table.add_column(figure, justify="right", no_wrap=True)
     for _, results in finished:
         test = results["test"]
-        anomaly = results["class_label"] if results["anomalous_label"] is None else results["anomalous_label"]
+        chosen = [results[name] for name in ("anomalous_label", "class_label") if results[name] is not None]
         trained = results["train_images_per_second"]
         table.add_row(
             results["experiment"],
-            str(anomaly),
+            str(chosen[0]) if chosen else "-",
             f"{test['auprc']:.3f}",
             "{:.3f}-{:.3f}".format(*test["auprc_interval"]),
             f"{test['prevalence']:.3f}",
@@ -105,7 +107,7 @@ def _show(console: Console, finished: Sequence[tuple[Path, dict[str, Any]]]) -> 
             f"{results['score_images_per_second']:,.0f}",
         )
     console.print()
-    console.print(table)
+    console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
     console.print("prevalence: the AUPRC of a guess. train/s, score/s: images per second.", soft_wrap=True)
     for folder, _ in finished:
         console.print(f"run: {folder}", soft_wrap=True)

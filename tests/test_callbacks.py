@@ -70,7 +70,17 @@ def test_damage_is_told(detector, tmp_path):
     keep_best, _ = after(detector, tmp_path, "auprc")
     checkpoint = Checkpoint(tmp_path, keep_best)
     assert checkpoint.restore(detector) == 0
-    (tmp_path / "state.json").write_text('{"epoch": 1, "best_epoch": 2, "best": 0.5}')
+    checkpoint.set_model(detector)
+    checkpoint.on_epoch_end(3, LOGS[3])
+    state = (tmp_path / "state.json").read_text()
+    for damaged in (state.replace('"best_epoch": 2', '"best_epoch": "two"'), state.replace("sha256", "md5")):
+        (tmp_path / "state.json").write_text(damaged)
+        with pytest.raises(ToolboxError, match="is damaged or missing"):
+            checkpoint.restore(detector)
+    (tmp_path / "state.json").write_text(state)
+    content = bytearray((tmp_path / "epoch-4.weights.h5").read_bytes())
+    content[-9] ^= 1  # one bit, in a file that HDF5 still reads
+    (tmp_path / "epoch-4.weights.h5").write_bytes(content)
     with pytest.raises(ToolboxError, match="is damaged or missing"):
         checkpoint.restore(detector)
     keep_best.path.write_bytes(keep_best.path.read_bytes()[:500])

@@ -114,7 +114,17 @@ def test_mistakes_in_one_line(tmp_path, monkeypatch, arguments, code, told):
 def test_mistakes_that_click_tells(arguments):
     result = invoke(*arguments)
     assert result.exit_code == 2
-    assert "Error: " in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+
+
+def test_a_folder_that_may_not_be_read(idx_folder, monkeypatch):
+    def forbidden(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", forbidden)
+    result = invoke("--experiment", "GANomaly", "--dataset", "MNIST", "--data-dir", idx_folder)
+    assert (result.exit_code, result.stderr) == (1, f"Error: {idx_folder}: Permission denied\n")
 
 
 def test_a_damaged_data_file(idx_folder):
@@ -148,7 +158,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch):
     monkeypatch.setattr(sweep, "run", interrupt)
     result = invoke(*RUN)
     assert result.exit_code == 130
-    assert result.stderr.splitlines() == ["Interrupted. The same command goes on after the last finished epoch."]
+    assert result.stderr.splitlines() == [
+        "Interrupted. The same command goes on after the last finished epoch, if there was one."
+    ]
 
 
 def test_a_grid_survives_a_trial_that_fails(tmp_path):

@@ -81,6 +81,10 @@ def test_set_replaces_what_the_file_says(write):
     [
         ("{", "is not JSON"),
         ("[1]", "expected an object"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"ganomaly": {}, "ganomaly": {}}', "'ganomaly' stands in one object twice"),
+        ("{}", "no section 'ganomaly': There are: none"),
+        ({"width": discrete(10**19)}, "ganomaly.width: should be less than or equal to"),
         ('{"anogan": {}}', "no section 'ganomaly'"),
         ('{"ganomaly": 3}', "ganomaly: expected an object"),
         ({"learning_rat": discrete(0.1)}, "ganomaly.learning_rat.*did you mean learning_rate"),

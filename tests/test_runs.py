@@ -56,8 +56,14 @@ def test_a_finished_run_is_checked(run):
     run.scores_path.write_text("index,label,score")
     run.checkpoint.mkdir()
     run.finish({"auprc": 0.5})
-    assert run.finished_results()["auprc"] == 0.5
+    assert run.finished_results() == {"auprc": 0.5}
     assert not run.checkpoint.exists()
+    figures = run.results_path.read_text()
+    for damaged in (figures.replace("0.5", "0.9"), "{}", '{"sha256": []}'):
+        run.results_path.write_text(damaged)
+        with pytest.raises(ToolboxError, match=r"results\.json is damaged"):
+            run.finished_results()
+    run.results_path.write_text(figures)
     run.weights_path.write_bytes(b"weighty")
     with pytest.raises(ToolboxError, match=r"model\.weights\.h5 is damaged"):
         run.finished_results()

@@ -6,7 +6,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from anomaly_toolbox.errors import InputError, did_you_mean
+from anomaly_toolbox.errors import InputError, did_you_mean, problems_of
 
 DATASETS = {
     "Digits": "anomaly_toolbox.datasets.digits",
@@ -42,11 +42,13 @@ def load_dataset(name: str, data_dir: Path | None = None):
     else:
         name = dataset_name(name)
         cls = getattr(importlib.import_module(DATASETS[name]), name)
-    if "data_dir" in inspect.signature(cls).parameters:
-        return cls(data_dir=data_dir)
-    if data_dir is not None:
+    takes_folder = "data_dir" in inspect.signature(cls).parameters
+    if data_dir is not None and not takes_folder:
         raise InputError(f"--data-dir {data_dir}: {cls.__name__} takes no folder")
-    return cls()
+    if not name.endswith(".py"):
+        return cls(data_dir=data_dir) if takes_folder else cls()
+    with problems_of(f"--dataset {name}: {cls.__name__}()"):
+        return cls(data_dir=data_dir) if takes_folder else cls()
 
 
 def _class_in_file(path: Path):
@@ -55,9 +57,10 @@ def _class_in_file(path: Path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(path.resolve().parent))  # so that the file can import its neighbours
+    sys.modules[path.stem] = module  # where TensorFlow looks for the source of its functions
     try:
         spec.loader.exec_module(module)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise InputError(f"--dataset {path} cannot be imported: {type(problem).__name__}: {problem}") from problem
     cls = getattr(module, path.stem, None)
     if not (isinstance(cls, type) and issubclass(cls, AnomalyDetectionDataset)):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError
 
+OVERSHOOT = 0.5  # a user's resizing may overshoot the range a little
 NEEDED = ("train_normal", "validation", "test")
 EXAMPLES_OF_EACH_KIND = 6
 
@@ -39,10 +40,10 @@ def count_images(dataset: AnomalyDetectionDataset) -> dict[str, dict[str, int]]:
     for name in NEEDED:
         if not isinstance(getattr(dataset, name), tf.data.Dataset):
             raise ToolboxError(f"{type(dataset).__name__}.configure has not filled {name}")
-    labels = {split: _labels(getattr(dataset, split)) for split in ("validation", "test")}
-    labels["train"] = _labels(dataset.train_normal)
+    labels = {split: _checked_labels(dataset, split) for split in ("validation", "test")}
+    labels["train"] = _checked_labels(dataset, "train_normal")
     if dataset.train_anomalous is not None:
-        labels["train"] = np.concatenate([labels["train"], _labels(dataset.train_anomalous)])
+        labels["train"] = np.concatenate([labels["train"], _checked_labels(dataset, "train_anomalous")])
     return {
         split: {"normal": int((labels[split] == 0).sum()), "anomalous": int((labels[split] == 1).sum())}
         for split in ("train", "validation", "test")
@@ -89,22 +90,34 @@ def scoring_split(dataset: tf.data.Dataset, batch_size: int, image_shape: tuple[
 
 
 def _images(dataset: tf.data.Dataset, image_shape: tuple[int, int, int]) -> tf.data.Dataset:
-    spec = dataset.element_spec[0]
-    if not spec.shape.is_compatible_with((None, *image_shape)):
-        raise ToolboxError(
-            f"the dataset gives images of shape {spec.shape}, expected (None, {image_shape}) after batching"
-        )
-    return dataset.map(lambda image, _: tf.ensure_shape(tf.cast(image, tf.float32), (None, *image_shape)))
+    received, expected = dataset.element_spec[0].shape, tf.TensorShape((None, *image_shape))
+    if not received.is_compatible_with(expected):
+        raise ToolboxError(f"the dataset gives images of shape {received}, expected batches of shape {expected}")
+    return dataset.map(lambda image, _: tf.ensure_shape(tf.cast(image, tf.float32), expected))
 
 
 def _labels(dataset: tf.data.Dataset) -> np.ndarray:
-    batches = list(dataset.map(lambda _, label: label).as_numpy_iterator())
-    labels = np.concatenate([np.reshape(batch, -1) for batch in batches]) if batches else np.zeros(0)
-    if not np.isin(labels, (0, 1)).all():
-        raise ToolboxError(
-            f"the dataset gives labels {np.unique(labels).tolist()}, expected 0 (normal) and 1 (anomalous)"
-        )
-    return labels.astype(np.int32)
+    labels = dataset.map(lambda _, label: tf.reshape(tf.cast(label, tf.int32), [-1]))
+    return np.concatenate([np.zeros(0, np.int32), *labels.as_numpy_iterator()])
+
+
+def _checked_labels(dataset: AnomalyDetectionDataset, name: str) -> np.ndarray:
+    """The labels of a split whose batches are what they should be: images in [-1, 1], labels 0 or 1."""
+    place, split = f"{type(dataset).__name__}.{name}", getattr(dataset, name)
+    spec = split.element_spec
+    if not (isinstance(spec, tuple) and len(spec) == 2):
+        raise ToolboxError(f"{place} gives {spec}, expected pairs (image, label)")
+    if not any(spec[1].shape.is_compatible_with(shape) for shape in ((None,), (None, 1))):
+        raise ToolboxError(f"{place} gives labels of shape {spec[1].shape}, expected one number an image")
+    extremes = split.map(lambda image, label: (tf.reduce_min(image), tf.reduce_max(image), tf.reshape(label, [-1])))
+    labels = [np.zeros(0, np.int32)]
+    for low, high, of_batch in extremes.as_numpy_iterator():
+        if not (low >= -1 - OVERSHOOT and high <= 1 + OVERSHOOT):  # NaN is neither
+            raise ToolboxError(f"{place} gives image values from {low} to {high}, expected [-1, 1]")
+        if not np.isin(of_batch, (0, 1)).all():
+            raise ToolboxError(f"{place} gives labels {np.unique(of_batch)}, expected 0 (normal) and 1 (anomalous)")
+        labels.append(of_batch.astype(np.int32))
+    return np.concatenate(labels)
 
 
 def _examples(dataset: tf.data.Dataset, images: tf.data.Dataset, kind: int) -> np.ndarray:

@@ -32,6 +32,11 @@ class MNIST(LabelledImages):
         if data_dir is not None and not data_dir.is_dir():
             raise InputError(f"--data-dir {data_dir}: there is no such folder")
         train, test = self._read_idx(data_dir) if _has_idx(data_dir) else self._load_tfds(data_dir)
+        if train.images.shape[1:] != test.images.shape[1:]:
+            raise ToolboxError(
+                f"{type(self).__name__}: training images are {train.images.shape[1]}x{train.images.shape[2]} pixels, "
+                f"test images {test.images.shape[1]}x{test.images.shape[2]}"
+            )
         is_validation = np.zeros(len(train.labels), bool)
         for label in np.unique(train.labels):
             is_validation[np.flatnonzero(train.labels == label)[:VALIDATION_IMAGES_PER_LABEL]] = True

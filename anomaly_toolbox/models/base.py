@@ -28,13 +28,19 @@ class Hyperparameters(BaseModel):
 
     anomalous_label: int | str | None = Field(None, description="the label that counts as anomalous")
     class_label: int | str | None = Field(None, description="the class to look at, where a dataset has several")
-    image_size: int = Field(32, ge=16, multiple_of=16, description="side that images are resized to, in pixels")
-    batch_size: int = Field(64, ge=2, description="images in one training step")
-    epochs: int = Field(15, ge=1, description="passes over the training images")
+    image_size: int = Field(
+        32, ge=16, le=1024, multiple_of=16, description="side that images are resized to, in pixels"
+    )
+    batch_size: int = Field(64, ge=2, le=100_000, description="images in one training step")
+    epochs: int = Field(15, ge=1, le=1_000_000, description="passes over the training images")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="step size of Adam")
     optimizer: Literal["adam"] = Field("adam", description="kept for earlier files: Adam is the papers' choice")
-    shuffle_buffer_size: int = Field(10_000, ge=1, description="images among which the next one is drawn")
-    step_log_frequency: int = Field(50, ge=1, description="training steps from one TensorBoard point to the next")
+    shuffle_buffer_size: int = Field(
+        10_000, ge=1, le=1_000_000_000, description="images among which the next one is drawn"
+    )
+    step_log_frequency: int = Field(
+        50, ge=1, le=1_000_000_000, description="training steps from one TensorBoard point to the next"
+    )
     select_by: Literal["auprc", "auroc", "loss", "last"] = Field(
         "auprc", description="validation figure that decides which epoch is kept"
     )

@@ -32,8 +32,8 @@ from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
 class GANomalyHyperparameters(Hyperparameters):
     """What may stand in the `ganomaly` section of a hyperparameter file; defaults are the paper's."""
 
-    width: int = Field(64, ge=1, description="channels of the first convolution; doubled at each halving")
-    latent_vector_size: int = Field(100, ge=1, description="length of the codes G_E(x) and E(G(x))")
+    width: int = Field(64, ge=1, le=1024, description="channels of the first convolution; doubled at each halving")
+    latent_vector_size: int = Field(100, ge=1, le=100_000, description="length of the codes G_E(x) and E(G(x))")
     adversarial_loss_weight: float = Field(1.0, ge=0, description="w_adv of (11)")
     contextual_loss_weight: float = Field(50.0, ge=0, description="w_con of (11)")
     enc_loss_weight: float = Field(1.0, ge=0, description="w_enc of (11)")

@@ -60,22 +60,40 @@ def test_images_of_another_shape_are_refused():
         scoring_split(numbered(10), 8, (2, 2, 3))
 
 
-class Halfway(AnomalyDetectionDataset):
+class Given(AnomalyDetectionDataset):
+    """A dataset whose three needed splits are all the same one."""
+
+    def __init__(self, split):
+        super().__init__()
+        self._train_normal = self._validation = self._test = split
+
     def configure(self, *_, **__):
-        self._train_normal = numbered(4)
+        """Nothing is left to do."""
+
+
+def test_images_are_counted_by_kind():
+    counts = count_images(Given(numbered(10).map(lambda x, y: (x / 10, y))))
+    assert counts == {split: {"normal": 7, "anomalous": 3} for split in ("train", "validation", "test")}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x, y: (x / 10, y + 5), r"gives labels .*, expected 0 \(normal\) and 1 \(anomalous\)"),
+        (lambda x, y: (x / 10, tf.one_hot(y, 2)), r"labels of shape \(None, 2\), expected one number an image"),
+        (lambda x, y: (x / 10, y, y), r"expected pairs \(image, label\)"),
+        (lambda x, y: (x * 20, y), r"image values from 0.0 to 60.0, expected \[-1, 1\]"),
+        (lambda x, y: (x / 0, y), r"image values from nan to nan"),
+    ],
+)
+def test_what_a_dataset_must_not_give_is_told_before_training(change, told):
+    with pytest.raises(ToolboxError, match=rf"Given\.validation.*{told}"):
+        count_images(Given(numbered(4).map(change)))
 
 
 def test_a_split_that_is_not_filled_is_named():
-    dataset = Halfway()
-    dataset.configure()
-    with pytest.raises(ToolboxError, match=r"Halfway\.configure has not filled validation"):
-        count_images(dataset)
-
-
-def test_labels_other_than_0_and_1_are_refused():
-    dataset = numbered(4).map(lambda x, y: (x, y + 5))
-    with pytest.raises(ToolboxError, match=r"expected 0 \(normal\) and 1 \(anomalous\)"):
-        scoring_split(dataset, 4, SHAPE)
+    with pytest.raises(ToolboxError, match=r"Given\.configure has not filled train_normal"):
+        count_images(Given(None))
 
 
 def test_the_pipeline_maps_by_type_not_by_image():

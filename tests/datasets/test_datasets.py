@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.datasets import DATASETS, dataset_name, load_dataset
-from anomaly_toolbox.errors import InputError
+from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import FASHION_MNIST, write_idx_folder
 
 USERS = """
@@ -141,6 +141,15 @@ def test_a_users_file_that_does_not_fit(tmp_path, text, told):
     path = tmp_path / "Mine.py"
     path.write_text(text)
     with pytest.raises(InputError, match=told):
+        load_dataset(str(path))
+
+
+@pytest.mark.parametrize("body", ["raise ValueError('no camera')", "import sys; sys.exit('no camera')"])
+def test_a_users_class_that_fails_is_named(tmp_path, body):
+    path = tmp_path / "Mine.py"
+    base = "from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset as Base\n"
+    path.write_text(f"{base}class Mine(Base):\n  def __init__(self): {body}\n  def configure(self, **_): pass")
+    with pytest.raises(ToolboxError, match=r"Mine\.py: Mine\(\) failed: .*: no camera"):
         load_dataset(str(path))
 
 
