@@ -80,7 +80,11 @@ def run_trial(trial: Trial, log_dir: Path, console: Console, overwrite: bool = F
         if results is not None:
             _say(console, f"finished before, skipped: {run.folder} (--overwrite runs it again)")
         else:
-            results = _train_and_test(trial, run, console)
+            try:
+                results = _train_and_test(trial, run, console)
+            except InputError:
+                run.discard_unbegun()
+                raise
     return run.folder, results
 
 

@@ -71,6 +71,11 @@ class Run:
             elif path.name != ".lock":
                 path.unlink()
 
+    def discard_unbegun(self) -> None:
+        """Removes the folder if no epoch was finished in it: what was asked for could not be."""
+        if not self.checkpoint.exists():
+            shutil.rmtree(self.folder)
+
     def begin(self) -> None:
         """Claims the folder for these hyperparameters; ToolboxError if it holds another run or is damaged."""
         if not self.hparams_path.exists():

@@ -108,6 +108,7 @@ def test_mistakes_in_one_line(tmp_path, monkeypatch, arguments, code, told):
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: ")
     assert told in line
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("arguments", [["--tunin"], [*RUN, "--seed", "-1"], [*RUN, "--seed", "x"], [*RUN, "more"]])
