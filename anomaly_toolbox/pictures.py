@@ -17,10 +17,12 @@ NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # told apart by colour-blind readers t
 def triples(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     """One column an image: the image, its reconstruction, their absolute difference.
 
-    (n, size, size, channels) in [-1, 1], twice -> (3 size, n size, channels) in [0, 1].
+    (n, size, size, channels) in [-1, 1], twice -> (3 size, n size, 1 or 3) in [0, 1]. Channels that are neither grey
+    nor RGB are averaged.
     """
     rows = [(images + 1) / 2, (reconstructions + 1) / 2, np.abs(images - reconstructions) / 2]
-    return np.clip(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]), 0.0, 1.0)
+    grid = np.clip(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]), 0.0, 1.0)
+    return grid if grid.shape[-1] in (1, 3) else grid.mean(axis=-1, keepdims=True)
 
 
 def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.ndarray, n_normal: int) -> None:
