@@ -140,7 +140,7 @@ class AnomalyDetector(keras.Model):
         """One step of the named player's optimizer; no other player's weights move.
 
         With `only_if`, a scalar bool, the step is taken only where it holds; else the player waits, momentum and all.
-        It is taken back rather than skipped: convolutions whose results go into a `tf.cond` run on one core in XLA.
+        It is taken back rather than skipped: a `tf.cond` here makes Keras's compiled step several times slower.
         """
         weights, optimizer = self._weights_of(name), self.optimizers[name]
         state = [*weights, *optimizer.variables] if only_if is not None else []
