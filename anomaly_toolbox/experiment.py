@@ -111,6 +111,7 @@ def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
             shuffle_buffer_size=hp.shuffle_buffer_size,
             drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
         )
+    run.record(channels=dataset.channels)  # a dataset may know them only now
     counts = count_images(dataset)
     for split, kinds in counts.items():
         untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
@@ -266,7 +267,6 @@ def _hparams(trial: Trial) -> dict[str, Any]:
         "source": trial.source,
         "hyperparameters": trial.hyperparameters.model_dump(),
         "seed": trial.seed,
-        "channels": trial.dataset.channels,
         "versions": {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES},
     }
 

@@ -91,6 +91,10 @@ class Run:
                     f"{wanted!r}; choose another --log-dir, or start anew with --overwrite"
                 )
 
+    def record(self, **known: Any) -> None:
+        """Adds to `hparams.json` what rebuilding the detector needs and `begin` could not know."""
+        write_json(self.hparams_path, {**self.hparams, **known})
+
     def finished_results(self) -> dict[str, Any] | None:
         """What `finish` was given if the run is finished, else None; ToolboxError if what it left is damaged."""
         if not self.results_path.exists():

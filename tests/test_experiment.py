@@ -70,6 +70,7 @@ def test_the_results_say_what_was_run(finished):
     assert (results["test"]["n_normal"], results["test"]["n_anomalous"]) == (325, 35)
     hparams = json.loads((folder / "hparams.json").read_text())
     assert hparams["hyperparameters"]["width"] == 4
+    assert hparams["channels"] == 1
     assert {"tensorflow", "keras", "numpy"} <= set(hparams["versions"])
 
 

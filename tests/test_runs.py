@@ -37,6 +37,13 @@ def test_the_same_run_may_begin_again_with_other_versions(run):
     Run(run.folder, HPARAMS | {"versions": {}}).begin()
 
 
+def test_what_is_recorded_later_does_not_make_it_another_run(run):
+    run.begin()
+    run.record(channels=3)
+    assert '"channels": 3' in run.hparams_path.read_text()
+    Run(run.folder, HPARAMS).begin()
+
+
 def test_another_run_may_not(run):
     run.begin()
     with pytest.raises(ToolboxError, match="seed is 0, this run has 1"):
