@@ -7,6 +7,7 @@ At the end of an epoch they act in this order: `Timing`, `Validation`, `KeepBest
 import contextlib
 import math
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models.base import AnomalyDetector
 
 SECONDS_BEFORE_ESTIMATE = 3
+SECONDS_BETWEEN_SAVES = 5
 VALIDATION_FIGURES = {"auprc": "val_auprc", "auroc": "val_auroc", "loss": "val_loss"}
 
 
@@ -60,18 +62,24 @@ class Validation(keras.callbacks.Callback):
     """Scores the validation images and adds `val_auprc`, `val_auroc` and `val_loss` to the epoch's logs.
 
     `val_loss` is the mean residual of the normal ones: it needs no labelled anomalies. The others are added where
-    there are some.
+    there are some, for the score that decides, or the paper's while a detector has that one only after its epochs.
+
+    Args:
+        split: the validation images.
+        remembered: normal training images (n, size, size, channels) for the scores by comparison.
     """
 
-    def __init__(self, split: ScoringSplit):
+    def __init__(self, split: ScoringSplit, remembered: np.ndarray):
         super().__init__()
-        self.split = split
+        self.split, self._remembered = split, remembered
         self.scores: dict[str, np.ndarray] = {}
 
     def on_epoch_end(self, epoch, logs=None):
         labels = self.split.labels
-        self.scores = self.model.score_batches(self.split.batches, len(labels))
-        decisive = next(iter(self.scores.values()))
+        with self.model.quickly():
+            self.model.remember(self._remembered)
+            self.scores = self.model.score_batches(self.split.batches, len(labels))
+        decisive = self.scores.get(self.model.hyperparameters.score, self.scores["paper"])
         figures = evaluation.figures(labels, decisive, threshold=0.0)
         logs |= {f"val_{name}": figures[name] for name in ("auprc", "auroc") if figures[name] is not None}
         logs["val_loss"] = float(self.scores["residual"][labels == 0].mean())
@@ -95,14 +103,14 @@ class KeepBest(keras.callbacks.Callback):
 
     def restore(self, model: AnomalyDetector) -> None:
         """Gives `model` the networks of the best epoch; ToolboxError if they are damaged."""
-        with _damage_is_told(self.path):
+        with damage_is_told(self.path):
             model.load_networks(self.path)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._is_better(logs):
             self.best_epoch = epoch + 1
             self._folder.mkdir(exist_ok=True)
-            with whole(self.path, _bytes_of(self.model.variables)) as beside:
+            with whole(self.path, bytes_of(self.model.stored)) as beside:
                 self.model.save_networks(beside)
         self.model.stop_training = self.is_exhausted(epoch + 1)
 
@@ -141,7 +149,7 @@ class Checkpoint(keras.callbacks.Callback):
         if not self._state_path.exists():
             return 0
         state = read_json(self._state_path)
-        with _damage_is_told(self._folder):
+        with damage_is_told(self._folder):
             epochs_done = int(state["epoch"])
             self._keep_best.best_epoch = int(state["best_epoch"])
             self._keep_best.best = None if state["best"] is None else float(state["best"])
@@ -151,11 +159,14 @@ class Checkpoint(keras.callbacks.Callback):
             model.load_weights(str(self._weights(epochs_done)))
         return epochs_done
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.begin_epoch(epoch)
+
     def on_epoch_end(self, epoch, logs=None):
         weights = self._weights(epoch + 1)
         self._folder.mkdir(exist_ok=True)
         optimizers = [variable for optimizer in self.model.optimizers.values() for variable in optimizer.variables]
-        with whole(weights, _bytes_of([*self.model.variables, *optimizers])) as beside:
+        with whole(weights, bytes_of([*self.model.stored, *optimizers])) as beside:
             self.model.save_weights(str(beside))
         counted = (weights, self._keep_best.path)
         state = {"epoch": epoch + 1, "best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
@@ -202,7 +213,8 @@ class Summaries(keras.callbacks.Callback):
                 tf.summary.scalar(f"validation/{name.removeprefix('val_')}", logs[name])
             for player, optimizer in self.model.optimizers.items():
                 tf.summary.scalar(f"learning_rate/{player}", optimizer.learning_rate)
-            reconstructions = self.model.reconstruct(split.examples).numpy()
+            with self.model.quickly():
+                reconstructions = self.model.reconstruct(split.examples).numpy()
             grid = pictures.triples(split.examples, reconstructions)
             tf.summary.image("image, reconstruction, residual", grid[None])
             self._separation(split.labels, scores)
@@ -216,6 +228,7 @@ class Summaries(keras.callbacks.Callback):
             tf.summary.histogram(f"scores/{name}/normal", values[labels == 0])
             if not labels.any():
                 continue
+            tf.summary.scalar(f"validation/{name}/auprc", evaluation.figures(labels, values, threshold=0.0)["auprc"])
             tf.summary.histogram(f"scores/{name}/anomalous", values[labels == 1])
             rescaled = evaluation.rescale(values, values.min(), values.max())
             curve = pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled)
@@ -223,11 +236,13 @@ class Summaries(keras.callbacks.Callback):
             tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
 
 
-def summarise_test(folder: Path, figures: dict[str, Any], step: int) -> None:
+def summarise_test(folder: Path, of_each_score: dict[str, dict[str, Any]], decisive: str, step: int) -> None:
     """Adds the test figures to the trial's TensorBoard run, for the HParams tab; `step` is where training ended."""
     with tf.summary.create_file_writer(str(folder)).as_default(step):
         for name in ("auprc", "auroc", "f1"):
-            tf.summary.scalar(f"test/{name}", figures[name])
+            tf.summary.scalar(f"test/{name}", of_each_score[decisive][name])
+        for score, figures in of_each_score.items():
+            tf.summary.scalar(f"test/{score}/auprc", figures["auprc"])
 
 
 class EpochProgress(keras.callbacks.Callback):
@@ -272,14 +287,15 @@ class EpochProgress(keras.callbacks.Callback):
 
 
 class ScoringProgress(keras.callbacks.Callback):
-    """A bar for `predict`."""
+    """A bar for `predict`, of which `done` batches were finished before."""
 
-    def __init__(self, bar: Progress, title: str):
+    def __init__(self, bar: Progress, title: str, done: int = 0):
         super().__init__()
-        self._bar, self._title = bar, title
+        self._bar, self._title, self._done = bar, title, done
 
     def on_predict_begin(self, logs=None):
-        self._task = self._bar.add_task(self._title, total=self.params["steps"])
+        total = self._done + self.params["steps"]
+        self._task = self._bar.add_task(self._title, total=total, completed=self._done)
 
     def on_predict_batch_end(self, batch, logs=None):
         self._bar.advance(self._task)
@@ -288,8 +304,69 @@ class ScoringProgress(keras.callbacks.Callback):
         self._bar.remove_task(self._task)
 
 
+class ConclusionProgress(keras.callbacks.Callback):
+    """A bar for what a detector learns once the epochs are over, and a line at its end."""
+
+    def __init__(self, bar: Progress):
+        super().__init__()
+        self._bar = bar
+
+    def on_train_begin(self, logs=None):
+        self._began = time.perf_counter()
+        self._task = self._bar.add_task(self.model.title, total=self.params["steps"])
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bar.advance(self._task)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._bar.remove_task(self._task)
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in logs.items())
+        seconds = time.perf_counter() - self._began
+        self._bar.console.print(f"{self.model.title}  {seconds:.0f} s  {figures}", soft_wrap=True)
+
+
+class KeepScores(keras.callbacks.Callback):
+    """Keeps the scores of finished batches on disk, so that an interrupted scoring goes on where it was.
+
+    Args:
+        path: an `.npz` file.
+        networks: checksum of the networks that score; what others scored does not count.
+    """
+
+    def __init__(self, path: Path, networks: str):
+        super().__init__()
+        self._path, self._networks = path, networks
+        self._finished: list[dict[str, np.ndarray]] = []
+        self._batches_before = 0
+
+    def restore(self) -> tuple[dict[str, np.ndarray], int]:
+        """Scores kept by an earlier attempt, and of how many batches; nothing if there are none or they are damaged."""
+        try:
+            with np.load(self._path) as kept:
+                known = dict(kept)
+        except (OSError, ValueError, zipfile.BadZipFile):
+            known = {}
+        if known.pop("networks", None) != self._networks:
+            return {}, 0
+        self._batches_before = int(known.pop("batches"))
+        self._finished = [known]
+        return known, self._batches_before
+
+    def on_predict_begin(self, logs=None):
+        self._saved = time.perf_counter()
+
+    def on_predict_batch_end(self, batch, logs=None):
+        self._finished.append({name: np.asarray(values) for name, values in logs.items()})
+        if time.perf_counter() - self._saved > SECONDS_BETWEEN_SAVES:
+            scores = {name: np.concatenate([part[name] for part in self._finished]) for name in self._finished[0]}
+            self._finished = [scores]
+            with whole(self._path) as beside, open(beside, "wb") as file:
+                np.savez(file, networks=self._networks, batches=self._batches_before + batch + 1, **scores)
+            self._saved = time.perf_counter()
+
+
 @contextlib.contextmanager
-def _damage_is_told(path: Path) -> Iterator[None]:
+def damage_is_told(path: Path) -> Iterator[None]:
     """Weights that cannot be read raise many kinds of errors; here they become one line."""
     try:
         yield
@@ -299,7 +376,7 @@ def _damage_is_told(path: Path) -> Iterator[None]:
         ) from problem
 
 
-def _bytes_of(variables: Sequence[keras.Variable]) -> int:
+def bytes_of(variables: Sequence[keras.Variable]) -> int:
     """Room that variables take in an HDF5 file, with its headers."""
     return sum(4 * math.prod(variable.shape) + 4096 for variable in variables)
 

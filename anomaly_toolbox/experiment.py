@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import importlib.metadata
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,22 @@ import keras
 import numpy as np
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import Progress
 
 from anomaly_toolbox import callbacks, evaluation, pictures
 from anomaly_toolbox.datasets.batches import (
     EXAMPLES_OF_EACH_KIND,
     ScoringSplit,
     count_images,
+    sample_images,
     scoring_split,
     training_batches,
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError, problems_of
-from anomaly_toolbox.files import read_json, whole
+from anomaly_toolbox.files import read_json, sha256, whole
 from anomaly_toolbox.models import detector_class
-from anomaly_toolbox.models.base import AnomalyDetector
+from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
 from anomaly_toolbox.runs import Run, run_name
 
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
@@ -116,16 +117,19 @@ def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
     for split, kinds in counts.items():
         untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
         _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}")
-    _check_counts(counts, hp.select_by)
-    shape = (hp.image_size, hp.image_size, dataset.channels)
-    validation = scoring_split(dataset.validation, hp.batch_size, shape)
+    _check_counts(counts, getattr(hp, "select_by", None))
+    n_train, shape = counts["train"]["normal"], (hp.image_size, hp.image_size, dataset.channels)
+    validation = scoring_split(dataset.validation, hp.batch_size, shape, hp.validation_size)
     test = scoring_split(dataset.test, hp.batch_size, shape)
+    remembered = sample_images(dataset.train_normal, shape, n_train, hp.memory_size, trial.seed)
 
     detector = detector_class(trial.experiment)(hp, dataset.channels)
     detector.compile()
-    training_speed, best_epoch = _train(trial, run, console, detector, counts["train"]["normal"], validation)
-    results = _test(trial, run, console, detector, validation, test)
-    results |= {"selected_epoch": best_epoch, "train_images_per_second": training_speed}
+    of_training = {}
+    if isinstance(hp, Hyperparameters):
+        of_training = _train(trial, run, console, detector, n_train, validation, remembered)
+    _conclude(run, console, detector, remembered)
+    results = _test(trial, run, console, detector, validation, test) | of_training
     run.finish(results)
     return results
 
@@ -137,11 +141,9 @@ def _train(
     detector: AnomalyDetector,
     n_train: int,
     validation: ScoringSplit,
-) -> tuple[float | None, int]:
-    """Fits the detector, from its checkpoint if there is one, and leaves it with the networks of the best epoch.
-
-    Returns images per second, None if nothing was left to train, and the best epoch.
-    """
+    remembered: np.ndarray,
+) -> dict[str, Any]:
+    """Fits the detector, from its checkpoint if there is one, and leaves it with the networks of the best epoch."""
     hp = trial.hyperparameters
     keep_best = callbacks.KeepBest(run.checkpoint, hp.select_by, hp.patience)
     checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best)
@@ -150,7 +152,7 @@ def _train(
         _say(console, f"going on after epoch {epochs_done} of {hp.epochs}")
     timing = callbacks.Timing(hp.batch_size)
     if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
-        validate = callbacks.Validation(validation)
+        validate = callbacks.Validation(validation, remembered)
         steps = n_train // hp.batch_size
         with callbacks.progress_bar(console) as bar:
             around_the_loop = [
@@ -171,9 +173,24 @@ def _train(
                 callbacks=around_the_loop,
             )
     keep_best.restore(detector)
-    with whole(run.weights_path) as beside:
-        shutil.copyfile(keep_best.path, beside)
-    return timing.images_per_second, keep_best.best_epoch
+    return {
+        "epochs": hp.epochs,
+        "selected_epoch": keep_best.best_epoch,
+        "train_images_per_second": timing.images_per_second,
+    }
+
+
+def _conclude(run: Run, console: Console, detector: AnomalyDetector, remembered: np.ndarray) -> None:
+    """What follows the epochs; `model.weights.h5` is the sign that it was done."""
+    if run.weights_path.exists():
+        with callbacks.damage_is_told(run.weights_path):
+            detector.load_networks(run.weights_path)
+        return
+    with callbacks.progress_bar(console) as bar:
+        detector.conclude(remembered, [callbacks.ConclusionProgress(bar)])
+    detector.remember(remembered)
+    with whole(run.weights_path, callbacks.bytes_of(detector.stored)) as beside:
+        detector.save_networks(beside)
 
 
 def _test(
@@ -186,11 +203,8 @@ def _test(
 ) -> dict[str, Any]:
     """Scores validation and test images, writes `scores.csv` and the pictures, and returns the figures."""
     with callbacks.progress_bar(console) as bar:
-        shown = callbacks.ScoringProgress(bar, "scoring")
-        on_validation = detector.score_batches(validation.batches, len(validation.labels), [shown])
-        began = time.perf_counter()
-        on_test = detector.score_batches(test.batches, len(test.labels), [shown])
-        seconds = time.perf_counter() - began
+        on_validation, _ = _score(run, bar, detector, validation, "validation")
+        on_test, images_per_second = _score(run, bar, detector, test, "test")
     _say(console, f"{len(test.labels):,} test images scored; figures and pictures follow")
 
     thresholds = {name: evaluation.best_threshold(validation.labels, values) for name, values in on_validation.items()}
@@ -201,29 +215,53 @@ def _test(
     for name, values in on_test.items():
         of_each_score[name] = evaluation.figures(test.labels, values, thresholds[name])
         of_each_score[name]["auprc_interval"] = evaluation.auprc_interval(test.labels, values)
-    decisive = next(iter(on_test))
+    hp = trial.hyperparameters
+    decisive = hp.score
     low, high = float(on_validation[decisive].min()), float(on_validation[decisive].max())
     calibrated = evaluation.rescale(on_test[decisive], low, high)
     _write_scores(run.scores_path, test.labels, {"score": on_test[decisive], "calibrated": calibrated, **on_test})
     _draw(run.folder, detector, test, on_test[decisive], of_each_score[decisive])
-    callbacks.summarise_test(run.folder, of_each_score[decisive], trial.hyperparameters.epochs)
+    callbacks.summarise_test(run.folder, of_each_score, decisive, getattr(hp, "epochs", 0))
     on_validation_figures = evaluation.figures(validation.labels, on_validation[decisive], thresholds[decisive])
-    hp = trial.hyperparameters
     return {
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,
         "anomalous_label": hp.anomalous_label,
         "class_label": hp.class_label,
         "seed": trial.seed,
-        "epochs": hp.epochs,
+        "epochs": 0,
+        "selected_epoch": None,
         "score": decisive,
         "validation": {**on_validation_figures, "score_min": low, "score_max": high},
         "test": {**of_each_score[decisive], "scores": of_each_score},
-        "score_images_per_second": len(test.labels) / seconds,
+        "train_images_per_second": None,
+        "score_images_per_second": images_per_second,
     }
 
 
-def _check_counts(counts: dict[str, dict[str, int]], select_by: str) -> None:
+def _score(
+    run: Run, bar: Progress, detector: AnomalyDetector, split: ScoringSplit, name: str
+) -> tuple[dict[str, np.ndarray], float | None]:
+    """Scores of a split, from where an earlier attempt was interrupted, and images per second of what was left."""
+    keep = callbacks.KeepScores(run.checkpoint / f"{name}-scores.npz", sha256(run.weights_path))
+    before, batches = keep.restore()
+    n = len(split.labels)
+    n_before = batches * detector.hyperparameters.batch_size
+    if n_before >= n:
+        return {name: values[:n] for name, values in before.items()}, None
+    if batches:
+        _say(bar.console, f"scoring goes on after {n_before:,} of {n:,} {name} images")
+    began = time.perf_counter()
+    rest = detector.score_batches(
+        split.batches.skip(batches),
+        n - n_before,
+        [callbacks.ScoringProgress(bar, f"scoring {name} images", batches), keep],
+    )
+    speed = (n - n_before) / (time.perf_counter() - began)
+    return {name: np.concatenate([before.get(name, values[:0]), values]) for name, values in rest.items()}, speed
+
+
+def _check_counts(counts: dict[str, dict[str, int]], select_by: str | None) -> None:
     """Finds out before the training, not after it, that something could not be measured."""
     for split, kind in (("validation", "normal"), ("test", "normal"), ("test", "anomalous")):
         if not counts[split][kind]:

@@ -19,15 +19,17 @@ def pyramid_sizes(image_size: int) -> list[int]:
     return sizes
 
 
-def convolution(filters: int, transposed: bool = False) -> keras.Layer:
-    """A 4x4 convolution that halves (or, `transposed`, doubles) height and width; no bias."""
+def convolution(
+    filters: int, kernel: int = 4, strides: int = 2, transposed: bool = False, bias: bool = False
+) -> keras.Layer:
+    """A convolution that divides (or, `transposed`, multiplies) height and width by its strides."""
     layer = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
-    return layer(filters, 4, strides=2, padding="same", use_bias=False, kernel_initializer=_normal())
+    return layer(filters, kernel, strides, padding="same", use_bias=bias, kernel_initializer=_normal())
 
 
-def dense(units: int) -> keras.Layer:
-    """A linear map without bias, initialised as the convolutions are."""
-    return keras.layers.Dense(units, use_bias=False, kernel_initializer=_normal())
+def dense(units: int, bias: bool = False) -> keras.Layer:
+    """A linear map, initialised as the convolutions are."""
+    return keras.layers.Dense(units, use_bias=bias, kernel_initializer=_normal())
 
 
 def batch_normalisation() -> keras.Layer:
@@ -68,6 +70,41 @@ def up(image_size: int, width: int, channels: int, latent: int) -> keras.Sequent
     blocks += [batch_normalisation(), keras.layers.ReLU(), convolution(channels, transposed=True)]
     blocks.append(keras.layers.Activation("tanh"))
     return keras.Sequential(blocks)
+
+
+class Encoder(keras.Model):
+    """DCGAN's pyramid, then a code: (batch, size, size, channels) -> (batch, latent).
+
+    Size 32, width 64: 16x16x64, 8x8x128, 4x4x256, latent.
+    """
+
+    def __init__(self, image_size: int, width: int, channels: int, latent: int):
+        super().__init__()
+        self.pyramid = down(image_size, width, channels)
+        self.flatten = keras.layers.Flatten()
+        self.code = dense(latent)
+        self(keras.Input((image_size, image_size, channels)))  # creates the weights
+
+    def call(self, x, training=False):
+        return self.code(self.flatten(self.pyramid(x, training=training)))
+
+
+class Discriminator(keras.Model):
+    """DCGAN's D: (batch, size, size, channels) -> features f(x), the last map of the pyramid, and a logit (batch, 1).
+
+    Size 32, width 64: 16x16x64, 8x8x128, f(x) = 4x4x256, logit.
+    """
+
+    def __init__(self, image_size: int, width: int, channels: int):
+        super().__init__()
+        self.features = down(image_size, width, channels)
+        self.flatten = keras.layers.Flatten()
+        self.logit = dense(1)
+        self(keras.Input((image_size, image_size, channels)))  # creates the weights
+
+    def call(self, x, training=False):
+        features = self.features(x, training=training)
+        return features, self.logit(self.flatten(features))
 
 
 def _normal() -> keras.initializers.Initializer:

@@ -1,7 +1,7 @@
 """The equations as pure functions; numbers in brackets are those of the survey (arXiv 1906.11632).
 
-Every norm of a training loss is a mean over its elements, not a sum: that is how the methods' authors compute them
-and what their weights (1, 50, 1 for GANomaly) belong to. Scores, which are compared image by image, are `(batch,)`.
+Norms of training losses are means over elements, as the methods' authors compute them: their weights (1, 50, 1 for
+GANomaly) belong to those. Norms of scores, of one image each, are what the papers write: `l1_norm` is a sum.
 """
 
 import tensorflow as tf
@@ -13,6 +13,14 @@ def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Ten
     With D = sigmoid(logit), -log D = softplus(-logit) and -log(1 - D) = softplus(logit); at logits 0 it is 2 log 2.
     """
     return tf.reduce_mean(tf.nn.softplus(-real_logits)) + tf.reduce_mean(tf.nn.softplus(fake_logits))
+
+
+def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """-E log D(G(z)), the non-saturating form of the outer part of (1); a scalar >= 0, log 2 at logits 0.
+
+    Minimising E log(1 - D(G(z))) itself has no gradient left where D is sure, which is where G needs one.
+    """
+    return tf.reduce_mean(tf.nn.softplus(-fake_logits))
 
 
 def l1(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -28,6 +36,11 @@ def l2(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def l1_per_image(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Mean |a - b| of each image: (batch, ...) -> (batch,)."""
     return tf.reduce_mean(tf.abs(a - b), axis=list(range(1, len(a.shape))))
+
+
+def l1_norm(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Sum of |a - b| over the elements of each image: (batch, ...) -> (batch,), as in (4) and (5)."""
+    return tf.reduce_sum(tf.abs(a - b), axis=list(range(1, len(a.shape))))
 
 
 def distance(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

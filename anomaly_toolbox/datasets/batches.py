@@ -73,14 +73,40 @@ def training_batches(
     )
 
 
-def scoring_split(dataset: tf.data.Dataset, batch_size: int, image_shape: tuple[int, int, int]) -> ScoringSplit:
-    """A split that can be scored; its images are kept in order and none is left out."""
+def sample_images(
+    train_normal: tf.data.Dataset, image_shape: tuple[int, int, int], count: int, size: int, seed: int
+) -> np.ndarray:
+    """`size` of the `count` normal training images, (size, ...), drawn without preference; all if there are fewer."""
+    is_drawn = np.zeros(count, bool)
+    is_drawn[np.random.default_rng(seed).permutation(count)[:size]] = True
+    drawn, seen = [], 0
+    for images in _images(train_normal, image_shape).as_numpy_iterator():
+        drawn.append(images[is_drawn[seen : seen + len(images)]])
+        seen += len(images)
+    return np.concatenate(drawn)
+
+
+def scoring_split(
+    dataset: tf.data.Dataset, batch_size: int, image_shape: tuple[int, int, int], size: int | None = None
+) -> ScoringSplit:
+    """A split that can be scored: all of its images in order, or a sample.
+
+    Args:
+        dataset: what a dataset gives.
+        batch_size, image_shape: the static shape of the batches.
+        size: take about so many images, spread evenly over each kind, so that the prevalence stays; None: all.
+    """
 
     def fill(images):
         missing = batch_size - tf.shape(images)[0]
         return tf.ensure_shape(tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]), (batch_size, *image_shape))
 
     images, labels = _images(dataset, image_shape), _labels(dataset)
+    if size is not None and size < len(labels):
+        is_chosen = _spread(labels, size)
+        keep = tf.data.Dataset.from_tensor_slices(is_chosen)
+        chosen = tf.data.Dataset.zip(images.unbatch(), keep).filter(lambda _, kept: kept)
+        images, labels = chosen.map(lambda image, _: image).batch(batch_size), labels[is_chosen]
     batches = images.rebatch(batch_size).map(fill).prefetch(tf.data.AUTOTUNE)
     return ScoringSplit(
         batches=batches.apply(tf.data.experimental.assert_cardinality(-(-len(labels) // batch_size))),
@@ -99,6 +125,16 @@ def _images(dataset: tf.data.Dataset, image_shape: tuple[int, int, int]) -> tf.d
 def _labels(dataset: tf.data.Dataset) -> np.ndarray:
     labels = dataset.map(lambda _, label: tf.reshape(tf.cast(label, tf.int32), [-1]))
     return np.concatenate([np.zeros(0, np.int32), *labels.as_numpy_iterator()])
+
+
+def _spread(labels: np.ndarray, size: int) -> np.ndarray:
+    """Which images to keep: of each kind its share of `size`, but at least one, at even distances."""
+    is_chosen = np.zeros(len(labels), bool)
+    for kind in np.unique(labels):
+        of_kind = np.flatnonzero(labels == kind)
+        share = max(1, round(size * len(of_kind) / len(labels)))
+        is_chosen[of_kind[np.linspace(0, len(of_kind) - 1, share).astype(int)]] = True
+    return is_chosen
 
 
 def _checked_labels(dataset: AnomalyDetectionDataset, name: str) -> np.ndarray:

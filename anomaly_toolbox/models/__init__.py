@@ -5,7 +5,11 @@ import importlib
 from anomaly_toolbox.errors import InputError, did_you_mean
 
 METHODS = {
+    "AnoGAN": "anomaly_toolbox.models.anogan",
+    "EGBAD": "anomaly_toolbox.models.egbad",
     "GANomaly": "anomaly_toolbox.models.ganomaly",
+    "KNN": "anomaly_toolbox.models.knn",
+    "PCA": "anomaly_toolbox.models.pca",
 }
 
 

@@ -1,10 +1,12 @@
 """What every detector is: typed hyperparameters, a game of networks, and scores of single images.
 
 A method subclasses `AnomalyDetector`. Its constructor builds every network and gives each player of the game its
-optimizer; `train_step` plays one round on a batch; `scores` rates images one by one. Loops, logging, checkpoints and
+optimizer; `train_step` plays one round on a batch; `rate` scores images one by one. Loops, logging, checkpoints and
 selection belong to Keras and to `callbacks.py`.
 """
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,10 +17,14 @@ import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly_toolbox import losses
+from anomaly_toolbox.memory import Mahalanobis, Memory, Neighbours
+
+DRAWS_IN_AN_EPOCH = 2**20
+FEATURE_COMPONENTS = 64
 
 
-class Hyperparameters(BaseModel):
-    """What may stand in every method's section of a hyperparameter file.
+class ScoringHyperparameters(BaseModel):
+    """What every method has: which images it sees and how they are scored.
 
     Types are strict (no "0.1" for 0.1) and unknown names are refused; `anomaly_toolbox.hps` turns the violation into
     a line that names file, section and key.
@@ -31,13 +37,27 @@ class Hyperparameters(BaseModel):
     image_size: int = Field(
         32, ge=16, le=1024, multiple_of=16, description="side that images are resized to, in pixels"
     )
-    batch_size: int = Field(64, ge=2, le=100_000, description="images in one training step")
-    epochs: int = Field(15, ge=1, le=1_000_000, description="passes over the training images")
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="step size of Adam")
-    optimizer: Literal["adam"] = Field("adam", description="kept for earlier files: Adam is the papers' choice")
+    batch_size: int = Field(64, ge=2, le=100_000, description="images in one step")
     shuffle_buffer_size: int = Field(
         10_000, ge=1, le=1_000_000_000, description="images among which the next one is drawn"
     )
+    score: Literal["paper", "residual"] = Field(
+        "paper", description="the score that decides: the paper's, or another of `test.scores`"
+    )
+    memory_size: int = Field(
+        5000, ge=1, le=10_000_000, description="normal training images that scores by comparison remember"
+    )
+    validation_size: int | None = Field(
+        None, ge=2, le=1_000_000_000, description="validation images that are used, a fixed sample; none: all"
+    )
+
+
+class Hyperparameters(ScoringHyperparameters):
+    """What every method that is trained in epochs has besides."""
+
+    epochs: int = Field(15, ge=1, le=1_000_000, description="passes over the training images")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="step size of Adam")
+    optimizer: Literal["adam"] = Field("adam", description="kept for earlier files: Adam is the papers' choice")
     step_log_frequency: int = Field(
         50, ge=1, le=1_000_000_000, description="training steps from one TensorBoard point to the next"
     )
@@ -47,91 +67,29 @@ class Hyperparameters(BaseModel):
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better one")
 
 
-class AnomalyDetector(keras.Model):
-    """A `keras.Model` that is trained on normal images and scores any image, higher being more anomalous.
+class Game(keras.Model):
+    """A `keras.Model` whose networks are trained by several players, each with weights and an optimizer of its own."""
 
-    Args:
-        hyperparameters: an instance of the class's `Hyperparameters`.
-        channels: channels of the images, 1 for grey and 3 for RGB.
+    losses_reported: ClassVar[tuple[str, ...]] = ()  # what `train_step` passes to `report`
 
-    Images are float32, (batch, image_size, image_size, channels), in [-1, 1].
-    """
-
-    Hyperparameters: ClassVar[type[Hyperparameters]]
-    losses_reported: ClassVar[tuple[str, ...]]  # what `train_step` passes to `report`
-
-    def __init__(self, hyperparameters: Any, channels: int):
+    def __init__(self):
         super().__init__()
-        self.hyperparameters = hyperparameters
-        self.image_shape = (hyperparameters.image_size, hyperparameters.image_size, channels)
         self.optimizers = {}
         self.players = {}
         self.means = {name: keras.metrics.Mean(name) for name in self.losses_reported}
-
-    # What a method brings.
 
     def train_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """One round of the game on a batch of normal images; returns `self.report(...)`."""
         raise NotImplementedError
 
-    def reconstruct(self, x: tf.Tensor) -> tf.Tensor:
-        """The nearest normal image the detector can make of each image; same shape and range."""
-        raise NotImplementedError
-
-    def anomaly_score(self, x: tf.Tensor) -> tf.Tensor:
-        """The paper's score of each image, (batch,); an image's score never depends on its batch-mates."""
-        raise NotImplementedError
-
-    # What every method gets.
-
-    def scores(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Every score this detector knows, each (batch,); the first, `paper`, decides.
-
-        `residual` is the mean |x - reconstruct(x)|, in the units of the pixels.
-        """
-        return {
-            "paper": self.anomaly_score(x),
-            "residual": losses.l1_per_image(x, self.reconstruct(x)),
-        }
-
-    def anomaly_map(self, x: tf.Tensor) -> tf.Tensor:
-        """Where the image is odd: mean over channels of |x - reconstruct(x)|, (batch, size, size), >= 0."""
-        return tf.reduce_mean(tf.abs(x - self.reconstruct(x)), axis=-1)
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """`detector(x)` is its anomaly score."""
-        return self.anomaly_score(x)
-
-    def predict_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One batch of `predict`: every score."""
-        self.check_images(x)
-        return self.scores(x)
-
-    def score_batches(
-        self, batches: tf.data.Dataset, count: int, callbacks: Sequence[keras.callbacks.Callback] = ()
-    ) -> dict[str, np.ndarray]:
-        """`scores` of the first `count` images in batches of one static shape; each value is (count,), float32."""
-        scores = self.predict(batches, verbose=0, callbacks=list(callbacks))
-        return {name: values[:count] for name, values in scores.items()}
-
     def compile(self, **options: Any) -> None:
-        """Compiles the training and scoring steps with XLA, which Keras leaves off on a CPU.
-
-        Players keep their own optimizers, so Keras needs none.
-        """
+        """Compiles the steps with XLA, which Keras leaves off on a CPU. Players keep their own optimizers."""
         super().compile(optimizer=None, **{"jit_compile": True} | options)
         self.built = True  # each network was built by its own constructor
 
-    def check_images(self, x: tf.Tensor) -> None:
-        """Raises ValueError unless `x` is a batch of this detector's images."""
-        if tuple(x.shape[1:]) != self.image_shape:
-            raise ValueError(f"expected images of shape {self.image_shape}, received {tuple(x.shape[1:])}")
-
-    # Helpers for `train_step`.
-
-    def player(self, name: str, *networks: keras.Model) -> None:
+    def player(self, name: str, *networks: keras.Model, learning_rate: float) -> None:
         """Gives `networks` one Adam(learning_rate, beta_1=0.5), built now so that checkpoints hold its state."""
-        optimizer = keras.optimizers.Adam(self.hyperparameters.learning_rate, beta_1=0.5)
+        optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.players[name] = networks
         self.optimizers[name] = optimizer
         optimizer.build(self._weights_of(name))
@@ -155,10 +113,131 @@ class AnomalyDetector(keras.Model):
             self.means[name].update_state(value)
         return {name: self.means[name].result() for name in values}
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Makes every random number of the epoch follow from the seed and its number, so that it can be repeated.
+
+        Keras's weights files leave the states of random generators out.
+        """
+        for variable in self.variables:
+            if variable.path.endswith("seed_generator_state"):
+                variable.assign([variable.numpy()[0], epoch * DRAWS_IN_AN_EPOCH])
+
     def _weights_of(self, name: str) -> list:
         return [weight for network in self.players[name] for weight in network.trainable_variables]
 
-    # Storage: the networks alone, without optimizers.
+
+class AnomalyDetector(Game):
+    """A game that is trained on normal images and scores any image, higher being more anomalous.
+
+    Args:
+        hyperparameters: an instance of the class's `Hyperparameters`.
+        channels: channels of the images, 1 for grey and 3 for RGB.
+
+    Images are float32, (batch, image_size, image_size, channels), in [-1, 1].
+    """
+
+    Hyperparameters: ClassVar[type[ScoringHyperparameters]]
+
+    def __init__(self, hyperparameters: Any, channels: int):
+        super().__init__()
+        self.hyperparameters = hyperparameters
+        self.image_shape = (hyperparameters.image_size, hyperparameters.image_size, channels)
+        self.memories: dict[str, Memory] = {
+            "latent_neighbours": Neighbours(),
+            "feature_neighbours": Neighbours(FEATURE_COMPONENTS),
+            "mahalanobis": Mahalanobis(),
+        }
+        self._compiled_vectors = tf.function(self.vectors, jit_compile=True)
+
+    # What a method brings.
+
+    def reconstruct(self, x: tf.Tensor) -> tf.Tensor:
+        """The nearest normal image the detector can make of each image; same shape and range."""
+        raise NotImplementedError
+
+    def anomaly_score(self, x: tf.Tensor) -> tf.Tensor:
+        """The paper's score of each image, (batch,); an image's score never depends on its batch-mates."""
+        raise NotImplementedError
+
+    def rate(self, x: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """All that one pass over the images gives.
+
+        Returns:
+            The method's own scores, each (batch,): `paper` and `residual`, the mean |x - reconstruct(x)| in the units
+            of the pixels. And the vectors that are compared with those of normal images, each (batch, dimensions), by
+            the name of the score: `latent_neighbours`, codes; `feature_neighbours`, the features of D; `mahalanobis`,
+            how far a code moves when it is decoded and encoded again.
+        """
+        return {"paper": self.anomaly_score(x), "residual": losses.l1_per_image(x, self.reconstruct(x))}, {}
+
+    def conclude(self, images: np.ndarray, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
+        """What is learnt from a sample of normal training images once the epochs are over; mostly nothing."""
+
+    def quickly(self) -> contextlib.AbstractContextManager:
+        """While it is entered, images are scored as cheaply as a look after each epoch should be."""
+        return contextlib.nullcontext()
+
+    # What every method gets.
+
+    def scores(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Every score this detector knows, each (batch,); `hyperparameters.score` says which decides.
+
+        Scores by comparison are there once `remember` has seen normal images.
+        """
+        scores, vectors = self.rate(x)
+        compared = {name: self.memories[name] for name in vectors if not self.memories[name].is_empty}
+        return scores | {name: memory(vectors[name]) for name, memory in compared.items()}
+
+    def vectors(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The vectors of `rate` alone."""
+        return self.rate(x)[1]
+
+    def remember(self, images: np.ndarray) -> None:
+        """Takes in a sample of normal training images (n, size, size, channels) for the scores by comparison."""
+        size = self.hyperparameters.batch_size
+        filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), np.float32)])
+        batches = [self._compiled_vectors(tf.constant(filled[i : i + size])) for i in range(0, len(filled), size)]
+        for name in batches[0]:
+            if self.memories[name].is_empty:
+                self.predict_function = None  # there is a score more than when it was compiled
+            self.memories[name].remember(np.concatenate([batch[name] for batch in batches])[: len(images)])
+
+    def anomaly_map(self, x: tf.Tensor) -> tf.Tensor:
+        """Where the image is odd: mean over channels of |x - reconstruct(x)|, (batch, size, size), >= 0."""
+        return tf.reduce_mean(tf.abs(x - self.reconstruct(x)), axis=-1)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """`detector(x)` is its anomaly score."""
+        return self.anomaly_score(x)
+
+    def predict_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One batch of `predict`: every score."""
+        self.check_images(x)
+        return self.scores(x)
+
+    def score_batches(
+        self, batches: tf.data.Dataset, count: int, callbacks: Sequence[keras.callbacks.Callback] = ()
+    ) -> dict[str, np.ndarray]:
+        """`scores` of the first `count` images in batches of one static shape; each value is (count,), float32."""
+        scores = self.predict(batches, verbose=0, callbacks=list(callbacks))
+        return {name: values[:count] for name, values in scores.items()}
+
+    def check_images(self, x: tf.Tensor) -> None:
+        """Raises ValueError unless `x` is a batch of this detector's images."""
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(f"expected images of shape {self.image_shape}, received {tuple(x.shape[1:])}")
+
+    def player(self, name: str, *networks: keras.Model) -> None:
+        """A player of the game, with Adam(hyperparameters.learning_rate, beta_1=0.5)."""
+        super().player(name, *networks, learning_rate=self.hyperparameters.learning_rate)
+
+    # Storage: the networks and what they remember, without optimizers.
+
+    @property
+    def stored(self) -> list:
+        """Every variable that a weights file holds, but for the optimizers'."""
+        remembered = [memory.stored for memory in self.memories.values()]
+        return [*self.variables, *itertools.chain.from_iterable(remembered)]
 
     def save_networks(self, path: Path) -> None:
         """Writes every network's weights to `path`, which must end in `.weights.h5`."""
@@ -167,6 +246,7 @@ class AnomalyDetector(keras.Model):
     def load_networks(self, path: Path) -> None:
         """Reads what `save_networks` wrote; raises ValueError or OSError if it does not fit or is damaged."""
         self._without_optimizers(self.load_weights, path)
+        self.predict_function = None  # memories may have been filled
 
     def _without_optimizers(self, action, path: Path) -> None:
         optimizers, self.optimizers = self.optimizers, {}

@@ -21,7 +21,8 @@ throws those features away. Here D waits instead: it takes no step while its los
 Source: Akcay, Atapour-Abarghouei and Breckon, ACCV 2018 (arXiv 1805.06725); equations as numbered in 1906.11632.
 """
 
-import keras
+from typing import Literal
+
 import tensorflow as tf
 from pydantic import Field
 
@@ -38,41 +39,9 @@ class GANomalyHyperparameters(Hyperparameters):
     contextual_loss_weight: float = Field(50.0, ge=0, description="w_con of (11)")
     enc_loss_weight: float = Field(1.0, ge=0, description="w_enc of (11)")
     discriminator_loss_floor: float = Field(0.2, ge=0, description="D waits while its loss is below; 0: never")
-
-
-class Encoder(keras.Model):
-    """G_E and E: (batch, size, size, channels) -> (batch, latent).
-
-    Size 32, width 64: 16x16x64, 8x8x128, 4x4x256, latent.
-    """
-
-    def __init__(self, image_size: int, width: int, channels: int, latent: int):
-        super().__init__()
-        self.pyramid = layers.down(image_size, width, channels)
-        self.flatten = keras.layers.Flatten()
-        self.code = layers.dense(latent)
-        self(keras.Input((image_size, image_size, channels)))  # creates the weights
-
-    def call(self, x, training=False):
-        return self.code(self.flatten(self.pyramid(x, training=training)))
-
-
-class Discriminator(keras.Model):
-    """D: (batch, size, size, channels) -> features f(x), the last map of the pyramid, and one logit (batch, 1).
-
-    Size 32, width 64: 16x16x64, 8x8x128, f(x) = 4x4x256, logit.
-    """
-
-    def __init__(self, image_size: int, width: int, channels: int):
-        super().__init__()
-        self.features = layers.down(image_size, width, channels)
-        self.flatten = keras.layers.Flatten()
-        self.logit = layers.dense(1)
-        self(keras.Input((image_size, image_size, channels)))  # creates the weights
-
-    def call(self, x, training=False):
-        features = self.features(x, training=training)
-        return features, self.logit(self.flatten(features))
+    score: Literal["paper", "residual", "latent_neighbours", "feature_neighbours", "mahalanobis"] = Field(
+        "paper", description="the score that decides: the paper's, or another of `test.scores`"
+    )
 
 
 class GANomaly(AnomalyDetector):
@@ -84,10 +53,10 @@ class GANomaly(AnomalyDetector):
     def __init__(self, hyperparameters: GANomalyHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
         hp = hyperparameters
-        self.encoder = Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # G_E
+        self.encoder = layers.Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # G_E
         self.decoder = layers.up(hp.image_size, hp.width, channels, hp.latent_vector_size)  # G_D
-        self.second_encoder = Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # E
-        self.discriminator = Discriminator(hp.image_size, hp.width, channels)
+        self.second_encoder = layers.Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # E
+        self.discriminator = layers.Discriminator(hp.image_size, hp.width, channels)
         self.player("g", self.encoder, self.decoder, self.second_encoder)
         self.player("d", self.discriminator)
 
@@ -134,7 +103,14 @@ class GANomaly(AnomalyDetector):
         z, _, z_hat = self.round_trip(x)
         return losses.distance(z, z_hat)
 
-    def scores(self, x):
-        """A(x) and the residual, both from one round trip."""
+    def rate(self, x):
+        """A(x), the residual and the vectors, from one round trip; Mahalanobis' is E(x̂) against G_E(x)."""
         z, x_hat, z_hat = self.round_trip(x)
-        return {"paper": losses.distance(z, z_hat), "residual": losses.l1_per_image(x, x_hat)}
+        features, _ = self.discriminator(x)
+        scores = {"paper": losses.distance(z, z_hat), "residual": losses.l1_per_image(x, x_hat)}
+        vectors = {
+            "latent_neighbours": z,
+            "feature_neighbours": tf.reshape(features, (features.shape[0], -1)),
+            "mahalanobis": z - z_hat,
+        }
+        return scores, vectors

@@ -1,0 +1,128 @@
+"""What a detector remembers of normal images, as layers: vectors in, a distance from what is normal out.
+
+What is remembered lies in weights, so it is saved and loaded with the networks and never depends on the batch at hand.
+A memory starts empty; its first `remember` decides its size.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+
+NEIGHBOURS = 5
+
+
+class Memory(keras.layers.Layer):
+    """Named arrays that are filled once the normal images are known."""
+
+    def __init__(self):
+        super().__init__()
+        self.arrays: dict[str, tf.Variable] = {}
+        self.built = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was remembered yet."""
+        return not self.arrays
+
+    @property
+    def stored(self) -> list[tf.Variable]:
+        """The arrays, with those of the parts of this memory."""
+        return list(self.arrays.values())
+
+    def keep(self, **arrays: np.ndarray) -> None:
+        """Replaces what is remembered."""
+        for name, array in arrays.items():
+            known = self.arrays.get(name)
+            if known is None or known.shape != array.shape:
+                dtype = tf.uint8 if array.dtype == np.uint8 else tf.float32
+                self.arrays[name] = tf.Variable(array, trainable=False, dtype=dtype)
+            else:
+                known.assign(array)
+
+    def remember(self, vectors: np.ndarray) -> None:
+        """Takes in the vectors (n, dimensions), float32, of normal images."""
+        raise NotImplementedError
+
+    def call(self, vectors: tf.Tensor) -> tf.Tensor:
+        """(batch, dimensions) -> (batch,), higher being further from what is normal."""
+        raise NotImplementedError
+
+    def save_own_variables(self, store):
+        """Keras's hook: what is written to the weights file."""
+        for name, variable in self.arrays.items():
+            store[name] = variable.numpy()
+
+    def load_own_variables(self, store):
+        """Keras's hook: an empty memory takes the size that it has in the file."""
+        self.keep(**{name: store[name][...] for name in store.keys()})  # noqa: SIM118  (an HDF5 group)
+
+
+class PrincipalComponents(Memory):
+    """Mean and leading principal components of normal vectors, by scikit-learn.
+
+    Args:
+        components: how many at the most; there are never more than vectors or dimensions.
+    """
+
+    def __init__(self, components: int):
+        super().__init__()
+        self.components = components
+
+    def remember(self, vectors):
+        n_components = min(self.components, *vectors.shape)
+        fitted = PCA(n_components, random_state=0).fit(vectors)
+        self.keep(mean=fitted.mean_, axes=fitted.components_)
+
+    def call(self, vectors):
+        """Coordinates along the components, (batch, components)."""
+        return tf.matmul(vectors - self.arrays["mean"], self.arrays["axes"], transpose_b=True)
+
+    def inverse(self, coordinates: tf.Tensor) -> tf.Tensor:
+        """The vectors that have these coordinates: (batch, components) -> (batch, dimensions)."""
+        return tf.matmul(coordinates, self.arrays["axes"]) + self.arrays["mean"]
+
+
+class Neighbours(Memory):
+    """Mean cosine distance to the 5 nearest of the normal vectors, in [0, 2].
+
+    Args:
+        components: compare coordinates along so many principal components, instead of the vectors themselves.
+    """
+
+    def __init__(self, components: int | None = None):
+        super().__init__()
+        self.coordinates = PrincipalComponents(components) if components else None
+
+    def remember(self, vectors):
+        if self.coordinates is not None:
+            self.coordinates.remember(vectors)
+        self.keep(directions=self._directions(vectors).numpy())
+
+    def call(self, vectors):
+        similarities = tf.matmul(self._directions(vectors), self.arrays["directions"], transpose_b=True)
+        nearest, _ = tf.math.top_k(similarities, min(NEIGHBOURS, similarities.shape[1]))
+        return 1 - tf.reduce_mean(nearest, axis=1)
+
+    @property
+    def stored(self):
+        return super().stored + (self.coordinates.stored if self.coordinates else [])
+
+    def _directions(self, vectors):
+        return tf.math.l2_normalize(vectors if self.coordinates is None else self.coordinates(vectors), axis=1)
+
+
+class Mahalanobis(Memory):
+    """Mahalanobis distance sqrt((v - m)^T S^-1 (v - m)) to the mean m of normal vectors under their covariance S.
+
+    S is Ledoit and Wolf's shrunk estimate, by scikit-learn: it can be inverted with few vectors too.
+    """
+
+    def remember(self, vectors):
+        fitted = LedoitWolf().fit(vectors.astype(np.float64))
+        # S^-1 = L L^T, so the distance is the length of L^T (v - m)
+        self.keep(mean=fitted.location_, whitening=np.linalg.cholesky(fitted.precision_))
+
+    def call(self, vectors):
+        return tf.norm(tf.matmul(vectors - self.arrays["mean"], self.arrays["whitening"]), axis=1)
