@@ -207,22 +207,22 @@ def _test(
         on_test, images_per_second = _score(run, bar, detector, test, "test")
     _say(console, f"{len(test.labels):,} test images scored; figures and pictures follow")
 
-    thresholds = {name: evaluation.best_threshold(validation.labels, values) for name, values in on_validation.items()}
     for name, values in on_test.items():
         if np.ptp(values) == 0:
             _say(console, f"warning: every test image has the same score ({name}): it tells nothing")
-    of_each_score = {}
+    of_validation, of_test = {}, {}
     for name, values in on_test.items():
-        of_each_score[name] = evaluation.figures(test.labels, values, thresholds[name])
-        of_each_score[name]["auprc_interval"] = evaluation.auprc_interval(test.labels, values)
+        threshold = evaluation.best_threshold(validation.labels, on_validation[name])
+        of_validation[name] = evaluation.figures(validation.labels, on_validation[name], threshold)
+        of_test[name] = evaluation.figures(test.labels, values, threshold)
+        of_test[name]["auprc_interval"] = evaluation.auprc_interval(test.labels, values)
     hp = trial.hyperparameters
-    decisive = hp.score
-    low, high = float(on_validation[decisive].min()), float(on_validation[decisive].max())
-    calibrated = evaluation.rescale(on_test[decisive], low, high)
-    _write_scores(run.scores_path, test.labels, {"score": on_test[decisive], "calibrated": calibrated, **on_test})
-    _draw(run.folder, detector, test, on_test[decisive], of_each_score[decisive])
-    callbacks.summarise_test(run.folder, of_each_score, decisive, getattr(hp, "epochs", 0))
-    on_validation_figures = evaluation.figures(validation.labels, on_validation[decisive], thresholds[decisive])
+    low, high = float(on_validation[hp.score].min()), float(on_validation[hp.score].max())
+    decisive = on_test[hp.score]
+    calibrated = evaluation.rescale(decisive, low, high)
+    _write_scores(run.scores_path, test.labels, {"score": decisive, "calibrated": calibrated, **on_test})
+    _draw(run.folder, detector, test, decisive, of_test[hp.score])
+    callbacks.summarise_test(run.folder, of_test, hp.score, getattr(hp, "epochs", 0))
     return {
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,
@@ -231,9 +231,9 @@ def _test(
         "seed": trial.seed,
         "epochs": 0,
         "selected_epoch": None,
-        "score": decisive,
-        "validation": {**on_validation_figures, "score_min": low, "score_max": high},
-        "test": {**of_each_score[decisive], "scores": of_each_score},
+        "score": hp.score,
+        "validation": {**of_validation[hp.score], "score_min": low, "score_max": high, "scores": of_validation},
+        "test": {**of_test[hp.score], "scores": of_test},
         "train_images_per_second": None,
         "score_images_per_second": images_per_second,
     }
@@ -243,22 +243,21 @@ def _score(
     run: Run, bar: Progress, detector: AnomalyDetector, split: ScoringSplit, name: str
 ) -> tuple[dict[str, np.ndarray], float | None]:
     """Scores of a split, from where an earlier attempt was interrupted, and images per second of what was left."""
+    run.checkpoint.mkdir(exist_ok=True)
     keep = callbacks.KeepScores(run.checkpoint / f"{name}-scores.npz", sha256(run.weights_path))
-    before, batches = keep.restore()
-    n = len(split.labels)
-    n_before = batches * detector.hyperparameters.batch_size
-    if n_before >= n:
-        return {name: values[:n] for name, values in before.items()}, None
-    if batches:
-        _say(bar.console, f"scoring goes on after {n_before:,} of {n:,} {name} images")
-    began = time.perf_counter()
-    rest = detector.score_batches(
-        split.batches.skip(batches),
-        n - n_before,
-        [callbacks.ScoringProgress(bar, f"scoring {name} images", batches), keep],
-    )
-    speed = (n - n_before) / (time.perf_counter() - began)
-    return {name: np.concatenate([before.get(name, values[:0]), values]) for name, values in rest.items()}, speed
+    scores, batches = keep.restore()
+    n, n_before = len(split.labels), batches * detector.hyperparameters.batch_size
+    speed = None
+    if n_before < n:
+        if batches:
+            _say(bar.console, f"scoring goes on after {n_before:,} of {n:,} {name} images")
+        shown = callbacks.ScoringProgress(bar, f"scoring {name} images", batches)
+        began = time.perf_counter()
+        rest = detector.score_batches(split.batches.skip(batches), n - n_before, [shown, keep])
+        speed = (n - n_before) / (time.perf_counter() - began)
+        scores = {name: np.concatenate([scores.get(name, values[:0]), values]) for name, values in rest.items()}
+    first = ("paper", "residual")
+    return {name: scores[name][:n] for name in (*first, *sorted(scores.keys() - set(first)))}, speed
 
 
 def _check_counts(counts: dict[str, dict[str, int]], select_by: str | None) -> None:

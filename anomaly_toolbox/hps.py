@@ -51,6 +51,11 @@ def trials(
     return list(dict.fromkeys(_whole_trial(schema, combination) for combination in combinations))
 
 
+def sections(path: Path) -> set[str]:
+    """The names of a file's sections; InputError if it cannot be read."""
+    return set(_read_json(path))
+
+
 def _read_domains(schema: type[BaseModel], method: str, path: Path, every_combination: bool) -> dict[str, list[Any]]:
     content = _read_json(path)
     section = method.lower()

@@ -4,7 +4,10 @@ The pyramid is DCGAN's (1511.06434): 4x4 convolutions of stride 2 without bias, 
 from N(0, 0.02). Its depth follows from the image size, so no size is written anywhere else.
 """
 
+import math
+
 import keras
+import tensorflow as tf
 
 
 def pyramid_sizes(image_size: int) -> list[int]:
@@ -72,6 +75,11 @@ def up(image_size: int, width: int, channels: int, latent: int) -> keras.Sequent
     return keras.Sequential(blocks)
 
 
+def flatten(x: tf.Tensor) -> tf.Tensor:
+    """(batch, ...) -> (batch, dimensions)."""
+    return tf.reshape(x, (-1, math.prod(x.shape[1:])))
+
+
 class Encoder(keras.Model):
     """DCGAN's pyramid, then a code: (batch, size, size, channels) -> (batch, latent).
 
@@ -81,12 +89,11 @@ class Encoder(keras.Model):
     def __init__(self, image_size: int, width: int, channels: int, latent: int):
         super().__init__()
         self.pyramid = down(image_size, width, channels)
-        self.flatten = keras.layers.Flatten()
         self.code = dense(latent)
         self(keras.Input((image_size, image_size, channels)))  # creates the weights
 
     def call(self, x, training=False):
-        return self.code(self.flatten(self.pyramid(x, training=training)))
+        return self.code(flatten(self.pyramid(x, training=training)))
 
 
 class Discriminator(keras.Model):
@@ -98,13 +105,12 @@ class Discriminator(keras.Model):
     def __init__(self, image_size: int, width: int, channels: int):
         super().__init__()
         self.features = down(image_size, width, channels)
-        self.flatten = keras.layers.Flatten()
         self.logit = dense(1)
         self(keras.Input((image_size, image_size, channels)))  # creates the weights
 
     def call(self, x, training=False):
         features = self.features(x, training=training)
-        return features, self.logit(self.flatten(features))
+        return features, self.logit(flatten(features))
 
 
 def _normal() -> keras.initializers.Initializer:

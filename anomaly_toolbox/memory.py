@@ -11,6 +11,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
 NEIGHBOURS = 5
+LEAST_VARIANCE = 1e-9  # of the largest; a direction in which nothing varies would count without bounds
 
 
 class Memory(keras.layers.Layer):
@@ -63,15 +64,16 @@ class PrincipalComponents(Memory):
     """Mean and leading principal components of normal vectors, by scikit-learn.
 
     Args:
-        components: how many at the most; there are never more than vectors or dimensions.
+        components: how many, though never more than vectors or dimensions; or, below 1, the share of the variance that
+            they have to explain.
     """
 
-    def __init__(self, components: int):
+    def __init__(self, components: float):
         super().__init__()
         self.components = components
 
     def remember(self, vectors):
-        n_components = min(self.components, *vectors.shape)
+        n_components = self.components if self.components < 1 else min(self.components, *vectors.shape)
         fitted = PCA(n_components, random_state=0).fit(vectors)
         self.keep(mean=fitted.mean_, axes=fitted.components_)
 
@@ -116,13 +118,15 @@ class Neighbours(Memory):
 class Mahalanobis(Memory):
     """Mahalanobis distance sqrt((v - m)^T S^-1 (v - m)) to the mean m of normal vectors under their covariance S.
 
-    S is Ledoit and Wolf's shrunk estimate, by scikit-learn: it can be inverted with few vectors too.
+    S is Ledoit and Wolf's shrunk estimate, by scikit-learn: it can be inverted with few vectors too. With its
+    eigenvalues s and eigenvectors A, the distance is the length of s^-1/2 A^T (v - m).
     """
 
     def remember(self, vectors):
         fitted = LedoitWolf().fit(vectors.astype(np.float64))
-        # S^-1 = L L^T, so the distance is the length of L^T (v - m)
-        self.keep(mean=fitted.location_, whitening=np.linalg.cholesky(fitted.precision_))
+        variances, axes = np.linalg.eigh(fitted.covariance_)
+        variances = np.maximum(variances, max(LEAST_VARIANCE * variances[-1], np.finfo(np.float32).tiny))
+        self.keep(mean=fitted.location_, whitening=axes / np.sqrt(variances))
 
     def call(self, vectors):
         return tf.norm(tf.matmul(vectors - self.arrays["mean"], self.arrays["whitening"]), axis=1)

@@ -15,8 +15,14 @@ from anomaly_toolbox.models import detector_class
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 # What makes each method small enough for a test; a test fails if a registered method is missing here.
+TINY_IMAGES = {"image_size": 16, "batch_size": 8, "memory_size": 40}
+TINY_NETWORKS = {**TINY_IMAGES, "width": 4, "latent_vector_size": 6, "epochs": 2}
 TINY = {
-    "GANomaly": {"image_size": 16, "width": 4, "latent_vector_size": 6, "batch_size": 8, "epochs": 2},
+    "AnoGAN": {**TINY_NETWORKS, "gamma": 5, "validation_gamma": 2, "warm_start": True, "encoder_steps": 3},
+    "EGBAD": TINY_NETWORKS,
+    "GANomaly": TINY_NETWORKS,
+    "KNN": TINY_IMAGES,
+    "PCA": TINY_IMAGES,
 }
 
 
@@ -26,6 +32,23 @@ def tiny_detector(method: str, channels: int = 1, **changes):
     detector = cls(cls.Hyperparameters(**{**TINY[method], **changes}), channels)
     detector.compile()
     return detector
+
+
+def weights_of(*networks):
+    """Trainable weights by name, as they are now."""
+    return {weight.path: weight.numpy() for network in networks for weight in network.trainable_variables}
+
+
+def moved(before, *networks):
+    """Whether a weight differs from what `weights_of` gave."""
+    return any(not np.array_equal(before[path], value) for path, value in weights_of(*networks).items())
+
+
+def only(player, detector, monkeypatch):
+    """Lets only one player take its step."""
+    minimise = detector.minimise
+    plays = lambda name, *rest, **options: name != player or minimise(name, *rest, **options)  # noqa: E731
+    monkeypatch.setattr(detector, "minimise", plays)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

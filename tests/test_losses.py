@@ -28,6 +28,20 @@ def test_discriminator_loss_stays_finite_where_log_of_a_sigmoid_would_not():
     assert np.isfinite(losses.discriminator_loss(tf.constant([[-200.0]]), tf.constant([[200.0]])))
 
 
+def test_generator_loss_is_the_non_saturating_form_of_equation_1():
+    fake = np.array([[0.5], [-3.0]])
+    expected = -np.log(1 / (1 + np.exp(-fake))).mean()
+    assert losses.generator_loss(tf.constant(fake)).numpy() == pytest.approx(expected)
+    assert losses.generator_loss(tf.zeros((2, 1))).numpy() == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_generator_loss_has_a_gradient_where_the_discriminator_is_sure():
+    logit = tf.Variable([[-20.0]])
+    with tf.GradientTape() as tape:
+        loss = losses.generator_loss(logit)
+    assert tape.gradient(loss, logit).numpy() == pytest.approx(-1, rel=1e-4)
+
+
 def test_l1_and_l2_are_means_over_elements():
     a, b = tf.constant([[0.0, 2.0], [1.0, -1.0]]), tf.constant([[1.0, 2.0], [-2.0, -1.0]])
     assert losses.l1(a, b).numpy() == pytest.approx((1 + 0 + 3 + 0) / 4)
@@ -37,6 +51,11 @@ def test_l1_and_l2_are_means_over_elements():
 def test_l1_per_image_keeps_images_apart():
     a = tf.constant([[[1.0], [3.0]], [[0.0], [0.0]]])
     np.testing.assert_allclose(losses.l1_per_image(a, tf.zeros_like(a)), [2.0, 0.0])
+
+
+def test_l1_norm_is_a_sum_over_each_image():
+    a = tf.constant([[[1.0], [3.0]], [[0.0], [-0.5]]])
+    np.testing.assert_allclose(losses.l1_norm(a, tf.zeros_like(a)), [4.0, 0.5])
 
 
 def test_distance_is_the_euclidean_one_of_equation_12():

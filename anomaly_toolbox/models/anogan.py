@@ -74,11 +74,11 @@ class Inversion(Game):
     title = "fitting the encoder"
     losses_reported = ("code", "residual", "features")
 
-    def __init__(self, encoder: keras.Model, generator: keras.Model, discriminator: keras.Model, latent: int):
+    def __init__(self, detector: "AnoGAN"):
         super().__init__()
-        self.encoder, self.generator, self.discriminator, self.latent = encoder, generator, discriminator, latent
-        self.noise = keras.random.SeedGenerator()
-        self.player("e", encoder, learning_rate=ENCODER_LEARNING_RATE)
+        self.encoder, self.generator, self.discriminator = detector.encoder, detector.generator, detector.discriminator
+        self.noise, self.latent = detector.noise, detector.hyperparameters.latent_vector_size
+        self.player("e", self.encoder, learning_rate=ENCODER_LEARNING_RATE)
 
     def train_step(self, x):
         """One step of E on a batch of pairs (G(z), z) and one of normal images."""
@@ -152,33 +152,35 @@ class AnoGAN(AnomalyDetector):
             z_Γ, (batch, latent), and A = L(z_Γ), (batch,).
         """
         features, _ = self.discriminator(x)
-        rate = self.hyperparameters.search_learning_rate
-
-        def step(number, z, mean, square):
-            with tf.GradientTape() as tape:
-                tape.watch(z)
-                loss = self.search_loss(x, features, z)
-            gradient = tape.gradient(loss, z)  # of the sum: no image's gradient meets another's
-            mean = ADAM_BETA_1 * mean + (1 - ADAM_BETA_1) * gradient
-            square = ADAM_BETA_2 * square + (1 - ADAM_BETA_2) * gradient**2
-            time = tf.cast(number + 1, tf.float32)
-            correction = tf.sqrt(1 - ADAM_BETA_2**time) / (1 - ADAM_BETA_1**time)
-            z -= rate * correction * mean / (tf.sqrt(square) + ADAM_EPSILON)
-            return number + 1, z, mean, square
-
         still = tf.zeros_like(z_0)
-        searching = lambda number, *_: number < self.steps  # noqa: E731
-        _, z, _, _ = tf.while_loop(searching, step, (tf.constant(0), z_0, still, still))
+        _, z, _, _ = tf.while_loop(
+            lambda number, *_: number < self.steps,
+            lambda number, *state: self.search_step(x, features, number, *state),
+            (tf.constant(0), z_0, still, still),
+        )
         return z, self.search_loss(x, features, z)
+
+    def search_step(self, x, features, number, z, mean, square):
+        """Step `number` (from 0) of every image's own Adam; `mean` and `square` are its state, shaped as z."""
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            loss = self.search_loss(x, features, z)
+        gradient = tape.gradient(loss, z)  # of the sum over images: none has a part in another's
+        mean = ADAM_BETA_1 * mean + (1 - ADAM_BETA_1) * gradient
+        square = ADAM_BETA_2 * square + (1 - ADAM_BETA_2) * gradient**2
+        time = tf.cast(number + 1, tf.float32)
+        correction = tf.sqrt(1 - ADAM_BETA_2**time) / (1 - ADAM_BETA_1**time)
+        rate = self.hyperparameters.search_learning_rate * correction
+        return number + 1, z - rate * mean / (tf.sqrt(square) + ADAM_EPSILON), mean, square
 
     def best_search(self, x):
         """z_Γ and A(x) of the best of all restarts, found side by side."""
-        restarts, n = len(self.beginnings), x.shape[0]
+        restarts, n = len(self.beginnings), tf.shape(x)[0]
         z_0 = tf.repeat(self.beginnings, n, axis=0)
         if self.is_warm:
             z_0 = tf.concat([self.encoder(x), z_0[n:]], axis=0)
         z, loss = self.search(tf.tile(x, (restarts, 1, 1, 1)), z_0)
-        z, loss = tf.reshape(z, (restarts, n, -1)), tf.reshape(loss, (restarts, n))
+        z, loss = tf.reshape(z, (restarts, n, z.shape[1])), tf.reshape(loss, (restarts, n))
         best = tf.argmin(loss)
         return tf.gather(tf.transpose(z, (1, 0, 2)), best, batch_dims=1), tf.reduce_min(loss, axis=0)
 
@@ -208,7 +210,7 @@ class AnoGAN(AnomalyDetector):
     def vectors(self, x):
         """The features of D and, with a warm start, the codes: without any search."""
         features, _ = self.discriminator(x)
-        vectors = {"feature_neighbours": tf.reshape(features, (features.shape[0], -1))}
+        vectors = {"feature_neighbours": layers.flatten(features)}
         if self.is_warm:
             code = self.encoder(x)
             vectors |= {"latent_neighbours": code, "mahalanobis": code - self.encoder(self.generator(code))}
@@ -219,9 +221,10 @@ class AnoGAN(AnomalyDetector):
         hp = self.hyperparameters
         if not hp.warm_start:
             return
-        inversion = Inversion(self.encoder, self.generator, self.discriminator, hp.latent_vector_size)
+        self.begin_epoch(hp.epochs)
+        inversion = Inversion(self)
         inversion.compile()
-        shuffled = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images))
+        shuffled = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=0)
         batches = shuffled.repeat().batch(hp.batch_size, drop_remainder=True)
         inversion.fit(batches, steps_per_epoch=hp.encoder_steps, verbose=0, shuffle=False, callbacks=list(callbacks))
         self.is_fitted.assign(1.0)

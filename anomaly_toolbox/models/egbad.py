@@ -44,7 +44,6 @@ class EGBADHyperparameters(Hyperparameters):
     )
     latent_vector_size: int = Field(200, ge=1, le=100_000, description="length of the codes z and E(x)")
     discriminator_dropout: float = Field(0.5, ge=0, lt=1, description="share of D's units that each step leaves out")
-    discriminator_loss_floor: float = Field(0.0, ge=0, description="D waits while its loss is below; 0: never")
     weight_averaging: float = Field(0.999, ge=0, lt=1, description="memory of the averaged weights that score images")
     reconstruction_loss_weight: float = Field(
         0.0, ge=0, description="weight of mean |x - G(E(x))| in E's loss; not in the paper"
@@ -168,7 +167,7 @@ class EGBAD(AnomalyDetector):
             if hp.reconstruction_loss_weight > 0:
                 reconstruction = self.generator(code, training=True)
                 e_objective += hp.reconstruction_loss_weight * losses.l1(x, reconstruction)
-        self.minimise("d", d_loss, tape, only_if=d_loss > hp.discriminator_loss_floor)
+        self.minimise("d", d_loss, tape)
         self.minimise("g", g_loss, tape)
         self.minimise("e", e_objective, tape)
         self.average()

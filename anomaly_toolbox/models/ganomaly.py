@@ -110,7 +110,7 @@ class GANomaly(AnomalyDetector):
         scores = {"paper": losses.distance(z, z_hat), "residual": losses.l1_per_image(x, x_hat)}
         vectors = {
             "latent_neighbours": z,
-            "feature_neighbours": tf.reshape(features, (features.shape[0], -1)),
+            "feature_neighbours": layers.flatten(features),
             "mahalanobis": z - z_hat,
         }
         return scores, vectors

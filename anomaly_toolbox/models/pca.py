@@ -9,6 +9,7 @@ x is (batch, size, size, channels) in [−1, 1], A is (batch,). Fitted by scikit
 import tensorflow as tf
 from pydantic import Field
 
+from anomaly_toolbox import layers, losses
 from anomaly_toolbox.memory import PrincipalComponents
 from anomaly_toolbox.models.base import AnomalyDetector, ScoringHyperparameters
 
@@ -19,7 +20,9 @@ class PCAHyperparameters(ScoringHyperparameters):
     image_size: int = Field(28, ge=4, le=1024, description="side that images are resized to, in pixels")
     batch_size: int = Field(100, ge=2, le=100_000, description="images in one step")
     memory_size: int = Field(60_000, ge=2, le=10_000_000, description="normal training images that it is fitted to")
-    components: int = Field(50, ge=1, le=100_000, description="principal components that make an image")
+    explained_variance: float = Field(
+        0.9, gt=0, lt=1, description="share of the images' variance that the principal components explain"
+    )
 
 
 class PCA(AnomalyDetector):
@@ -29,7 +32,7 @@ class PCA(AnomalyDetector):
 
     def __init__(self, hyperparameters: PCAHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
-        self.principal_components = PrincipalComponents(hyperparameters.components)
+        self.principal_components = PrincipalComponents(hyperparameters.explained_variance)
 
     def remember(self, images):
         """Fits m and W."""
@@ -41,10 +44,9 @@ class PCA(AnomalyDetector):
 
     def projection(self, x):
         """x̂."""
-        coordinates = self.principal_components(tf.reshape(x, (x.shape[0], -1)))
-        return tf.reshape(self.principal_components.inverse(coordinates), x.shape)
+        coordinates = self.principal_components(layers.flatten(x))
+        return tf.reshape(self.principal_components.inverse(coordinates), (-1, *self.image_shape))
 
     def anomaly_score(self, x):
         """A(x)."""
-        missed = tf.reshape(x - self.projection(x), (x.shape[0], -1))
-        return tf.norm(missed, axis=1)
+        return losses.distance(layers.flatten(x), layers.flatten(self.projection(x)))

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.models.ganomaly import GANomaly, GANomalyHyperparameters
-from tests.conftest import tiny_detector
+from tests.conftest import moved, only, tiny_detector, weights_of
 
 
 @pytest.fixture
@@ -18,14 +18,6 @@ def detector():
 @pytest.fixture
 def batch(images):
     return tf.constant(images[:8])
-
-
-def weights_of(*networks):
-    return {weight.path: weight.numpy() for network in networks for weight in network.trainable_variables}
-
-
-def moved(before, *networks):
-    return any(not np.array_equal(before[path], value) for path, value in weights_of(*networks).items())
 
 
 def test_losses_are_equations_1_and_8_to_11(detector, batch):
@@ -69,17 +61,14 @@ def test_the_encoders_are_two(detector):
     assert not any(np.array_equal(a, b) for a, b in zip(first.values(), second.values(), strict=True) if a.ndim > 1)
 
 
-@pytest.mark.parametrize("silent", ["g", "d"])
-def test_each_player_moves_only_its_own_networks(detector, batch, silent, monkeypatch):
+@pytest.mark.parametrize("player", ["g", "d"])
+def test_each_player_moves_only_its_own_networks(detector, batch, player, monkeypatch):
     generator = (detector.encoder, detector.decoder, detector.second_encoder)
     before_g, before_d = weights_of(*generator), weights_of(detector.discriminator)
-    minimise = detector.minimise
-    monkeypatch.setattr(
-        detector, "minimise", lambda name, *rest, **options: name == silent or minimise(name, *rest, **options)
-    )
+    only(player, detector, monkeypatch)
     detector.train_step(batch)
-    assert moved(before_g, *generator) == (silent == "d")
-    assert moved(before_d, detector.discriminator) == (silent == "g")
+    assert moved(before_g, *generator) == (player == "g")
+    assert moved(before_d, detector.discriminator) == (player == "d")
 
 
 def test_feature_matching_reaches_encoder_and_decoder(batch):

@@ -1,5 +1,7 @@
 """What every registered method must do."""
 
+import typing
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,14 +10,24 @@ from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.models import METHODS, detector_class, method_name
 from tests.conftest import TINY, tiny_detector
 
+BASELINES = {"KNN", "PCA"}  # fitted by scikit-learn, not in epochs
+
+
+def training_images():
+    return np.random.default_rng(1).uniform(-1, 1, (24, 16, 16, 1)).astype(np.float32)
+
 
 @pytest.fixture(params=sorted(METHODS), scope="module")
 def detector(request):
-    """Trained for a few steps, so that batch normalisation has figures of its own."""
+    """Trained for a few steps, so that batch normalisation has figures of its own, and concluded."""
     tf.keras.utils.set_random_seed(0)
     detector = tiny_detector(request.param)
-    batches = tf.data.Dataset.from_tensor_slices(np.random.default_rng(1).uniform(-1, 1, (24, 16, 16, 1)))
-    detector.fit(batches.map(lambda x: tf.cast(x, tf.float32)).batch(8, drop_remainder=True), verbose=0, shuffle=False)
+    images = training_images()
+    if request.param not in BASELINES:
+        batches = tf.data.Dataset.from_tensor_slices(images).batch(8, drop_remainder=True)
+        detector.fit(batches, verbose=0, shuffle=False)
+    detector.conclude(images)
+    detector.remember(images)
     return detector
 
 
@@ -46,12 +58,22 @@ def test_every_hyperparameter_is_described_and_has_a_default():
         assert all(field.description for field in schema.model_fields.values())
 
 
-def test_every_network_moves(detector):
+@pytest.mark.parametrize("method", sorted(set(METHODS) - BASELINES))
+def test_every_network_moves(method):
+    tf.keras.utils.set_random_seed(0)
+    detector = tiny_detector(method)
     before = {weight.path: weight.numpy() for weight in detector.trainable_variables}
-    detector.fit(tf.data.Dataset.from_tensors(tf.random.uniform((8, 16, 16, 1), -1, 1)), verbose=0, shuffle=False)
+    detector.fit(tf.data.Dataset.from_tensors(training_images()[:8]), verbose=0, shuffle=False)
+    detector.conclude(training_images())
     still = [w.path for w in detector.trainable_variables if np.array_equal(before[w.path], w.numpy())]
     assert len(before) > 4
     assert not still
+
+
+def test_the_score_that_decides_is_one_of_those_it_knows(detector, images):
+    choices = typing.get_args(detector.Hyperparameters.model_fields["score"].annotation)
+    assert choices == tuple(sorted(detector.scores(images), key=choices.index))
+    assert choices[:2] == ("paper", "residual")
 
 
 def test_scores_are_finite_different_and_one_an_image(detector, images):
@@ -91,15 +113,22 @@ def test_reconstructions_and_maps(detector, images):
 
 
 def test_saved_networks_score_the_same(detector, images, tmp_path):
+    """With all that was remembered, also where another memory was filled already."""
     path = tmp_path / "model.weights.h5"
     detector.save_networks(path)
     other = tiny_detector(type(detector).__name__)
+    other.remember(-training_images()[:16])
     assert not np.allclose(other(images), detector(images))
     other.load_networks(path)
-    np.testing.assert_array_equal(other(images), detector(images))
+    expected = detector.scores(images)
+    for name, values in other.scores(images).items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5)
+    assert set(in_batches(other, images, 8)) == set(expected)
 
 
-def test_optimizers_are_built_but_not_in_the_saved_networks(detector, tmp_path):
+@pytest.mark.parametrize("method", sorted(set(METHODS) - BASELINES))
+def test_optimizers_are_built_but_not_in_the_saved_networks(method, tmp_path):
+    detector = tiny_detector(method)
     assert all(optimizer.built for optimizer in detector.optimizers.values())
     detector.save_networks(tmp_path / "model.weights.h5")
     detector.save_weights(str(tmp_path / "all.weights.h5"))

@@ -1,0 +1,194 @@
+"""AnoGAN's equations, its search, and the encoder of the warm start."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from pydantic import ValidationError
+
+from anomaly_toolbox.models.anogan import AnoGANHyperparameters
+from tests.conftest import moved, only, tiny_detector, weights_of
+
+
+@pytest.fixture
+def detector():
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector("AnoGAN", warm_start=False, gamma=20, search_learning_rate=0.05)
+    spread(detector)
+    return detector
+
+
+def spread(detector):
+    """Weights of N(0, 0.02) hardly let z through a tiny network; larger ones make the search worth a test."""
+    for weight in detector.generator.trainable_variables:
+        if weight.name == "kernel":
+            weight.assign(8 * weight)
+
+
+@pytest.fixture
+def x(images):
+    return tf.constant(images[:8])
+
+
+def float64(tensor):
+    return np.asarray(tensor, np.float64)
+
+
+def test_losses_are_equation_1(detector, x):
+    """Against NumPy in float64, from the networks' own outputs before the step."""
+    detector.begin_epoch(0)
+    z = keras.random.normal((8, 6), seed=detector.noise)
+    real = float64(detector.discriminator(x, training=True)[1])
+    fake = float64(detector.discriminator(detector.generator(z, training=True), training=True)[1])
+    detector.begin_epoch(0)
+    reported = {name: float(value) for name, value in detector.train_step(x).items()}
+    d = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
+    expected = {
+        "d_loss": -np.log(d(real)).mean() - np.log(1 - d(fake)).mean(),
+        "g_loss": -np.log(d(fake)).mean(),  # not + log(1 - D): non-saturating
+        "d_real": d(real).mean(),
+        "d_fake": d(fake).mean(),
+    }
+    assert reported == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("player", ["g", "d"])
+def test_each_player_moves_only_its_own_network(detector, x, player, monkeypatch):
+    networks = {"g": detector.generator, "d": detector.discriminator}
+    before = {name: weights_of(network) for name, network in networks.items()}
+    only(player, detector, monkeypatch)
+    detector.train_step(x)
+    assert [name for name, network in networks.items() if moved(before[name], network)] == [player]
+
+
+def test_the_generator_climbs_what_the_discriminator_says(detector, x, monkeypatch):
+    def fooled():
+        detector.begin_epoch(0)
+        z = keras.random.normal((8, 6), seed=detector.noise)
+        logits = detector.discriminator(detector.generator(z, training=True), training=True)[1]
+        detector.begin_epoch(0)
+        return float(tf.reduce_mean(logits))
+
+    only("g", detector, monkeypatch)
+    before = fooled()
+    for _ in range(5):
+        detector.begin_epoch(0)
+        detector.train_step(x)
+    assert fooled() > before
+
+
+def test_search_loss_is_equations_4_to_6(detector, x):
+    z = tf.random.stateless_normal((8, 6), (1, 2))
+    x_hat, features = detector.generator(z), detector.discriminator(x)[0]
+    residual = np.abs(float64(x) - float64(x_hat)).sum(axis=(1, 2, 3))
+    of_features = np.abs(float64(features) - float64(detector.discriminator(x_hat)[0])).sum(axis=(1, 2, 3))
+    assert features.shape == (8, 4, 4, 8)  # an intermediate layer, not the logit
+    np.testing.assert_allclose(detector.search_loss(x, features, z), 0.9 * residual + 0.1 * of_features, rtol=1e-4)
+
+
+def test_search_loss_by_hand(monkeypatch):
+    """G(z) is z on a 16x16 image, f(x) is 3x: per pixel 0.75 |x - z| + 0.25 * 3 |x - z|."""
+    detector = tiny_detector("AnoGAN", warm_start=False, lambda_=0.25, latent_vector_size=256)
+    monkeypatch.setattr(detector, "generator", lambda z: tf.reshape(z, (-1, 16, 16, 1)))
+    monkeypatch.setattr(detector, "discriminator", lambda x: (3 * x, x[:, 0, 0]))
+    x, z = tf.fill((2, 16, 16, 1), 0.5), tf.stack([tf.fill((256,), 0.25), tf.fill((256,), -0.5)])
+    np.testing.assert_allclose(detector.search_loss(x, 3 * x, z), [256 * 0.25 * 1.5, 256 * 1.0 * 1.5], rtol=1e-6)
+
+
+def test_the_search_is_adam_on_each_image_alone(detector, x):
+    """The loop against Keras's own Adam, one image and one optimizer at a time."""
+    z_0 = tf.random.stateless_normal((3, 6), (3, 4))
+    found, loss = detector.search(x[:3], z_0)
+    for i in range(3):
+        features, _ = detector.discriminator(x[i : i + 1])
+        z = tf.Variable(z_0[i : i + 1])
+        adam = keras.optimizers.Adam(0.05)
+        for _ in range(20):
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(detector.search_loss(x[i : i + 1], features, z))
+            adam.apply([tape.gradient(value, z)], [z])
+        np.testing.assert_allclose(found[i], z[0], rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(loss[i], detector.search_loss(x[i : i + 1], features, z)[0], rtol=1e-3)
+
+
+def test_the_score_is_the_loss_where_the_search_ends(detector, x):
+    z, loss = detector.search(x, tf.repeat(detector.beginnings, 8, axis=0))
+    np.testing.assert_allclose(detector.anomaly_score(x), loss, rtol=1e-4)
+    np.testing.assert_allclose(loss, detector.search_loss(x, detector.discriminator(x)[0], z), rtol=1e-6)
+    detector.steps.assign(0)
+    z_0 = tf.repeat(detector.beginnings, 8, axis=0)
+    at_once = detector.search_loss(x, detector.discriminator(x)[0], z_0)
+    np.testing.assert_allclose(detector.anomaly_score(x), at_once, rtol=1e-5)
+    assert (loss < at_once).numpy().all()
+
+
+def test_nothing_is_left_over_from_the_images_before(detector, x):
+    first = detector.anomaly_score(x).numpy()
+    weights = [weight.numpy() for weight in detector.weights]
+    detector.anomaly_score(-x)
+    np.testing.assert_array_equal(detector.anomaly_score(x), first)
+    for before, after in zip(weights, detector.weights, strict=True):
+        np.testing.assert_array_equal(before, after)  # nor do the figures of batch normalisation move
+
+
+def test_the_best_restart_counts(x):
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector("AnoGAN", warm_start=False, restarts=3)
+    spread(detector)
+    alone = [detector.search(x, tf.repeat(z_0[None], 8, axis=0))[1] for z_0 in detector.beginnings]
+    z, loss = detector.best_search(x)
+    np.testing.assert_allclose(loss, np.min(alone, axis=0), rtol=1e-3)
+    assert len(set(np.argmin(alone, axis=0))) > 1
+    np.testing.assert_allclose(detector.search_loss(x, detector.discriminator(x)[0], z), loss, rtol=1e-4)
+
+
+def test_a_look_after_an_epoch_is_short_and_compiles_nothing_anew(detector, images):
+    traces = []
+    rate = detector.rate
+    detector.rate = lambda x: traces.append(1) or rate(x)
+    batches = tf.data.Dataset.from_tensor_slices(images[:8]).batch(8, drop_remainder=True)
+    long = detector.score_batches(batches, 8)["paper"]
+    with detector.quickly():
+        assert int(detector.steps) == 2
+        short = detector.score_batches(batches, 8)["paper"]
+    assert int(detector.steps) == 20
+    assert (long < short).all()
+    assert len(traces) == 1
+
+
+def test_the_warm_start(images):
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector("AnoGAN", gamma=0, encoder_steps=60)
+    spread(detector)
+    x = tf.constant(images)
+    cold = detector.anomaly_score(x).numpy()
+    assert not detector.is_warm
+    assert set(detector.scores(x)) == {"paper", "residual"}
+    still = [detector.generator, detector.discriminator]
+    before = [weight.numpy() for network in still for weight in network.weights]
+    detector.conclude(images)
+    assert detector.is_warm
+    for value, weight in zip(before, [weight for network in still for weight in network.weights], strict=True):
+        np.testing.assert_array_equal(value, weight)  # only E is fitted
+    warm = detector.anomaly_score(x).numpy()
+    expected = detector.search_loss(x, detector.discriminator(x)[0], detector.encoder(x))
+    np.testing.assert_allclose(warm, expected, rtol=1e-5)
+    assert warm.mean() < cold.mean()
+    detector.remember(images)
+    assert {"latent_neighbours", "mahalanobis"} <= set(detector.scores(x))
+
+
+def test_the_warm_start_is_stored(images, tmp_path):
+    detector = tiny_detector("AnoGAN")
+    detector.conclude(images)
+    detector.save_networks(tmp_path / "model.weights.h5")
+    other = tiny_detector("AnoGAN")
+    other.load_networks(tmp_path / "model.weights.h5")
+    assert other.is_warm
+
+
+@pytest.mark.parametrize("score", ["latent_neighbours", "mahalanobis"])
+def test_codes_need_an_encoder(score):
+    with pytest.raises(ValidationError, match="needs warm_start to be true"):
+        AnoGANHyperparameters(score=score)
+    assert AnoGANHyperparameters(score=score, warm_start=True).score == score

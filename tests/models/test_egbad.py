@@ -1,0 +1,145 @@
+"""EGBAD's equations, its three players, and the averaged weights."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from anomaly_toolbox.models.egbad import EGBAD, EGBADHyperparameters
+from tests.conftest import moved, only, tiny_detector, weights_of
+
+
+@pytest.fixture
+def detector():
+    keras.utils.set_random_seed(0)
+    return tiny_detector("EGBAD", discriminator_dropout=0.0, learning_rate=1e-3)
+
+
+@pytest.fixture
+def x(images):
+    return tf.constant(images[:8])
+
+
+def pairs(detector, x):
+    """Logits of (x, E(x)) and of (G(z), z) as the next step will see them."""
+    detector.begin_epoch(0)
+    z = keras.random.normal((8, 6), seed=detector.noise)
+    detector.begin_epoch(0)
+    real = detector.discriminator(x, detector.encoder(x, training=True), training=True)[1]
+    fake = detector.discriminator(detector.generator(z, training=True), z, training=True)[1]
+    return np.asarray(real, np.float64), np.asarray(fake, np.float64)
+
+
+def test_losses_are_equation_3(detector, x):
+    real, fake = pairs(detector, x)
+    reported = {name: float(value) for name, value in detector.train_step(x).items()}
+    d = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
+    expected = {
+        "d_loss": -np.log(d(real)).mean() - np.log(1 - d(fake)).mean(),
+        "g_loss": -np.log(d(fake)).mean(),
+        "e_loss": -np.log(1 - d(real)).mean(),
+        "d_real": d(real).mean(),
+        "d_fake": d(fake).mean(),
+    }
+    assert reported == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("player", ["d", "g", "e"])
+def test_each_player_moves_only_its_own_network(detector, x, player, monkeypatch):
+    networks = {"d": detector.discriminator, "g": detector.generator, "e": detector.encoder}
+    before = {name: weights_of(network) for name, network in networks.items()}
+    only(player, detector, monkeypatch)
+    detector.train_step(x)
+    assert [name for name, network in networks.items() if moved(before[name], network)] == [player]
+
+
+@pytest.mark.parametrize(("player", "real_goes", "fake_goes"), [("d", 1, -1), ("g", 0, 1), ("e", -1, 0)])
+def test_generator_and_encoder_want_the_opposite_of_the_discriminator(
+    detector, x, player, real_goes, fake_goes, monkeypatch
+):
+    only(player, detector, monkeypatch)
+    real, fake = pairs(detector, x)
+    for _ in range(5):
+        detector.begin_epoch(0)
+        detector.train_step(x)
+    real_after, fake_after = pairs(detector, x)
+    direction = lambda before, after: np.sign(np.round(after.mean() - before.mean(), 6))  # noqa: E731
+    assert (direction(real, real_after), direction(fake, fake_after)) == (real_goes, fake_goes)
+
+
+@pytest.mark.parametrize("scoring", ["feature_matching", "cross_entropy"])
+def test_the_score(x, scoring):
+    """α ‖x − G(E(x))‖₁ + (1 − α) L_D, against NumPy in float64; norms are sums."""
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector("EGBAD", scoring=scoring, alpha=0.75)
+    encoder, generator, discriminator = detector.averages
+    code = encoder(x)
+    x_hat = generator(code)
+    features, logits = (np.asarray(value, np.float64) for value in discriminator(x, code))
+    of_x_hat = np.asarray(discriminator(x_hat, code)[0], np.float64)
+    d_part = {
+        "feature_matching": np.abs(features - of_x_hat).sum(axis=1),
+        "cross_entropy": -np.log(1 / (1 + np.exp(-logits[:, 0]))),
+    }[scoring]
+    residual = np.abs(np.asarray(x, np.float64) - np.asarray(x_hat, np.float64)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(detector.anomaly_score(x), 0.75 * residual + 0.25 * d_part, rtol=1e-4)
+
+
+def test_images_are_scored_by_the_averaged_weights(detector, x):
+    """After step n they are (1 - decay) of the way to the players', decay = min(0.999, n / (9 + n))."""
+    live = (detector.encoder, detector.generator, detector.discriminator)
+    state = lambda networks: [weight.numpy() for network in networks for weight in network.weights]  # noqa: E731
+    average = state(detector.averages)
+    for n in (1, 2, 3):
+        detector.train_step(x)
+        decay = n / (9 + n)
+        average = [decay * a + (1 - decay) * w for a, w in zip(average, state(live), strict=True)]
+    for expected, averaged in zip(average, state(detector.averages), strict=True):
+        np.testing.assert_allclose(averaged, expected, rtol=1e-5, atol=1e-7)
+    scores = detector.anomaly_score(x).numpy()
+    for network in live:
+        for weight in network.weights:
+            weight.assign(tf.zeros_like(weight))
+    np.testing.assert_array_equal(detector.anomaly_score(x), scores)
+
+
+def test_without_averaging_the_players_score(x):
+    detector = tiny_detector("EGBAD", weight_averaging=0.0)
+    detector.train_step(x)
+    np.testing.assert_allclose(detector.reconstruct(x), detector.generator(detector.encoder(x)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_reconstruction_term_changes_the_encoder_alone(x):
+    results = []
+    for weight in (0.0, 100.0):
+        keras.utils.set_random_seed(0)
+        detector = tiny_detector("EGBAD", reconstruction_loss_weight=weight, discriminator_dropout=0.0)
+        detector.train_step(x)
+        results.append([list(weights_of(n).values()) for n in (detector.encoder, detector.generator)])
+    (encoder, generator), (pulled, same) = results
+    assert not all(np.array_equal(a, b) for a, b in zip(encoder, pulled, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(generator, same, strict=True))
+
+
+def test_dropout_is_for_training_only(x):
+    detector = tiny_detector("EGBAD", discriminator_dropout=0.9)
+    code = detector.encoder(x)
+    apart = lambda training: np.ptp([detector.discriminator(x, code, training=training)[1] for _ in range(2)], axis=0).max()  # noqa: E731
+    assert apart(training=True) > 0
+    assert apart(training=False) == 0
+
+
+def test_the_papers_networks_at_size_28():
+    detector = EGBAD(EGBADHyperparameters(), channels=1)
+    kernels = lambda network: [tuple(w.shape) for w in network.trainable_variables if w.name == "kernel"]  # noqa: E731
+    assert kernels(detector.encoder) == [(3, 3, 1, 32), (3, 3, 32, 64), (3, 3, 64, 128), (6272, 200)]
+    assert kernels(detector.generator) == [(200, 1024), (1024, 6272), (4, 4, 64, 128), (4, 4, 1, 64)]
+    assert kernels(detector.discriminator) == [(4, 4, 1, 64), (4, 4, 64, 64), (200, 512), (3648, 1024), (1024, 1)]
+
+
+def test_larger_images_in_colour():
+    hp = EGBADHyperparameters(image_size=48, width=2, latent_vector_size=5)
+    x = tf.random.uniform((2, 48, 48, 3), -1, 1)
+    detector = EGBAD(hp, channels=3)
+    assert detector.reconstruct(x).shape == x.shape
+    assert detector.anomaly_score(x).shape == (2,)
