@@ -88,6 +88,15 @@ def test_scores_csv_reproduces_every_figure(finished):
     assert test["scores"]["paper"]["auprc"] == test["auprc"]
 
 
+def test_every_score_is_reported(finished):
+    folder, results, _ = finished
+    names = ["paper", "residual", "feature_neighbours", "latent_neighbours", "mahalanobis"]
+    assert list(columns_of(folder)) == ["index", "label", "score", "calibrated", *names]
+    assert list(results["test"]["scores"]) == list(results["validation"]["scores"]) == names
+    assert results["score"] == "paper"
+    assert results["validation"]["scores"]["paper"]["auprc"] == results["validation"]["auprc"]
+
+
 def test_calibrated_scores_use_the_validation_scores(finished):
     folder, results, _ = finished
     columns, validation = columns_of(folder), results["validation"]
@@ -139,9 +148,6 @@ def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatc
     """Stopped in the middle of epoch 3, and again before the test; the shuffling, Adam and the best so far go on."""
     _, results, _ = finished
 
-    class Stop(Exception):
-        pass
-
     def stop_in_epoch_3(self, batch, logs=None):
         if self._epoch == 2 and batch == 7:
             raise Stop
@@ -159,6 +165,85 @@ def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatc
     assert "going on after epoch 3 of 3" in said.getvalue()
     for part in ("validation", "test", "selected_epoch"):
         assert again[part] == results[part]
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(*_, **__):
+    raise Stop
+
+
+@pytest.mark.parametrize("where", ["encoder", "test images"])
+def test_an_interrupted_conclusion_or_search_goes_on_and_ends_the_same(tmp_path, monkeypatch, where):
+    """AnoGAN: its encoder is fitted anew, its search goes on with the next batch."""
+    changes = {"method": "AnoGAN", "epochs": 1, "validation_size": 100, "batch_size": 60, "gamma": 3}
+    _, results = run(tmp_path / "whole", **changes)
+    monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", -1)
+    with monkeypatch.context() as patch:
+        if where == "encoder":
+            patch.setattr(callbacks.ConclusionProgress, "on_train_batch_end", stop)
+        else:
+            patch.setattr(evaluation, "best_threshold", stop)
+            save = callbacks.KeepScores.on_predict_batch_end
+            patch.setattr(
+                callbacks.KeepScores,
+                "on_predict_batch_end",
+                lambda self, batch, logs=None: save(self, batch, logs) or (batch == 3 and stop()),
+            )
+        with pytest.raises(Stop):
+            run(tmp_path / "stopped", **changes)
+    said = io.StringIO()
+    _, again = run(tmp_path / "stopped", Console(file=said), **changes)
+    assert ("scoring goes on after 240 of 360 test images" in said.getvalue()) == (where == "test images")
+    for part in ("validation", "test", "selected_epoch"):
+        assert again[part] == results[part]
+
+
+def test_scores_of_other_networks_do_not_count(tmp_path):
+    keep = callbacks.KeepScores(tmp_path / "scores.npz", "networks")
+    assert keep.restore() == ({}, 0)
+    np.savez(tmp_path / "scores.npz", networks="networks", batches=2, paper=np.arange(4.0))
+    scores, batches = keep.restore()
+    assert (scores["paper"].tolist(), batches) == ([0, 1, 2, 3], 2)
+    assert callbacks.KeepScores(tmp_path / "scores.npz", "others").restore() == ({}, 0)
+    (tmp_path / "scores.npz").write_bytes(b"damaged")
+    assert keep.restore() == ({}, 0)
+
+
+@pytest.mark.parametrize("method", ["KNN", "PCA"])
+def test_baselines_need_no_epochs(tmp_path, method):
+    folder, results = run_trial(baseline(method), tmp_path, Console(file=io.StringIO()))
+    assert (results["epochs"], results["selected_epoch"], results["train_images_per_second"]) == (0, None, None)
+    assert results["test"]["auprc"] == average_precision_score(columns_of(folder)["label"], columns_of(folder)["paper"])
+    dataset = Digits()
+    dataset.configure(360, (16, 16), anomalous_label=2)
+    images, _ = next(iter(dataset.test))
+    np.testing.assert_allclose(load_detector(folder)(images), columns_of(folder)["score"], rtol=1e-4)
+
+
+def baseline(method):
+    schema = detector_class(method).Hyperparameters
+    return Trial(method, schema(**{**TINY[method], "anomalous_label": 2}), "Digits", "Digits", Digits(), 0)
+
+
+def test_knn_beats_a_guess(tmp_path):
+    _, results = run_trial(baseline("KNN"), tmp_path, Console(file=io.StringIO()))
+    assert results["test"]["auprc"] > 5 * results["test"]["prevalence"]
+
+
+def test_another_score_may_decide(tmp_path):
+    folder, results = run(tmp_path, epochs=1, score="latent_neighbours")
+    assert results["score"] == "latent_neighbours"
+    assert results["test"]["auprc"] == results["test"]["scores"]["latent_neighbours"]["auprc"]
+    np.testing.assert_array_equal(columns_of(folder)["score"], columns_of(folder)["latent_neighbours"])
+
+
+def test_a_sample_of_the_validation_images(tmp_path):
+    _, results = run(tmp_path, epochs=1, validation_size=50)
+    assert results["validation"]["n_normal"] + results["validation"]["n_anomalous"] == 50
+    assert results["test"]["n_normal"] == 325
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):

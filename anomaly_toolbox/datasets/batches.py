@@ -101,12 +101,13 @@ def scoring_split(
         missing = batch_size - tf.shape(images)[0]
         return tf.ensure_shape(tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]), (batch_size, *image_shape))
 
-    images, labels = _images(dataset, image_shape), _labels(dataset)
+    labels = _labels(dataset)
     if size is not None and size < len(labels):
         is_chosen = _spread(labels, size)
         keep = tf.data.Dataset.from_tensor_slices(is_chosen)
-        chosen = tf.data.Dataset.zip(images.unbatch(), keep).filter(lambda _, kept: kept)
-        images, labels = chosen.map(lambda image, _: image).batch(batch_size), labels[is_chosen]
+        pairs = tf.data.Dataset.zip(dataset.unbatch(), keep).filter(lambda _, kept: kept).map(lambda pair, _: pair)
+        dataset, labels = pairs.batch(batch_size), labels[is_chosen]
+    images = _images(dataset, image_shape)
     batches = images.rebatch(batch_size).map(fill).prefetch(tf.data.AUTOTUNE)
     return ScoringSplit(
         batches=batches.apply(tf.data.experimental.assert_cardinality(-(-len(labels) // batch_size))),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_toolbox.datasets.batches import count_images, scoring_split, training_batches
+from anomaly_toolbox.datasets.batches import count_images, sample_images, scoring_split, training_batches
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError
 
@@ -33,6 +33,25 @@ def test_scoring_fills_the_last_batch_and_leaves_nothing_out():
 def test_examples_are_normal_ones_then_anomalous_ones():
     split = scoring_split(numbered(10), 8, SHAPE)
     assert split.examples[:, 0, 0, 0].tolist() == [0, 1, 3, 4, 6, 7, 2, 5, 8]
+
+
+def test_a_sample_of_a_split_keeps_the_prevalence_and_the_order():
+    split = scoring_split(numbered(30), 4, SHAPE, size=9)
+    (chosen,) = [np.concatenate(numbers(split.batches))[:9]]
+    assert split.labels.sum() == 3
+    assert split.labels.tolist() == [int(number % 3 == 2) for number in chosen]
+    assert (np.diff(chosen) > 0).all()
+    assert chosen[-1] >= 27
+    assert all(number % 3 == 2 for number in split.examples[6:, 0, 0, 0])
+    assert len(scoring_split(numbered(30), 4, SHAPE, size=31).labels) == 30
+    assert scoring_split(numbered(30), 4, SHAPE, size=2).labels.sum() == 1
+
+
+def test_a_sample_of_the_training_images():
+    drawn = lambda size, seed: sample_images(numbered(50), SHAPE, 50, size, seed)[:, 0, 0, 0].tolist()  # noqa: E731
+    assert len(set(drawn(20, seed=1))) == 20
+    assert drawn(20, seed=1) == drawn(20, seed=1) != drawn(20, seed=2)
+    assert drawn(60, seed=1) == list(range(50))
 
 
 def test_training_batches_are_whole_and_endless():
