@@ -6,7 +6,10 @@ import tensorflow as tf
 
 
 def gflop(function: tf.types.experimental.PolymorphicFunction, *arguments: tf.TensorSpec) -> float:
-    """Gigaflop of one call, a multiply-add being two; only what the results need, padding included."""
+    """Gigaflop of one call, a multiply-add being two; only what the results need, padding included.
+
+    NaN if there is a loop, whose turns a graph does not tell.
+    """
     graph = function.get_concrete_function(*arguments).graph
     needed, waiting = set(), [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
     while waiting:
@@ -14,6 +17,8 @@ def gflop(function: tf.types.experimental.PolymorphicFunction, *arguments: tf.Te
         if operation not in needed:
             needed.add(operation)
             waiting += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
+    if any(operation.type in ("While", "StatelessWhile") for operation in needed):
+        return math.nan
     return sum(2 * _multiply_adds(operation) for operation in needed) / 1e9
 
 

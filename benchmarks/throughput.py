@@ -20,6 +20,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import track
 
+from anomaly_toolbox import hps
 from anomaly_toolbox.datasets.batches import training_batches
 from anomaly_toolbox.datasets.labelled import LabelledImages, Split
 from anomaly_toolbox.models import METHODS, detector_class, method_name
@@ -58,17 +59,18 @@ def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) 
 
 @click.command()
 @click.option("--experiment", default="GANomaly", show_default=True, help=f"One of {', '.join(METHODS)}.")
-@click.option("--width", default=64, show_default=True, help="Channels of the first convolution.")
-@click.option("--image-size", default=32, show_default=True, help="Side of the images, in pixels.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, as for anomaly-box.")
 @click.option("--channels", default=1, show_default=True, help="Channels of the images.")
-@click.option("--batch-size", default=64, show_default=True, help="Images in a batch.")
 @click.option("--steps", default=10, show_default=True, help="Training steps in a round.")
 @click.option("--rounds", default=6, show_default=True, help="Rounds; the median counts.")
-def main(experiment: str, width: int, image_size: int, channels: int, batch_size: int, steps: int, rounds: int) -> None:
-    """Measures training, scoring and the input pipeline of a method."""
+def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int, rounds: int) -> None:
+    """Measures training, scoring and the input pipeline of a method at its paper's sizes, or others."""
     console = Console(highlight=False)
-    cls = detector_class(method_name(experiment))
-    detector = cls(cls.Hyperparameters(width=width, image_size=image_size, batch_size=batch_size), channels)
+    experiment = method_name(experiment)
+    cls = detector_class(experiment)
+    hp = hps.trials(cls.Hyperparameters, experiment, overrides=overrides)[0]
+    batch_size = hp.batch_size
+    detector = cls(hp, channels)
     detector.compile()
     spec = tf.TensorSpec((batch_size, *detector.image_shape))
     per_training_image = gflop(tf.function(detector.train_step), spec) / batch_size
@@ -77,24 +79,26 @@ def main(experiment: str, width: int, image_size: int, channels: int, batch_size
     images = tf.random.uniform(spec.shape, -1, 1, seed=0)
     endless = tf.data.Dataset.from_tensors(images).repeat()
     train = lambda: detector.fit(endless, steps_per_epoch=steps, verbose=0, shuffle=False)  # noqa: E731
-    score = lambda: detector.predict(endless, steps=4 * steps, verbose=0)  # noqa: E731
+
+    def score():
+        with detector.quickly():
+            detector.predict(endless, steps=steps, verbose=0)
+
     train(), score()  # compiles
 
     peaks, training, scoring = [], [], []
     for _ in track(range(rounds), "measuring", console=console, transient=True):
         peaks.append(peak_gflops())
         training.append(steps * batch_size / seconds(train))
-        scoring.append(4 * steps * batch_size / seconds(score))
-    console.print(f"{experiment}, width {width}, {image_size}x{image_size}x{channels}, batch {batch_size}")
+        scoring.append(steps * batch_size / seconds(score))
+    console.print(f"{experiment}, {'x'.join(map(str, detector.image_shape))}, batch {batch_size} {' '.join(overrides)}")
     console.print(f"matrix-product peak  {np.median(peaks):10,.1f} GFLOP/s")
     for name, rates, cost in (("training", training, per_training_image), ("scoring", scoring, per_scored_image)):
         shares = np.array(rates) * cost / np.array(peaks)
-        console.print(
-            f"{name:19}  {np.median(rates):10,.0f} images/s, {cost:.3f} GFLOP an image, "
-            f"{np.median(shares):.0%} of the peak (rounds: {shares.min():.0%} to {shares.max():.0%})",
-            soft_wrap=True,
-        )
-    delivered = pipeline_images_per_second(batch_size, image_size, channels)
+        of_peak = f"{np.median(shares):.0%} of the peak (rounds: {shares.min():.0%} to {shares.max():.0%})"
+        told = "searched as after an epoch" if np.isnan(cost) else f"{cost:.3f} GFLOP an image, {of_peak}"
+        console.print(f"{name:19}  {np.median(rates):10,.0f} images/s, {told}", soft_wrap=True)
+    delivered = pipeline_images_per_second(batch_size, hp.image_size, channels)
     ratio = delivered / np.median(training)
     console.print(f"{'input pipeline':19}  {delivered:10,.0f} images/s, {ratio:.0f} times the training")
 

@@ -1,5 +1,7 @@
 """The benchmark counts right; what it times is never tested."""
 
+import math
+
 import pytest
 import tensorflow as tf
 
@@ -36,3 +38,11 @@ def test_gradients_cost_as_much_as_the_way_there():
 
     forward = 2 * 4 * 4 * 4 * 5 * 3 * 3 * 2 / 1e9
     assert gflop(gradients, tf.TensorSpec((4, 8, 8, 2))) == pytest.approx(3 * forward)
+
+
+def test_a_loop_is_not_counted():
+    @tf.function
+    def loop(x):
+        return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.matmul(y, y)), (0, x))[1]
+
+    assert math.isnan(gflop(loop, tf.TensorSpec((3, 3))))

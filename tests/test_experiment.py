@@ -175,30 +175,30 @@ def stop(*_, **__):
     raise Stop
 
 
-@pytest.mark.parametrize("where", ["encoder", "test images"])
-def test_an_interrupted_conclusion_or_search_goes_on_and_ends_the_same(tmp_path, monkeypatch, where):
-    """AnoGAN: its encoder is fitted anew, its search goes on with the next batch."""
+def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, monkeypatch):
+    """AnoGAN, stopped while its encoder is fitted, which begins anew, and in its search, which goes on where it was."""
     changes = {"method": "AnoGAN", "epochs": 1, "validation_size": 100, "batch_size": 60, "gamma": 3}
     _, results = run(tmp_path / "whole", **changes)
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", -1)
     with monkeypatch.context() as patch:
-        if where == "encoder":
-            patch.setattr(callbacks.ConclusionProgress, "on_train_batch_end", stop)
-        else:
-            patch.setattr(evaluation, "best_threshold", stop)
-            save = callbacks.KeepScores.on_predict_batch_end
-            patch.setattr(
-                callbacks.KeepScores,
-                "on_predict_batch_end",
-                lambda self, batch, logs=None: save(self, batch, logs) or (batch == 3 and stop()),
-            )
+        patch.setattr(callbacks.ConclusionProgress, "on_train_batch_end", stop)
+        with pytest.raises(Stop):
+            run(tmp_path / "stopped", **changes)
+    with monkeypatch.context() as patch:
+        save = callbacks.KeepScores.on_predict_batch_end
+        patch.setattr(
+            callbacks.KeepScores,
+            "on_predict_batch_end",
+            lambda self, batch, logs=None: save(self, batch, logs) or (batch == 3 and stop()),
+        )
         with pytest.raises(Stop):
             run(tmp_path / "stopped", **changes)
     said = io.StringIO()
     _, again = run(tmp_path / "stopped", Console(file=said), **changes)
-    assert ("scoring goes on after 240 of 360 test images" in said.getvalue()) == (where == "test images")
+    assert "scoring goes on after 240 of 360 test images" in said.getvalue()
     for part in ("validation", "test", "selected_epoch"):
         assert again[part] == results[part]
+    assert {"latent_neighbours", "mahalanobis"} <= set(results["test"]["scores"])
 
 
 def test_scores_of_other_networks_do_not_count(tmp_path):
@@ -223,13 +223,13 @@ def test_baselines_need_no_epochs(tmp_path, method):
     np.testing.assert_allclose(load_detector(folder)(images), columns_of(folder)["score"], rtol=1e-4)
 
 
-def baseline(method):
+def baseline(method, **changes):
     schema = detector_class(method).Hyperparameters
-    return Trial(method, schema(**{**TINY[method], "anomalous_label": 2}), "Digits", "Digits", Digits(), 0)
+    return Trial(method, schema(**{**TINY[method], "anomalous_label": 2, **changes}), "Digits", "Digits", Digits(), 0)
 
 
 def test_knn_beats_a_guess(tmp_path):
-    _, results = run_trial(baseline("KNN"), tmp_path, Console(file=io.StringIO()))
+    _, results = run_trial(baseline("KNN", memory_size=2000), tmp_path, Console(file=io.StringIO()))
     assert results["test"]["auprc"] > 5 * results["test"]["prevalence"]
 
 

@@ -228,6 +228,7 @@ class AnoGAN(AnomalyDetector):
         batches = shuffled.repeat().batch(hp.batch_size, drop_remainder=True)
         inversion.fit(batches, steps_per_epoch=hp.encoder_steps, verbose=0, shuffle=False, callbacks=list(callbacks))
         self.is_fitted.assign(1.0)
+        self.compile_scores_anew()
 
     @contextlib.contextmanager
     def quickly(self):

@@ -147,7 +147,7 @@ class AnomalyDetector(Game):
             "feature_neighbours": Neighbours(FEATURE_COMPONENTS),
             "mahalanobis": Mahalanobis(),
         }
-        self._compiled_vectors = tf.function(self.vectors, jit_compile=True)
+        self.compile_scores_anew()
 
     # What a method brings.
 
@@ -197,10 +197,15 @@ class AnomalyDetector(Game):
         size = self.hyperparameters.batch_size
         filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), np.float32)])
         batches = [self._compiled_vectors(tf.constant(filled[i : i + size])) for i in range(0, len(filled), size)]
+        if any(self.memories[name].is_empty for name in batches[0]):
+            self.compile_scores_anew()
         for name in batches[0]:
-            if self.memories[name].is_empty:
-                self.predict_function = None  # there is a score more than when it was compiled
             self.memories[name].remember(np.concatenate([batch[name] for batch in batches])[: len(images)])
+
+    def compile_scores_anew(self) -> None:
+        """To be called where a detector comes to know more scores than when `predict` was compiled."""
+        self.predict_function = None
+        self._compiled_vectors = tf.function(self.vectors, jit_compile=True)
 
     def anomaly_map(self, x: tf.Tensor) -> tf.Tensor:
         """Where the image is odd: mean over channels of |x - reconstruct(x)|, (batch, size, size), >= 0."""
@@ -245,8 +250,10 @@ class AnomalyDetector(Game):
 
     def load_networks(self, path: Path) -> None:
         """Reads what `save_networks` wrote; raises ValueError or OSError if it does not fit or is damaged."""
+        empty = [name for name, memory in self.memories.items() if memory.is_empty]
         self._without_optimizers(self.load_weights, path)
-        self.predict_function = None  # memories may have been filled
+        if not all(self.memories[name].is_empty for name in empty):
+            self.compile_scores_anew()
 
     def _without_optimizers(self, action, path: Path) -> None:
         optimizers, self.optimizers = self.optimizers, {}
