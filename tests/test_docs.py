@@ -22,12 +22,19 @@ def examples(text):
     return ["\n".join(line.removeprefix(indent) for line in block.splitlines()) for indent, block in blocks]
 
 
+def rows(text):
+    """Defaults by name, from the rows of a table."""
+    return dict(re.findall(r"^\| `(\w+)` \| (.*?) \| ", text, re.MULTILINE))
+
+
 def test_the_readme_lists_every_hyperparameter_with_its_default(document):
-    text = document("README.md")
+    """In the table of all methods, or in that of the method itself."""
+    text = document("README.md").partition("## Hyperparameters")[2].partition("\n## ")[0]
+    common, *own = text.split("\n### ")
+    tables = {section.split("\n", 1)[0]: rows(common) | rows(section) for section in own}
     for method in METHODS:
         for name, field in detector_class(method).Hyperparameters.model_fields.items():
-            (default,) = re.findall(rf"^\| `{name}` \| (.*?) \| ", text, re.MULTILINE)
-            assert default.strip('"') == ("none" if field.default is None else str(field.default))
+            assert tables[method][name] == ("none" if field.default is None else str(field.default))
 
 
 def test_the_method_of_the_guide_works(document, images):
