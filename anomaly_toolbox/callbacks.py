@@ -38,11 +38,20 @@ class Timing(keras.callbacks.Callback):
         super().__init__()
         self._batch_size = batch_size
         self._images, self._seconds, self._since = 0, 0.0, None
+        self._began, self.seconds_before = None, 0.0
 
     @property
     def images_per_second(self) -> float | None:
         """Normal training images per second, or None where nothing was trained."""
         return self._images / self._seconds if self._images else None
+
+    @property
+    def seconds(self) -> float:
+        """All that the training took so far, looks at the validation images and earlier attempts included."""
+        return self.seconds_before + (time.perf_counter() - self._began if self._began else 0.0)
+
+    def on_train_begin(self, logs=None):
+        self._began = time.perf_counter()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._seconds:
@@ -135,9 +144,9 @@ class Checkpoint(keras.callbacks.Callback):
     two, it would train an epoch twice. Here `state.json` is replaced in one step and tells which weights count.
     """
 
-    def __init__(self, folder: Path, keep_best: KeepBest):
+    def __init__(self, folder: Path, keep_best: KeepBest, timing: Timing):
         super().__init__()
-        self._folder, self._keep_best = folder, keep_best
+        self._folder, self._keep_best, self._timing = folder, keep_best, timing
         self._state_path = folder / "state.json"
 
     def restore(self, model: AnomalyDetector) -> int:
@@ -151,6 +160,7 @@ class Checkpoint(keras.callbacks.Callback):
         state = read_json(self._state_path)
         with damage_is_told(self._folder):
             epochs_done = int(state["epoch"])
+            self._timing.seconds_before = float(state["seconds"])
             self._keep_best.best_epoch = int(state["best_epoch"])
             self._keep_best.best = None if state["best"] is None else float(state["best"])
             for path in (self._weights(epochs_done), self._keep_best.path):
@@ -170,6 +180,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.model.save_weights(str(beside))
         counted = (weights, self._keep_best.path)
         state = {"epoch": epoch + 1, "best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
+        state["seconds"] = self._timing.seconds
         write_json(self._state_path, state | {"sha256": {path.name: sha256(path) for path in counted}})
         for other in self._folder.glob("*.weights.h5"):
             if other not in counted:
@@ -180,21 +191,19 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 class Summaries(keras.callbacks.Callback):
-    """One TensorBoard run a trial: losses, learning rates, validation figures, pictures, and the hyperparameters.
+    """One TensorBoard run a trial: losses, learning rates, validation figures and pictures.
 
     Keras's own `TensorBoard` callback splits a trial into two runs and knows a single optimizer, hence this one.
     """
 
-    def __init__(self, folder: Path, trial: dict[str, Any], validation: Validation, every: int, steps_per_epoch: int):
+    def __init__(self, folder: Path, validation: Validation, every: int, steps_per_epoch: int):
         super().__init__()
-        self._folder, self._trial, self._validation = folder, trial, validation
+        self._folder, self._validation = folder, validation
         self._every, self._steps_per_epoch = every, steps_per_epoch
         self._epoch = 0
 
     def on_train_begin(self, logs=None):
         self.writer = tf.summary.create_file_writer(str(self._folder))
-        with self.writer.as_default():
-            hparams_api.hparams({k: v for k, v in self._trial.items() if v is not None}, trial_id=self._folder.name)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -236,12 +245,30 @@ class Summaries(keras.callbacks.Callback):
             tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
 
 
-def summarise_test(folder: Path, of_each_score: dict[str, dict[str, Any]], decisive: str, step: int) -> None:
-    """Adds the test figures to the trial's TensorBoard run, for the HParams tab; `step` is where training ended."""
+def summarise_hyperparameters(folder: Path, hyperparameters: dict[str, Any]) -> None:
+    """Puts the trial into TensorBoard's HParams tab."""
+    known = {name: value for name, value in hyperparameters.items() if value is not None}
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        hparams_api.hparams(known, trial_id=folder.name)
+
+
+def summarise_figures(
+    folder: Path,
+    of_validation: dict[str, dict[str, Any]],
+    of_test: dict[str, dict[str, Any]],
+    decisive: str,
+    step: int,
+) -> None:
+    """Adds the figures of every score to the trial's TensorBoard run; `step` is where training ended.
+
+    `kept/` are the validation figures of the networks that were kept, `validation/` those of each epoch.
+    """
     with tf.summary.create_file_writer(str(folder)).as_default(step):
-        for name in ("auprc", "auroc", "f1"):
-            tf.summary.scalar(f"test/{name}", of_each_score[decisive][name])
-        for score, figures in of_each_score.items():
+        for place, of_each_score in (("kept", of_validation), ("test", of_test)):
+            for name in ("auprc", "auroc", "f1"):
+                if of_each_score[decisive][name] is not None:
+                    tf.summary.scalar(f"{place}/{name}", of_each_score[decisive][name])
+        for score, figures in of_test.items():
             tf.summary.scalar(f"test/{score}/auprc", figures["auprc"])
 
 

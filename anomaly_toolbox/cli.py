@@ -3,22 +3,22 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from anomaly_toolbox import __version__
 from anomaly_toolbox.datasets import DATASETS, dataset_name
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import INTERRUPTED, InputError, ToolboxError
 from anomaly_toolbox.models import METHODS, method_name
 
-INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 
-
-class OneLineErrors(click.Command):
+class OneLineErrors(click.Group):
     """A command whose usage errors are one line, like all others."""
 
     def main(self, *arguments, **options):
@@ -31,15 +31,17 @@ class OneLineErrors(click.Command):
             _leave("Interrupted.", INTERRUPTED)
 
 
-@click.command(
-    cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANOMALY_BOX"}
+@click.group(
+    cls=OneLineErrors,
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND]",
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANOMALY_BOX"},
 )
 @click.option("--experiment", metavar="NAME", help=f"The method to train and test: {', '.join(METHODS)}.")
 @click.option("--run-all", is_flag=True, help="Run every method instead of one.")
 @click.option(
     "--dataset",
     metavar="NAME|FILE.py",
-    required=True,
     help=f"The images: {', '.join(DATASETS)}, or a Python file with a class of the file's name that implements "
     "AnomalyDetectionDataset.",
 )
@@ -61,9 +63,48 @@ class OneLineErrors(click.Command):
     flag_value=True,
     default=False,
     metavar="[BOOLEAN]",
-    help="Run every combination of the values in the hyperparameter file, not only the first of each.",
+    help="Run every combination of the values in the hyperparameter file, not only the first of each; or those that "
+    "--sampler chooses. Several processes may share the work, see --workers and --storage.",
 )
 @click.option("--no-tuning", is_flag=True, help="Run only the first value of each hyperparameter; this is the default.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["grid", "random", "tpe"], case_sensitive=False),
+    default="grid",
+    show_default=True,
+    help="How --tuning chooses trials: every combination, at random, or where earlier trials were good (tpe, the "
+    "tree-structured Parzen estimator). The last two also search intervals, and need --trials.",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(1, 1_000_000),
+    help="How many trials --tuning runs for each method and label; without it, the whole grid.",
+)
+@click.option(
+    "--pruner",
+    type=click.Choice(["none", "median"], case_sensitive=False),
+    default="none",
+    show_default=True,
+    help="median: --tuning stops a trial whose validation AUPRC after an epoch is below that of most trials before it.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Processes on this machine that run trials side by side and share its threads.",
+)
+@click.option(
+    "--storage",
+    metavar="URL|FILE",
+    help="Where several machines meet to share trials: a database (postgresql://user:password@host/name), or a file on "
+    "a disk that all of them see. Give each machine the same command. Without it, a file in the sweep's folder.",
+)
+@click.option(
+    "--sweep-name",
+    metavar="NAME",
+    help="Name of the sweep in the storage; without it, one that follows from what is asked.",
+)
 @click.option(
     "--set",
     "overrides",
@@ -89,20 +130,16 @@ class OneLineErrors(click.Command):
 @click.option("--require-gpu", is_flag=True, help="Stop at once if TensorFlow finds no GPU.")
 @click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")
 @click.version_option(__version__, prog_name="anomaly-box")
+@click.pass_context
 def main(
+    context: click.Context,
     experiment: str | None,
     run_all: bool,
-    dataset: str,
-    data_dir: Path | None,
-    hps_path: Path | None,
+    dataset: str | None,
     tuning: bool,
     no_tuning: bool,
-    overrides: tuple[str, ...],
-    log_dir: Path,
-    seed: int,
-    overwrite: bool,
-    require_gpu: bool,
     debug: bool,
+    **options: Any,
 ) -> None:
     """Train detectors on normal images and measure how well they find anomalous ones.
 
@@ -110,28 +147,44 @@ def main(
 
     anomaly-box --experiment GANomaly --dataset Digits
     """
+    if context.invoked_subcommand:
+        return
     with _errors_in_one_line(debug):
         if bool(experiment) == run_all:
             raise InputError("give either --experiment NAME or --run-all")
+        if dataset is None:
+            raise InputError(f"give --dataset: {', '.join(DATASETS)}, or a .py file of your own")
+        tuning = tuning and not no_tuning
+        if not tuning and (options["trials"] or options["sampler"] != "grid" or options["pruner"] != "none"):
+            raise InputError("--sampler, --trials and --pruner say how --tuning searches; add --tuning")
+        name = options["sweep_name"]
+        if name is not None and not re.fullmatch(r"[\w.,=+-]*\w", name):
+            raise InputError(f"--sweep-name {name}: expected letters, digits and . , = + - _")
         methods = list(METHODS) if run_all else [method_name(experiment)]
         kept_as = dataset_name(dataset)
         _import_tensorflow(debug)
 
         from anomaly_toolbox import sweep
 
-        sweep.run(
-            methods,
-            dataset,
-            kept_as,
-            data_dir=data_dir,
-            hps_path=hps_path,
-            every_combination=tuning and not no_tuning,
-            overrides=overrides,
-            log_dir=log_dir,
-            seed=seed,
-            overwrite=overwrite,
-            require_gpu=require_gpu,
-        )
+        sweep.run(sweep.Options(methods, dataset, kept_as, tuning=tuning, debug=debug, **options))
+
+
+@main.command()
+@click.argument("log_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder for the report; without it, the log folder itself."
+)
+@click.option("--debug", is_flag=True, help="Show where in the program an error arose.")
+def report(log_dir: Path, output: Path | None, debug: bool) -> None:
+    """Compare all runs in LOG_DIR: tables of every figure and one page to look at.
+
+    Writes results_table.md, results_table.csv and report.html, which opens in any browser, without a network.
+    """
+    with _errors_in_one_line(debug):
+        from anomaly_toolbox import report as reporting
+
+        for path in reporting.write(log_dir, output or log_dir):
+            click.echo(path)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+
 
 class ToolboxError(Exception):
     """Something outside the program is in the way (a damaged file, a full disk); the command exits with 1."""

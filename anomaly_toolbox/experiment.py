@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.metadata
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from anomaly_toolbox.datasets.batches import (
     EXAMPLES_OF_EACH_KIND,
     ScoringSplit,
     count_images,
+    images_at,
     sample_images,
     scoring_split,
     training_batches,
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError, problems_of
-from anomaly_toolbox.files import read_json, sha256, whole
+from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
 from anomaly_toolbox.runs import Run, run_name
@@ -53,7 +55,12 @@ class Trial:
     seed: int
 
 
-def run_trial(trial: Trial, log_dir: Path, console: Console, overwrite: bool = False) -> tuple[Path, dict[str, Any]]:
+Watch = Callable[[int, dict[str, float]], None]  # called with an epoch's number, from 1, and its figures
+
+
+def run_trial(
+    trial: Trial, log_dir: Path, console: Console, overwrite: bool = False, watch: Watch | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Runs a trial to its end, going on where an earlier attempt stopped; a finished one is not run again.
 
     Args:
@@ -61,6 +68,7 @@ def run_trial(trial: Trial, log_dir: Path, console: Console, overwrite: bool = F
         log_dir: the folder of all runs; this one goes to `<log_dir>/<Experiment>/<Dataset>/<run name>`.
         console: where progress is shown.
         overwrite: begin anew whatever is there.
+        watch: called after each epoch; what it raises ends the trial, which may go on later.
 
     Returns:
         The run's folder and the content of its `results.json`.
@@ -82,7 +90,7 @@ def run_trial(trial: Trial, log_dir: Path, console: Console, overwrite: bool = F
             _say(console, f"finished before, skipped: {run.folder} (--overwrite runs it again)")
         else:
             try:
-                results = _train_and_test(trial, run, console)
+                results = _train_and_test(trial, run, console, watch)
             except InputError:
                 run.discard_unbegun()
                 raise
@@ -99,7 +107,7 @@ def load_detector(folder: Path) -> AnomalyDetector:
     return detector
 
 
-def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
+def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
     hp, dataset = trial.hyperparameters, trial.dataset
     keras.backend.clear_session()
     keras.utils.set_random_seed(trial.seed)
@@ -113,6 +121,9 @@ def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
             drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
         )
     run.record(channels=dataset.channels)  # a dataset may know them only now
+    callbacks.summarise_hyperparameters(
+        run.folder, {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
+    )
     counts = count_images(dataset)
     for split, kinds in counts.items():
         untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
@@ -125,11 +136,11 @@ def _train_and_test(trial: Trial, run: Run, console: Console) -> dict[str, Any]:
 
     detector = detector_class(trial.experiment)(hp, dataset.channels)
     detector.compile()
-    of_training = {}
+    of_training = {"epochs": 0, "selected_epoch": None, "train_images_per_second": None, "train_seconds": 0.0}
     if isinstance(hp, Hyperparameters):
-        of_training = _train(trial, run, console, detector, n_train, validation, remembered)
-    _conclude(run, console, detector, remembered)
-    results = _test(trial, run, console, detector, validation, test) | of_training
+        of_training = _train(trial, run, console, detector, n_train, validation, remembered, watch)
+    of_training["train_seconds"] += _conclude(run, console, detector, remembered)
+    results = _test(trial, run, console, detector, validation, test, of_training)
     run.finish(results)
     return results
 
@@ -142,15 +153,16 @@ def _train(
     n_train: int,
     validation: ScoringSplit,
     remembered: np.ndarray,
+    watch: Watch | None,
 ) -> dict[str, Any]:
     """Fits the detector, from its checkpoint if there is one, and leaves it with the networks of the best epoch."""
     hp = trial.hyperparameters
     keep_best = callbacks.KeepBest(run.checkpoint, hp.select_by, hp.patience)
-    checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best)
+    timing = callbacks.Timing(hp.batch_size)
+    checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best, timing)
     epochs_done = checkpoint.restore(detector)
     if epochs_done:
         _say(console, f"going on after epoch {epochs_done} of {hp.epochs}")
-    timing = callbacks.Timing(hp.batch_size)
     if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
         validate = callbacks.Validation(validation, remembered)
         steps = n_train // hp.batch_size
@@ -159,10 +171,13 @@ def _train(
                 timing,
                 validate,
                 keep_best,
-                callbacks.Summaries(run.folder, _flat(trial), validate, hp.step_log_frequency, steps),
+                callbacks.Summaries(run.folder, validate, hp.step_log_frequency, steps),
                 callbacks.EpochProgress(bar, hp.epochs, keep_best),
                 checkpoint,
             ]
+            if watch:
+                told = lambda epoch, logs: watch(epoch + 1, logs)  # noqa: E731
+                around_the_loop.append(keras.callbacks.LambdaCallback(on_epoch_end=told))
             detector.fit(
                 training_batches(trial.dataset.train_normal, hp.batch_size, detector.image_shape, n_train, epochs_done),
                 steps_per_epoch=steps,
@@ -177,20 +192,27 @@ def _train(
         "epochs": hp.epochs,
         "selected_epoch": keep_best.best_epoch,
         "train_images_per_second": timing.images_per_second,
+        "train_seconds": timing.seconds,
     }
 
 
-def _conclude(run: Run, console: Console, detector: AnomalyDetector, remembered: np.ndarray) -> None:
-    """What follows the epochs; `model.weights.h5` is the sign that it was done."""
+def _conclude(run: Run, console: Console, detector: AnomalyDetector, remembered: np.ndarray) -> float:
+    """What follows the epochs, and how many seconds it took; `model.weights.h5` is the sign that it was done."""
+    duration = run.checkpoint / "conclusion.json"
     if run.weights_path.exists():
         with callbacks.damage_is_told(run.weights_path):
             detector.load_networks(run.weights_path)
-        return
+            return float(read_json(duration)["seconds"])
+    began = time.perf_counter()
     with callbacks.progress_bar(console) as bar:
         detector.conclude(remembered, [callbacks.ConclusionProgress(bar)])
     detector.remember(remembered)
+    seconds = time.perf_counter() - began
+    run.checkpoint.mkdir(exist_ok=True)
+    write_json(duration, {"seconds": seconds})
     with whole(run.weights_path, callbacks.bytes_of(detector.stored)) as beside:
         detector.save_networks(beside)
+    return seconds
 
 
 def _test(
@@ -200,8 +222,9 @@ def _test(
     detector: AnomalyDetector,
     validation: ScoringSplit,
     test: ScoringSplit,
+    of_training: dict[str, Any],
 ) -> dict[str, Any]:
-    """Scores validation and test images, writes `scores.csv` and the pictures, and returns the figures."""
+    """Scores validation and test images, writes `scores.csv` and the pictures, and returns all results."""
     with callbacks.progress_bar(console) as bar:
         on_validation, _ = _score(run, bar, detector, validation, "validation")
         on_test, images_per_second = _score(run, bar, detector, test, "test")
@@ -222,26 +245,25 @@ def _test(
     calibrated = evaluation.rescale(decisive, low, high)
     _write_scores(run.scores_path, test.labels, {"score": decisive, "calibrated": calibrated, **on_test})
     _draw(run.folder, detector, test, decisive, of_test[hp.score])
-    callbacks.summarise_test(run.folder, of_test, hp.score, getattr(hp, "epochs", 0))
+    callbacks.summarise_figures(run.folder, of_validation, of_test, hp.score, of_training["epochs"])
     return {
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,
         "anomalous_label": hp.anomalous_label,
         "class_label": hp.class_label,
         "seed": trial.seed,
-        "epochs": 0,
-        "selected_epoch": None,
         "score": hp.score,
         "validation": {**of_validation[hp.score], "score_min": low, "score_max": high, "scores": of_validation},
         "test": {**of_test[hp.score], "scores": of_test},
-        "train_images_per_second": None,
+        **of_training,
         "score_images_per_second": images_per_second,
+        "score_seconds": len(test.labels) / images_per_second,
     }
 
 
 def _score(
     run: Run, bar: Progress, detector: AnomalyDetector, split: ScoringSplit, name: str
-) -> tuple[dict[str, np.ndarray], float | None]:
+) -> tuple[dict[str, np.ndarray], float]:
     """Scores of a split, from where an earlier attempt was interrupted, and images per second of what was left."""
     run.checkpoint.mkdir(exist_ok=True)
     keep = callbacks.KeepScores(run.checkpoint / f"{name}-scores.npz", sha256(run.weights_path))
@@ -281,11 +303,26 @@ def _write_scores(path: Path, labels: np.ndarray, columns: dict[str, np.ndarray]
 def _draw(
     folder: Path, detector: AnomalyDetector, test: ScoringSplit, scores: np.ndarray, figures: dict[str, Any]
 ) -> None:
-    reconstructions = detector.reconstruct(test.examples).numpy()
     n_normal = min(EXAMPLES_OF_EACH_KIND, figures["n_normal"])
-    pictures.save_reconstructions(folder / "reconstructions.png", test.examples, reconstructions, n_normal)
+    kinds = ["normal"] * n_normal + ["anomalous"] * (len(test.examples) - n_normal)
+    _draw_images(folder / "reconstructions.png", detector, test.examples, kinds)
+
+    by_score = np.argsort(-scores, kind="stable")
+    normal, anomalous = (by_score[test.labels[by_score] == kind] for kind in (0, 1))
+    highest = by_score[: 2 * EXAMPLES_OF_EACH_KIND]
+    kinds = ["anomalous" if test.labels[index] else "normal" for index in highest]
+    _draw_images(folder / "most_anomalous.png", detector, images_at(test, highest), kinds)
+    wrong = np.concatenate([normal[:EXAMPLES_OF_EACH_KIND], anomalous[::-1][:EXAMPLES_OF_EACH_KIND]])
+    kinds = ["normal, highest scores"] * len(normal[:EXAMPLES_OF_EACH_KIND])
+    kinds += ["anomalous, lowest scores"] * (len(wrong) - len(kinds))
+    _draw_images(folder / "most_wrong.png", detector, images_at(test, wrong), kinds)
+
     pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
     pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
+
+
+def _draw_images(path: Path, detector: AnomalyDetector, images: np.ndarray, captions: Sequence[str]) -> None:
+    pictures.save_reconstructions(path, images, detector.reconstruct(images).numpy(), captions)
 
 
 def _with_default_label(trial: Trial) -> Trial:
@@ -306,10 +343,6 @@ def _hparams(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "versions": {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES},
     }
-
-
-def _flat(trial: Trial) -> dict[str, Any]:
-    return {**trial.hyperparameters.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name}
 
 
 def _say(console: Console, line: str) -> None:

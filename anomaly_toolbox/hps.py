@@ -1,14 +1,15 @@
 """Hyperparameter files: a JSON grid in, validated trials out. No TensorFlow here.
 
     {"ganomaly": {"learning_rate": {"type": "Discrete", "values": [0.0002, 0.002]},
-                  "width": {"type": "IntInterval", "min": 16, "max": 64}}}
+                  "width": {"type": "IntInterval", "min": 16, "max": 64, "log": true}}}
 
 One section a method, in lower case; sections of methods that do not exist here are left alone.
 """
 
-import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +17,121 @@ from pydantic import BaseModel, ValidationError
 
 from anomaly_toolbox.errors import InputError, did_you_mean
 
-DOMAIN_TYPES = ("Discrete", "RealInterval", "IntInterval")
+LABELS = ("anomalous_label", "class_label")  # rows of a comparison; never something to be optimised
+MOST_COMBINATIONS = 10_000
+DOMAIN_KEYS = {
+    "Discrete": ({"type", "values"}, set()),
+    "RealInterval": ({"type", "min", "max"}, {"log"}),
+    "IntInterval": ({"type", "min", "max"}, {"log"}),
+}
 
 
-def trials(
-    schema: type[BaseModel],
-    method: str,
-    path: Path | None = None,
-    overrides: Sequence[str] = (),
-    every_combination: bool = False,
-) -> list[BaseModel]:
-    """The trials that a hyperparameter file asks for.
+@dataclass(frozen=True)
+class Discrete:
+    """One of these values, without duplicates."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def first(self) -> Any:
+        """What is used where nothing is tuned."""
+        return self.values[0]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number from `low` to `high`, both included; with `log`, each power of ten is as likely as the next.
+
+    `step` is the distance of neighbouring whole numbers, None for real ones.
+    """
+
+    low: float
+    high: float
+    log: bool
+    step: int | None
+
+    @property
+    def first(self) -> float:
+        """What is used where nothing is tuned."""
+        return self.low
+
+
+Domain = Discrete | Interval
+
+
+def domains(
+    schema: type[BaseModel], method: str, path: Path | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Domain]:
+    """What a hyperparameter file says of each hyperparameter; those it leaves out have the schema's default.
 
     Args:
-        schema: the method's `Hyperparameters`; its defaults stand in for missing keys.
+        schema: the method's `Hyperparameters`.
         method: the registered name of the method; its section is the same in lower case.
-        path: the JSON file; without it, every value is the method's default.
+        path: the JSON file, or None.
         overrides: `name=value` each, which replace what the file says.
-        every_combination: all combinations of the values, else only the first value of each key.
-
-    Returns:
-        Validated hyperparameters, one instance a trial, without duplicates.
 
     Raises:
         InputError: names the file, section and key, what was received and what would be right.
     """
-    domains = _read_domains(schema, method, path, every_combination) if path else {}
+    found = _read_domains(schema, method, path) if path else {}
     for override in overrides:
         name, value = _parse_override(schema, override)
-        domains[name] = [value]
-    if not every_combination:
-        domains = {name: values[:1] for name, values in domains.items()}
-    combinations = (dict(zip(domains, values, strict=True)) for values in itertools.product(*domains.values()))
-    return list(dict.fromkeys(_whole_trial(schema, combination) for combination in combinations))
+        found[name] = Discrete((value,))
+    return found
+
+
+def first_trial(schema: type[BaseModel], found: Mapping[str, Domain]) -> BaseModel:
+    """The first value of each domain: what runs where nothing is tuned."""
+    return whole_trial(schema, {name: domain.first for name, domain in found.items()})
+
+
+def combinations(found: Mapping[str, Domain]) -> list[dict[str, Any]]:
+    """Every combination of the values, in the order of the file; InputError if there are more than 10,000."""
+    check_grid(found)
+    count = count_combinations(found)
+    check_count(count)
+    return [combination(found, index) for index in range(count)]
+
+
+def check_count(count: int) -> None:
+    """Raises InputError for more than 10,000 combinations."""
+    if count > MOST_COMBINATIONS:
+        raise InputError(
+            f"the grid has {count:,} combinations, more than {MOST_COMBINATIONS:,}; say with --trials how many of them "
+            "to run for each method and label"
+        )
+
+
+def check_grid(found: Mapping[str, Domain]) -> None:
+    """Raises InputError if there is an interval, which a grid cannot enumerate."""
+    for name, domain in found.items():
+        if isinstance(domain, Interval):
+            raise InputError(
+                f"{name}: a grid needs Discrete values, received an interval from {domain.low} to {domain.high}; "
+                "--sampler random or --sampler tpe searches it, with --trials"
+            )
+
+
+def count_combinations(found: Mapping[str, Domain]) -> int | float:
+    """How many combinations there are; infinitely many with an interval."""
+    return math.prod(len(domain.values) if isinstance(domain, Discrete) else math.inf for domain in found.values())
+
+
+def combination(found: Mapping[str, Domain], index: int) -> dict[str, Any]:
+    """Number `index` of `combinations`, without making the others."""
+    values = {}
+    for name, domain in reversed(found.items()):
+        index, place = divmod(index, len(domain.values))
+        values[name] = domain.values[place]
+    return {name: values[name] for name in found}
+
+
+def whole_trial(schema: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    """The trial itself; what no key alone can show, such as keys that contradict each other, is an InputError here."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as problem:
+        raise InputError(f"hyperparameters {_short(values)}: {_reason(problem)}") from None
 
 
 def sections(path: Path) -> set[str]:
@@ -56,7 +139,7 @@ def sections(path: Path) -> set[str]:
     return set(_read_json(path))
 
 
-def _read_domains(schema: type[BaseModel], method: str, path: Path, every_combination: bool) -> dict[str, list[Any]]:
+def _read_domains(schema: type[BaseModel], method: str, path: Path) -> dict[str, Domain]:
     content = _read_json(path)
     section = method.lower()
     if section not in content:
@@ -65,13 +148,12 @@ def _read_domains(schema: type[BaseModel], method: str, path: Path, every_combin
         raise InputError(
             f"{path}: {section}: expected an object of hyperparameters, received {_short(content[section])}"
         )
-    domains = {}
+    found = {}
     for name, domain in content[section].items():
         place = f"{path}: {section}.{name}"
         _check_name(schema, name, place)
-        values = _values_of(domain, place, every_combination)
-        domains[name] = [_checked(schema, name, value, place) for value in values]
-    return domains
+        found[name] = _domain(schema, name, domain, place)
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -98,32 +180,48 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _values_of(domain: Any, place: str, every_combination: bool) -> list[Any]:
-    if not isinstance(domain, dict) or domain.get("type") not in DOMAIN_TYPES:
+def _domain(schema: type[BaseModel], name: str, domain: Any, place: str) -> Domain:
+    if not isinstance(domain, dict) or domain.get("type") not in DOMAIN_KEYS:
         raise InputError(
             f'{place}: expected {{"type": "Discrete", "values": [...]}} (or RealInterval, IntInterval with min and '
             f"max), received {_short(domain)}"
         )
-    keys = {"type", "values"} if domain["type"] == "Discrete" else {"type", "min", "max"}
-    if set(domain) != keys:
+    needed, possible = DOMAIN_KEYS[domain["type"]]
+    if not needed <= set(domain) <= needed | possible:
+        may = f" and may have {', '.join(sorted(possible))}" if possible else ""
         raise InputError(
-            f"{place}: {domain['type']} takes {', '.join(sorted(keys))}; received {', '.join(sorted(domain))}"
+            f"{place}: {domain['type']} takes {', '.join(sorted(needed))}{may}; received {', '.join(sorted(domain))}"
         )
     if domain["type"] == "Discrete":
         if not isinstance(domain["values"], list) or not domain["values"]:
             raise InputError(
                 f"{place}: values must be a list with at least one value, received {_short(domain['values'])}"
             )
-        return domain["values"]
-    wanted = int if domain["type"] == "IntInterval" else (int, float)
-    ends = [domain["min"], domain["max"]]
-    if any(isinstance(end, bool) or not isinstance(end, wanted) for end in ends) or ends[0] > ends[1]:
+        return Discrete(tuple(dict.fromkeys(_checked(schema, name, value, place) for value in domain["values"])))
+    return _interval(schema, name, domain, place)
+
+
+def _interval(schema: type[BaseModel], name: str, domain: dict[str, Any], place: str) -> Interval:
+    is_whole = domain["type"] == "IntInterval"
+    low, high, log = domain["min"], domain["max"], domain.get("log", False)
+    wanted = int if is_whole else (int, float)
+    if any(isinstance(end, bool) or not isinstance(end, wanted) for end in (low, high)) or low > high:
         raise InputError(
             f"{place}: min and max must be numbers of that type with min <= max, received {_short(domain)}"
         )
-    if every_combination and ends[0] != ends[1]:
-        raise InputError(f"{place}: a grid needs Discrete values, received {_short(domain)}")
-    return ends  # both are checked; without a grid the first value, min, is used
+    if not isinstance(log, bool) or (log and low <= 0):
+        raise InputError(f"{place}: log must be true or false, and true only where min > 0, received {_short(domain)}")
+    if name in LABELS:
+        raise InputError(f"{place}: labels are listed, as Discrete values, received {_short(domain)}")
+    ends = [_checked(schema, name, end, place) for end in (low, high)]
+    if not is_whole and any(isinstance(end, int) for end in ends):
+        raise InputError(f"{place}: takes whole numbers only, use IntInterval; received {_short(domain)}")
+    step = 1
+    for rule in schema.model_fields[name].metadata:
+        step = getattr(rule, "multiple_of", None) or step
+    if log and step > 1:
+        raise InputError(f"{place}: has to be a multiple of {step}, which log cannot keep; leave log out")
+    return Interval(*ends, log, int(step) if is_whole else None)
 
 
 def _parse_override(schema: type[BaseModel], override: str) -> tuple[str, Any]:
@@ -149,14 +247,6 @@ def _checked(schema: type[BaseModel], name: str, value: Any, place: str) -> Any:
         return getattr(schema.model_validate({name: value}), name)
     except ValidationError as problem:
         raise InputError(f"{place}: {_reason(problem)}, received {_short(value)}") from None
-
-
-def _whole_trial(schema: type[BaseModel], values: dict[str, Any]) -> BaseModel:
-    """The trial itself; what no key alone can show, such as keys that contradict each other, is found here."""
-    try:
-        return schema.model_validate(values)
-    except ValidationError as problem:
-        raise InputError(f"hyperparameters {_short(values)}: {_reason(problem)}") from None
 
 
 def _reason(problem: ValidationError) -> str:

@@ -1,5 +1,7 @@
 """Pictures of a run: what the detector makes of images, and how well its scores separate them."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -25,19 +27,24 @@ def triples(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     return grid if grid.shape[-1] in (1, 3) else grid.mean(axis=-1, keepdims=True)
 
 
-def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.ndarray, n_normal: int) -> None:
-    """`triples` with captions; the first `n_normal` images are normal."""
+def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.ndarray, captions: Sequence[str]) -> None:
+    """`triples` with a caption for each image; neighbours with the same one share it."""
     grid = triples(images, reconstructions)
     figure = Figure(figsize=(max(4, 0.8 * len(images) + 1.1), 2.7), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=1)
     size = grid.shape[0] / 3
     axes.set_yticks([size * (row + 0.5) for row in range(3)], ["image", "reconstruction", "residual"])
-    middles = [size * n_normal / 2, size * (n_normal + len(images)) / 2]
-    axes.set_xticks(middles, ["normal", "anomalous"])
     for row in (1, 2):
         axes.axhline(size * row - 0.5, color="white", linewidth=2)
-    axes.axvline(size * n_normal - 0.5, color="white", linewidth=2)
+    middles, end = [], 0
+    groups = [(caption, len(list(same))) for caption, same in itertools.groupby(captions)]
+    for _, count in groups:
+        if end:
+            axes.axvline(size * end - 0.5, color="white", linewidth=2)
+        middles.append(size * (end + count / 2))
+        end += count
+    axes.set_xticks(middles, [caption for caption, _ in groups])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     _save(figure, path)

@@ -1,98 +1,143 @@
-"""All trials of one command, one after the other, and the table at the end."""
+"""All trials of one command, one after the other or shared out by `study.py`, and the tables at the end."""
 
+import itertools
 import os
+import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import tensorflow as tf
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
 
-from anomaly_toolbox import hps
+from anomaly_toolbox import callbacks, hps, study, tables, workers
+from anomaly_toolbox.comparison import Finished
 from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.errors import ToolboxError
 from anomaly_toolbox.experiment import Trial, run_trial
 from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.study import Row, Search, Sweep
 
-TABLE_WIDTH = 80  # a narrower terminal wraps lines, but no figure is cut off
+SWEEPS = "sweeps"  # the folder in the log folder that holds a folder for each sweep
 
 
-def run(
-    methods: Sequence[str],
-    dataset: str,
-    dataset_name: str,
-    *,
-    data_dir: Path | None,
-    hps_path: Path | None,
-    every_combination: bool,
-    overrides: Sequence[str],
-    log_dir: Path,
-    seed: int,
-    overwrite: bool,
-    require_gpu: bool,
-) -> None:
-    """Runs every trial of every method and prints the table; the arguments are the options of the command.
+@dataclass(frozen=True)
+class Options:
+    """What the command was asked; every field is the option of that name in `anomaly-box --help`."""
+
+    methods: Sequence[str]
+    dataset: str
+    dataset_name: str
+    data_dir: Path | None = None
+    hps_path: Path | None = None
+    tuning: bool = False
+    overrides: Sequence[str] = ()
+    sampler: str = "grid"
+    trials: int | None = None
+    pruner: str = "none"
+    workers: int = 1
+    storage: str | None = None
+    sweep_name: str | None = None
+    log_dir: Path = Path("logs")
+    seed: int = 0
+    overwrite: bool = False
+    require_gpu: bool = False
+    debug: bool = False
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there may be more trials than one a method, or more workers than one."""
+        return self.tuning or self.workers > 1 or self.storage is not None
+
+
+class Runner:
+    """Runs single trials of one command.
+
+    Args:
+        options: of the command.
+        console: where progress is shown.
+    """
+
+    def __init__(self, options: Options, console: Console):
+        self.options, self.console = options, console
+        self._dataset = load_dataset(options.dataset, options.data_dir)
+        source = str(Path(options.dataset).resolve()) if options.dataset.endswith(".py") else options.dataset_name
+        self._source = source if options.data_dir is None else f"{source} in {options.data_dir.resolve()}"
+
+    def run(self, method: str, hyperparameters: BaseModel, overwrite: bool, watch=None) -> tuple[Path, dict[str, Any]]:
+        """The run's folder and its results; see `run_trial`."""
+        options = self.options
+        trial = Trial(method, hyperparameters, options.dataset_name, self._source, self._dataset, options.seed)
+        return run_trial(trial, options.log_dir, self.console, overwrite, watch)
+
+    def run_of_a_sweep(self, row: Row, hyperparameters: BaseModel, trial: optuna.Trial) -> dict[str, Any]:
+        """Runs a trial of a study, which may end early; returns its results with the hyperparameters and folder."""
+        self.announce(row.method, hyperparameters, "".join(f", {name} {value}" for name, value in trial.params.items()))
+
+        def watch(epoch: int, logs: dict[str, float]) -> None:
+            if "val_auprc" in logs:
+                trial.report(logs["val_auprc"], epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        overwrite = self.options.overwrite and not study.is_repetition(trial)
+        try:
+            folder, results = self.run(row.method, hyperparameters, overwrite, watch)
+        except optuna.TrialPruned:
+            self.console.print("stopped early: worse than the median of the trials before", soft_wrap=True)
+            raise
+        except Exception as failure:
+            self.tell(failure)
+            raise
+        return {**results, "hyperparameters": hyperparameters.model_dump(), "folder": str(folder)}
+
+    def announce(self, method: str, hyperparameters: BaseModel, more: str = "") -> None:
+        """The line above a trial's own."""
+        given = {name: getattr(hyperparameters, name) for name in hps.LABELS}
+        labels = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+        title = f"{method} on {self.options.dataset_name}" + (f", {labels}" if labels else "")
+        self.console.print(f"\n{title}{more}", style="bold", soft_wrap=True)
+
+    def tell(self, failure: Exception) -> None:
+        """A failure that does not end the command."""
+        if self.options.debug:
+            traceback.print_exception(failure)
+        self.console.print(f"failed: {failure}", style="red", soft_wrap=True)
+
+
+def run(options: Options) -> None:
+    """Runs every trial of every method and prints the tables.
 
     A trial that fails does not lose the others.
 
     Raises:
         ToolboxError: the first failure, after everything else was run and shown.
     """
-    console = Console(markup=False, highlight=False, emoji=False)
-    console.print(f"device: {_device(require_gpu)}", soft_wrap=True)
-    if len(methods) > 1 and hps_path is not None:
-        methods = _those_with_a_section(console, methods, hps_path)
-    grid = _grid(methods, hps_path, overrides, every_combination)
-    loaded = load_dataset(dataset, data_dir)
-    source = str(Path(dataset).resolve()) if dataset.endswith(".py") else dataset_name
-    if data_dir is not None:
-        source += f" in {data_dir.resolve()}"
-
-    finished, failures = [], []
-    for number, (method, hyperparameters) in enumerate(grid, 1):
-        of_how_many = f" (trial {number} of {len(grid)})" if len(grid) > 1 else ""
-        console.print(f"\n{method} on {dataset_name}{of_how_many}", style="bold", soft_wrap=True)
-        trial = Trial(method, hyperparameters, dataset_name, source, loaded, seed)
-        try:
-            finished.append(run_trial(trial, log_dir, console, overwrite))
-        except (ToolboxError, OSError) as failure:
-            if len(grid) == 1:
-                raise
-            failures.append(failure)
-            console.print(f"failed: {failure}", style="red", soft_wrap=True)
-    if finished:
-        _show(console, finished)
+    console = plain_console()
+    console.print(f"device: {device(options.require_gpu)}", soft_wrap=True)
+    found = _domains(options, _methods(options, console))
+    if options.is_shared:
+        sweep = open_sweep(options, found)
+        finished, failures = _shared(options, console, sweep)
+    else:
+        finished, failures = _one_by_one(options, console, found)
+    tables.show(console, finished, failures)
     if failures:
-        raise ToolboxError(f"{len(failures)} of {len(grid)} trials failed; the first: {failures[0]}")
+        n_trials = len(finished) + len(failures)
+        raise ToolboxError(f"{len(failures)} of {n_trials} trials failed; the first: {': '.join(failures[0])}")
 
 
-def _those_with_a_section(console: Console, methods: Sequence[str], hps_path: Path) -> list[str]:
-    """A file that says nothing of a method is no reason to run it with other settings than the rest, or not at all."""
-    named = hps.sections(hps_path)
-    present = [method for method in methods if method.lower() in named]
-    absent = [method for method in methods if method not in present]
-    if present and absent:
-        console.print(f"left out, {hps_path} has no section for: {', '.join(absent)}", soft_wrap=True)
-    return present or list(methods)
+def plain_console(**options: Any) -> Console:
+    """A console that prints what it is given, without markup or colours of its own."""
+    return Console(markup=False, highlight=False, emoji=False, **options)
 
 
-def _grid(
-    methods: Sequence[str], hps_path: Path | None, overrides: Sequence[str], every_combination: bool
-) -> list[tuple[str, BaseModel]]:
-    """Every trial of every method; an override goes to the methods that know it, and to all if none does."""
-    schemas = {method: detector_class(method).Hyperparameters for method in methods}
-    everything = {name for schema in schemas.values() for name in schema.model_fields}
-    grid = []
-    for method, schema in schemas.items():
-        of_others = everything - set(schema.model_fields)
-        own = [override for override in overrides if override.partition("=")[0] not in of_others]
-        grid += [(method, trial) for trial in hps.trials(schema, method, hps_path, own, every_combination)]
-    return grid
-
-
-def _device(require_gpu: bool) -> str:
+def device(require_gpu: bool) -> str:
+    """What TensorFlow computes on, in words; ToolboxError if it has to be a GPU and there is none."""
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -107,77 +152,139 @@ def _device(require_gpu: bool) -> str:
     return f"CPU ({os.cpu_count()} cores), no GPU found"
 
 
-def _show(console: Console, finished: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    table = _table("on the test images", ["AUPRC", "95% interval", "prevalence", "AUROC", "train/s", "score/s"])
-    for _, results in finished:
-        test, speeds = results["test"], [results[f"{work}_images_per_second"] for work in ("train", "score")]
-        table.add_row(
-            _method(results),
-            _anomaly(results),
-            f"{test['auprc']:.3f}",
-            "{:.3f}-{:.3f}".format(*test["auprc_interval"]),
-            f"{test['prevalence']:.3f}",
-            f"{test['auroc']:.3f}",
-            *("-" if speed is None else f"{speed:,.0f}" for speed in speeds),
+def open_sweep(options: Options, found: dict[str, dict[str, hps.Domain]] | None = None) -> Sweep:
+    """The sweep that the options describe, in its storage."""
+    found = found or _domains(options, _methods(options, None))
+    rows = []
+    for method, domains in found.items():
+        settings = {name: domain for name, domain in domains.items() if name not in hps.LABELS}
+        listed = {name: domains[name].values for name in hps.LABELS if name in domains}
+        for values in itertools.product(*listed.values()):
+            labels = dict(zip(listed, values, strict=True))
+            rows.append(Row(method, detector_class(method).Hyperparameters, labels, settings))
+    search = Search(options.sampler, options.trials, options.pruner, options.seed)
+    name = options.sweep_name
+    if name is None:
+        purpose = options.hps_path.stem if options.hps_path else "defaults"
+        of_this = study.digest(study.definition(rows, search, options.dataset_name))
+        name = f"{options.dataset_name}-{purpose}-{of_this}"
+    folder = options.log_dir / SWEEPS / name
+    storage = study.open_storage(options.storage or str(folder / "journal.log"))
+    return Sweep(name, rows, search, options.dataset_name, storage, folder)
+
+
+def _methods(options: Options, console: Console | None) -> Sequence[str]:
+    """A file that says nothing of a method is no reason to run it with other settings than the rest, or not at all."""
+    if len(options.methods) == 1 or options.hps_path is None:
+        return options.methods
+    named = hps.sections(options.hps_path)
+    present = [method for method in options.methods if method.lower() in named]
+    absent = [method for method in options.methods if method not in present]
+    if present and absent and console:
+        console.print(f"left out, {options.hps_path} has no section for: {', '.join(absent)}", soft_wrap=True)
+    return present or options.methods
+
+
+def _domains(options: Options, methods: Sequence[str]) -> dict[str, dict[str, hps.Domain]]:
+    """Of every method, only the first values without `tuning`.
+
+    An override goes to the methods that know it, and to all if none does.
+    """
+    schemas = {method: detector_class(method).Hyperparameters for method in methods}
+    everything = {name for schema in schemas.values() for name in schema.model_fields}
+    found = {}
+    for method, schema in schemas.items():
+        of_others = everything - set(schema.model_fields)
+        own = [override for override in options.overrides if override.partition("=")[0] not in of_others]
+        found[method] = hps.domains(schema, method, options.hps_path, own)
+        if not options.tuning:
+            found[method] = {name: hps.Discrete((domain.first,)) for name, domain in found[method].items()}
+    return found
+
+
+Outcome = tuple[list[Finished], list[tuple[str, str]]]  # what finished, and what failed: the trial and the reason
+
+
+def _one_by_one(options: Options, console: Console, found: dict[str, dict[str, hps.Domain]]) -> Outcome:
+    """The first value of everything, one trial a method."""
+    trials = [(name, hps.first_trial(detector_class(name).Hyperparameters, domains)) for name, domains in found.items()]
+    runner = Runner(options, console)
+    finished, failures = [], []
+    for number, (method, hyperparameters) in enumerate(trials, 1):
+        runner.announce(method, hyperparameters, f" (trial {number} of {len(trials)})" if len(trials) > 1 else "")
+        try:
+            folder, results = runner.run(method, hyperparameters, options.overwrite)
+        except Exception as failure:
+            if len(trials) == 1:
+                raise
+            runner.tell(failure)
+            failures.append((method, str(failure)))
+        else:
+            finished.append(Finished(hyperparameters.model_dump(), results, folder))
+    return finished, failures
+
+
+def _shared(options: Options, console: Console, sweep: Sweep) -> Outcome:
+    """All trials of a sweep, by this process, its workers, and others that were given the same command."""
+    runner = Runner(options, console)
+    sweep.prepare(options.overwrite)
+    console.print(f"sweep: {sweep.name}, {sum(1 for _ in sweep.trials())} trials", soft_wrap=True)
+    if options.workers > 1:
+        _start_workers(options, console, sweep)
+    else:
+        sweep.work(runner.run_of_a_sweep)
+
+    finished, failures = [], []
+    for row, trial in sweep.trials():
+        name = _trial_name(row, trial)
+        if trial.state == TrialState.COMPLETE:
+            results = dict(trial.user_attrs["results"])
+            hyperparameters, folder = results.pop("hyperparameters"), Path(results.pop("folder"))
+            finished.append(Finished(hyperparameters, results, folder if folder.exists() else None))
+        elif trial.state == TrialState.PRUNED:
+            console.print(f"stopped early: {name}, after epoch {trial.last_step}", soft_wrap=True)
+        else:
+            failures.append((name, trial.user_attrs.get("failure", "its worker died")))
+    return finished, failures
+
+
+def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
+    """Runs the workers of this machine and shows what they finish."""
+    folder = sweep.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = [folder / f"worker-{number}.log" for number in range(1, options.workers + 1)]
+    console.print(f"{len(logs)} workers; what they say is in {folder}/worker-*.log", soft_wrap=True)
+    told = {_trial_name(row, trial) for row, trial in sweep.trials() if trial.state.is_finished()}
+    with callbacks.progress_bar(console) as bar:
+        task = bar.add_task("trials", total=sum(1 for _ in sweep.trials()), completed=len(told))
+
+        def look() -> None:
+            for row, trial in sweep.trials():
+                name = _trial_name(row, trial)
+                if trial.state.is_finished() and name not in told:
+                    told.add(name)
+                    bar.advance(task)
+                    console.print(f"{name}: {_ending(trial)}", soft_wrap=True)
+
+        codes = workers.run(_work, options, logs, look)
+    if not all(trial.state.is_finished() for _, trial in sweep.trials()):
+        raise ToolboxError(
+            f"all workers ended (exit codes {', '.join(map(str, codes))}) before all trials had; the same command goes "
+            f"on, {logs[0]} and its neighbours may say why"
         )
-    _print(console, table)
-    console.print("prevalence: the AUPRC of a guess. train/s, score/s: images per second.", soft_wrap=True)
-    for line in _losing_to_a_baseline([results for _, results in finished]):
-        console.print(line, style="yellow", soft_wrap=True)
-
-    names = list(dict.fromkeys(name for _, results in finished for name in results["test"]["scores"]))
-    if len(names) > 2:
-        by_score = _table("AUPRC of every score", [name.replace("_", "\n") for name in names])
-        for _, results in finished:
-            scores = results["test"]["scores"]
-            figures = [f"{scores[name]['auprc']:.3f}" if name in scores else "-" for name in names]
-            by_score.add_row(_method(results), _anomaly(results), *figures)
-        _print(console, by_score)
-        console.print(
-            "The score that decides is chosen before, by --set score=...; the best of these is no fair figure.",
-            soft_wrap=True,
-        )
-    for folder, _ in finished:
-        console.print(f"run: {folder}", soft_wrap=True)
 
 
-def _table(title: str, figures: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("method")
-    table.add_column("anomaly")
-    for figure in figures:
-        table.add_column(figure, justify="right", no_wrap=True)
-    return table
+def _work(options: Options) -> None:
+    """A worker process of `_start_workers`."""
+    device(options.require_gpu)
+    open_sweep(options).work(Runner(options, plain_console()).run_of_a_sweep)
 
 
-def _print(console: Console, table: Table) -> None:
-    console.print()
-    console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
+def _trial_name(row: Row, trial: FrozenTrial) -> str:
+    return ", ".join([row.name, *(f"{name}={value}" for name, value in trial.params.items())])
 
 
-def _method(results: dict[str, Any]) -> str:
-    """The method, and its score where it is not the paper's."""
-    return results["experiment"] + ("" if results["score"] == "paper" else f" ({results['score']})")
-
-
-def _anomaly(results: dict[str, Any]) -> str:
-    chosen = [results[name] for name in ("anomalous_label", "class_label") if results[name] is not None]
-    return str(chosen[0]) if chosen else "-"
-
-
-def _losing_to_a_baseline(finished: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each trained detector whose figure a baseline of the same command surpasses."""
-    lines = []
-    for results in finished:
-        rivals = [
-            other
-            for other in finished
-            if not other["epochs"] and _anomaly(other) == _anomaly(results) and results["epochs"]
-        ]
-        best = max(rivals, key=lambda other: other["test"]["auprc"], default=results)
-        if best["test"]["auprc"] > results["test"]["auprc"]:
-            lines.append(
-                f"{_method(results)} on anomaly {_anomaly(results)} loses to {best['experiment']}, a baseline that "
-                f"knows pixels only: {results['test']['auprc']:.3f} against {best['test']['auprc']:.3f}"
-            )
-    return lines
+def _ending(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.COMPLETE:
+        return f"AUPRC {trial.user_attrs['results']['test']['auprc']:.3f}"
+    return "stopped early" if trial.state == TrialState.PRUNED else f"failed: {trial.user_attrs.get('failure')}"

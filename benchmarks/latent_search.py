@@ -32,6 +32,7 @@ from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split
 from anomaly_toolbox.experiment import Trial, load_detector, run_trial
 from anomaly_toolbox.files import whole
 from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.models.anogan import LOOPS_WITH_XLA
 from anomaly_toolbox.models.base import AnomalyDetector
 from benchmarks.throughput import seconds
 
@@ -47,8 +48,8 @@ class Search:
 
     def __init__(self, detector: AnomalyDetector):
         self._detector = detector
-        self._cold = tf.function(lambda x: detector.search(x, self._beginnings(x))[1], jit_compile=True)
-        self._warm = tf.function(lambda x: detector.search(x, detector.encoder(x))[1], jit_compile=True)
+        self._cold = tf.function(lambda x: detector.search(x, self._beginnings(x))[1], jit_compile=LOOPS_WITH_XLA)
+        self._warm = tf.function(lambda x: detector.search(x, detector.encoder(x))[1], jit_compile=LOOPS_WITH_XLA)
         self._features = tf.function(lambda x: detector.discriminator(x)[0], jit_compile=True)
         self._loss = tf.function(detector.search_loss, jit_compile=True)
         self._step = tf.function(detector.search_step, jit_compile=True)
@@ -106,7 +107,7 @@ def main(dataset, data_dir, hps_path, overrides, log_dir, seed, images, rounds, 
     """Measures AnoGAN's latent search: AUPRC against Γ, and images a second."""
     console = Console(highlight=False)
     schema = detector_class("AnoGAN").Hyperparameters
-    hp = hps.trials(schema, "AnoGAN", hps_path, overrides)[0]
+    hp = hps.first_trial(schema, hps.domains(schema, "AnoGAN", hps_path, overrides))
     if not hp.warm_start:
         raise click.UsageError("this benchmark needs warm_start to be true; add --set warm_start=true")
     loaded = load_dataset(dataset, data_dir)

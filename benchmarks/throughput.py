@@ -68,7 +68,7 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int,
     console = Console(highlight=False)
     experiment = method_name(experiment)
     cls = detector_class(experiment)
-    hp = hps.trials(cls.Hyperparameters, experiment, overrides=overrides)[0]
+    hp = hps.first_trial(cls.Hyperparameters, hps.domains(cls.Hyperparameters, experiment, overrides=overrides))
     batch_size = hp.batch_size
     detector = cls(hp, channels)
     detector.compile()

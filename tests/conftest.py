@@ -82,3 +82,27 @@ def idx_folder(tmp_path) -> Path:
     folder.mkdir()
     write_idx_folder(folder)
     return folder
+
+
+def made_up_results(method, label, auprc_of_scores, score="paper", seed=0, epochs=2, dataset="Digits"):
+    """What `results.json` would say of a run with these figures; validation has the same ones."""
+    figures = {"auroc": 0.5, "f1": 0.5, "threshold": 0.5, "prevalence": 0.1, "n_normal": 90, "n_anomalous": 10}
+    scores = {
+        name: {**figures, "auprc": auprc, "auprc_interval": [auprc - 0.01, auprc + 0.01]}
+        for name, auprc in auprc_of_scores.items()
+    }
+    return {
+        "experiment": method,
+        "dataset": dataset,
+        "anomalous_label": label,
+        "class_label": None,
+        "seed": seed,
+        "score": score,
+        "epochs": epochs,
+        "validation": {**scores[score], "scores": scores},
+        "test": {**scores[score], "scores": scores},
+        "train_images_per_second": None,
+        "train_seconds": 3.0,
+        "score_images_per_second": 50.0,
+        "score_seconds": 2.0,
+    }

@@ -6,6 +6,7 @@ import pytest
 
 from anomaly_toolbox import hps
 from anomaly_toolbox.errors import InputError
+from anomaly_toolbox.models import METHODS, detector_class
 from anomaly_toolbox.models.ganomaly import GANomalyHyperparameters
 
 
@@ -23,27 +24,37 @@ def discrete(*values):
     return {"type": "Discrete", "values": list(values)}
 
 
-def trials(path=None, overrides=(), every=False):
-    return hps.trials(GANomalyHyperparameters, "GANomaly", path, overrides, every)
+def domains(path=None, overrides=()):
+    return hps.domains(GANomalyHyperparameters, "GANomaly", path, overrides)
+
+
+def first(path=None, overrides=()):
+    return hps.first_trial(GANomalyHyperparameters, domains(path, overrides))
 
 
 def test_defaults_are_the_papers():
-    (trial,) = trials()
+    trial = first()
     assert (trial.width, trial.latent_vector_size, trial.batch_size, trial.learning_rate) == (64, 100, 64, 2e-4)
     assert (trial.adversarial_loss_weight, trial.contextual_loss_weight, trial.enc_loss_weight) == (1, 50, 1)
 
 
 def test_without_tuning_the_first_of_each(write):
-    (trial,) = trials(write({"epochs": discrete(3, 5), "width": discrete(8, 16)}))
+    trial = first(write({"epochs": discrete(3, 5), "width": discrete(8, 16)}))
     assert (trial.epochs, trial.width) == (3, 8)
 
 
-def test_tuning_is_every_combination(write):
-    path = write({"epochs": discrete(3, 5), "width": discrete(8, 16), "seedless": discrete(1)} | {})
-    with pytest.raises(InputError):
-        trials(path, every=True)
-    path = write({"epochs": discrete(3, 5, 3), "width": discrete(8, 16)})
-    assert [(t.epochs, t.width) for t in trials(path, every=True)] == [(3, 8), (3, 16), (5, 8), (5, 16)]
+def test_a_grid_is_every_combination(write):
+    found = domains(write({"epochs": discrete(3, 5, 3), "width": discrete(8, 16)}))
+    expected = [(3, 8), (3, 16), (5, 8), (5, 16)]
+    assert [(c["epochs"], c["width"]) for c in hps.combinations(found)] == expected
+    assert hps.count_combinations(found) == 4
+
+
+def test_a_grid_that_is_too_large_asks_for_trials(write):
+    found = domains(write({"epochs": discrete(*range(1, 102)), "width": discrete(*range(1, 101))}))
+    with pytest.raises(InputError, match=r"10,100 combinations, more than 10,000; say with --trials"):
+        hps.combinations(found)
+    assert hps.combination(found, 10_099) == {"epochs": 101, "width": 100}
 
 
 def test_a_file_of_the_earlier_toolbox(write):
@@ -61,19 +72,29 @@ def test_a_file_of_the_earlier_toolbox(write):
         "step_log_frequency": discrete(50),
     }
     path = write(json.dumps({"descargan": {"whatever": 1}, "ganomaly": section}))
-    assert len(trials(path, every=True)) == 12
-    assert trials(path)[0].adversarial_loss_weight == 1.0
+    assert len(hps.combinations(domains(path))) == 12
+    assert first(path).adversarial_loss_weight == 1.0
 
 
-def test_an_interval_starts_at_its_minimum(write):
-    path = write({"learning_rate": {"type": "RealInterval", "min": 1e-4, "max": 1e-2}})
-    assert trials(path)[0].learning_rate == 1e-4
+def test_intervals(write):
+    section = {
+        "learning_rate": {"type": "RealInterval", "min": 1e-4, "max": 1e-2, "log": True},
+        "width": {"type": "IntInterval", "min": 8, "max": 64},
+        "image_size": {"type": "IntInterval", "min": 16, "max": 64},
+    }
+    found = domains(write(section))
+    assert found["learning_rate"] == hps.Interval(1e-4, 1e-2, log=True, step=None)
+    assert found["width"] == hps.Interval(8, 64, log=False, step=1)
+    assert found["image_size"].step == 16  # as the hyperparameter wants it
+    assert first(write(section)).learning_rate == 1e-4
+    assert hps.count_combinations(found) == float("inf")
+    with pytest.raises(InputError, match=r"learning_rate: a grid needs Discrete values.*--sampler random"):
+        hps.combinations(found)
 
 
 def test_set_replaces_what_the_file_says(write):
-    path = write({"epochs": discrete(3, 5)})
-    (trial,) = trials(path, overrides=["epochs=7", "select_by=last"], every=True)
-    assert (trial.epochs, trial.select_by) == (7, "last")
+    found = domains(write({"epochs": discrete(3, 5)}), overrides=["epochs=7", "select_by=last"])
+    assert found == {"epochs": hps.Discrete((7,)), "select_by": hps.Discrete(("last",))}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +118,16 @@ def test_set_replaces_what_the_file_says(write):
         ({"learning_rate": {"type": "Discrete", "min": 1}}, "Discrete takes type, values"),
         ({"learning_rate": {"type": "RealInterval", "min": 0.1, "max": 0.01}}, "min <= max"),
         ({"width": {"type": "IntInterval", "min": 1.5, "max": 4}}, "numbers of that type"),
+        ({"width": {"type": "RealInterval", "min": 1, "max": 4}}, "whole numbers only, use IntInterval"),
+        (
+            {"width": {"type": "IntInterval", "min": 0, "max": 4}},
+            "ganomaly.width: should be greater than or equal to 1",
+        ),
+        ({"learning_rate": {"type": "RealInterval", "min": 0.1, "max": 1, "log": "yes"}}, "log must be true or false"),
+        ({"enc_loss_weight": {"type": "RealInterval", "min": 0, "max": 1, "log": True}}, "true only where min > 0"),
+        ({"image_size": {"type": "IntInterval", "min": 16, "max": 64, "log": True}}, "multiple of 16.*leave log out"),
+        ({"learning_rate": {"type": "RealInterval", "min": 0.1, "max": 1, "step": 2}}, "may have log; received"),
+        ({"anomalous_label": {"type": "IntInterval", "min": 0, "max": 9}}, "labels are listed, as Discrete values"),
         ({"epochs": discrete(2.5)}, "ganomaly.epochs: should be a valid integer, received 2.5"),
         ({"epochs": discrete(True)}, "ganomaly.epochs: should be a valid integer, received true"),
         ({"image_size": discrete(20)}, "ganomaly.image_size: should be a multiple of 16"),
@@ -109,7 +140,7 @@ def test_set_replaces_what_the_file_says(write):
 def test_mistakes_name_file_section_and_key(write, section, told):
     path = write(section)
     with pytest.raises(InputError, match=told) as caught:
-        trials(path)
+        domains(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -117,20 +148,18 @@ def test_mistakes_name_file_section_and_key(write, section, told):
 @pytest.mark.parametrize("override", ["epochs", "epoch=3", "epochs=three", "epochs=0"])
 def test_mistakes_in_set(override):
     with pytest.raises(InputError, match="--set"):
-        trials(overrides=[override])
+        domains(overrides=[override])
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        trials(tmp_path / "none.json")
+        domains(tmp_path / "none.json")
 
 
-def test_an_interval_is_no_grid(write):
-    path = write({"learning_rate": {"type": "RealInterval", "min": 0.01, "max": 0.1}})
-    with pytest.raises(InputError, match="a grid needs Discrete values"):
-        trials(path, every=True)
-
-
-@pytest.mark.parametrize("name", ["demo", "fashion_mnist"])
+@pytest.mark.parametrize("name", ["demo", "fashion_mnist", "mnist", "paper", "tuning"])
 def test_the_files_that_come_along_are_valid(name, request):
-    assert trials(request.config.rootpath / "hps" / f"{name}.json", every=True)
+    path = request.config.rootpath / "hps" / f"{name}.json"
+    for method in METHODS:
+        if method.lower() in hps.sections(path):
+            schema = detector_class(method).Hyperparameters
+            assert hps.first_trial(schema, hps.domains(schema, method, path))

@@ -116,6 +116,15 @@ def scoring_split(
     )
 
 
+def images_at(split: ScoringSplit, indices: np.ndarray) -> np.ndarray:
+    """The images of a split at these places, in this order."""
+    found, first = {}, 0
+    for batch in split.batches.as_numpy_iterator():
+        found |= {index: batch[index - first] for index in indices if first <= index < first + len(batch)}
+        first += len(batch)
+    return np.stack([found[index] for index in indices])
+
+
 def _images(dataset: tf.data.Dataset, image_shape: tuple[int, int, int]) -> tf.data.Dataset:
     received, expected = dataset.element_spec[0].shape, tf.TensorShape((None, *image_shape))
     if not received.is_compatible_with(expected):

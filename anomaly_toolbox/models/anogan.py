@@ -39,6 +39,8 @@ from anomaly_toolbox import layers, losses
 from anomaly_toolbox.models.base import AnomalyDetector, Game, Hyperparameters
 
 ENCODER_LEARNING_RATE = 1e-3
+#: On a CPU, XLA runs what is inside a loop on a single thread; TensorFlow's own graph takes all of them.
+LOOPS_WITH_XLA = bool(tf.config.list_physical_devices("GPU"))
 ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # of the search; those of the training are Game's
 
 
@@ -190,11 +192,19 @@ class AnoGAN(AnomalyDetector):
         with tf.init_scope():
             return self.hyperparameters.warm_start and bool(self.is_fitted.numpy())
 
+    def make_predict_function(self, force=False):
+        """Keras's hook: the search is compiled as `LOOPS_WITH_XLA` says, the training as always."""
+        of_training, self.jit_compile = self.jit_compile, self.jit_compile and LOOPS_WITH_XLA
+        try:
+            return super().make_predict_function(force)
+        finally:
+            self.jit_compile = of_training
+
     def reconstruct(self, x):
         """G(z_Γ)."""
         return self._compiled_reconstruction(tf.convert_to_tensor(x))
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=LOOPS_WITH_XLA)
     def _compiled_reconstruction(self, x):
         return self.generator(self.best_search(x)[0])
 

@@ -1,0 +1,153 @@
+"""`anomaly-box report`: every run of a log folder, compared in tables and on one page."""
+
+import importlib.resources
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.console import Console
+from rich.progress import track
+
+from anomaly_toolbox import comparison
+from anomaly_toolbox.comparison import ONE_SETTING, Finished, Row
+from anomaly_toolbox.errors import InputError
+from anomaly_toolbox.files import whole
+from anomaly_toolbox.report import charts, texts
+from anomaly_toolbox.report.gather import gather, picture, read_scores
+
+PICTURES = {"most_anomalous.png": "The highest scores", "most_wrong.png": "The most wrongly judged"}
+
+
+def write(log_dir: Path, output: Path) -> list[Path]:
+    """Writes `results_table.md`, `results_table.csv` and `report.html`; returns their paths.
+
+    Args:
+        log_dir: the log folder of earlier commands; its runs may lie at any depth.
+        output: the folder to write to, made if it is not there.
+
+    Raises:
+        InputError: there is no such log folder or it holds no run, or `output` is a file.
+    """
+    gathered = gather(log_dir)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output}: is a file; expected a folder")
+    output.mkdir(parents=True, exist_ok=True)
+    of_datasets = comparison.datasets_of(gathered.finished)
+    left_out = [(folder.relative_to(log_dir), reason) for folder, reason in gathered.left_out]
+    contents = {
+        "results_table.md": texts.as_markdown(of_datasets, left_out),
+        "results_table.csv": texts.as_csv(of_datasets),
+        "report.html": page(of_datasets, left_out),
+    }
+    for name, content in contents.items():
+        with whole(output / name) as beside:
+            beside.write_text(content, encoding="utf-8")
+    return [output / name for name in contents]
+
+
+def page(of_datasets: dict[str, list[Finished]], left_out: Sequence[tuple[Path, str]]) -> str:
+    """The page: HTML with everything in it, nothing is loaded."""
+    methods = comparison.methods_of([run for runs in of_datasets.values() for run in runs])
+    colours = {method: charts.SERIES[number % len(charts.SERIES)] for number, method in enumerate(methods)}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(importlib.resources.files(__package__))),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("page.html").render(
+        datasets=[_dataset(name, runs, colours) for name, runs in of_datasets.items()],
+        left_out=left_out,
+        legend=texts.LEGEND,
+        n_finished=sum(map(len, of_datasets.values())),
+    )
+
+
+def _dataset(name: str, runs: Sequence[Finished], colours: dict[str, str]) -> dict[str, Any]:
+    labels, rows = comparison.labels_of(runs), comparison.compare(runs)
+    shown = [row for row in rows if row.choice != ONE_SETTING]
+    others = comparison.compare_other_scores(runs)
+    console = Console(stderr=True)
+    progress = track(labels, f"{name}: a part for each label", console=console, transient=True)
+    return {
+        "name": name,
+        "labels": labels,
+        "deciding": charts.bars(shown, labels, colours, f"{name}: AUPRC by the scores that decide"),
+        "others": charts.bars(others, labels, colours, f"{name}: AUPRC by each method's best other score"),
+        "matrix": _matrix(rows, labels),
+        "chosen": texts.chosen(runs, rows),
+        "losing": comparison.losing_to_a_baseline(rows),
+        "cells": [_cell(runs, row, label) for row in texts.all_rows(runs) for label in labels if label in row.cells],
+        "parts": [_part(name, label, [row for row in shown if label in row.cells], colours) for label in progress],
+    }
+
+
+def _matrix(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The main table; the best AUPRC of each column is marked."""
+    best = {label: max(row.cells[label].auprc for row in rows if label in row.cells) for label in labels}
+    table = []
+    for row in rows:
+        cells = [row.cells.get(label) for label in labels]
+        table.append(
+            {
+                "name": row.name,
+                "figures": [
+                    {"text": "-", "interval": "", "is_best": False}
+                    if cell is None
+                    else {
+                        "text": f"{cell.auprc:.3f}",
+                        "interval": "{:.3f}-{:.3f}".format(*cell.interval),
+                        "is_best": cell.auprc == best[label],
+                    }
+                    for label, cell in zip(labels, cells, strict=True)
+                ],
+                "mean": texts.mean_text(row, labels, "auprc"),
+            }
+        )
+    guess = texts.prevalences(rows, labels)
+    figures = [{"text": texts.number(value), "interval": "", "is_best": False} for value in guess]
+    return [*table, {"name": "prevalence", "figures": figures, "mean": texts.number(statistics.fmean(guess))}]
+
+
+def _cell(runs: Sequence[Finished], row: Row, label: str) -> dict[str, Any]:
+    """A line of the sortable table."""
+    cell = row.cells[label]
+    names = comparison.settings_that_vary([run for run in runs if run.method == row.method])
+    figures = {name: figure(cell) for name, figure in texts.FIGURES.items()}
+    return {
+        "method": row.name,
+        "label": label,
+        "figures": figures,
+        "texts": {name: texts.number(value) for name, value in figures.items()},
+        "setting": comparison.describe(cell, names),
+    }
+
+
+def _part(dataset: str, label: str, rows: Sequence[Row], colours: dict[str, str]) -> dict[str, Any]:
+    """Curves, histograms and pictures of one label, from the first run of each cell."""
+    runs = {row.name: row.cells[label].runs[0] for row in rows}
+    scores, thresholds = {}, {}
+    for row in rows:
+        labels, by_name = read_scores(runs[row.name])
+        scores[row.name] = labels, by_name[row.score]
+        thresholds[row.name] = runs[row.name].results["test"]["scores"][row.score]["threshold"]
+    title = f"{dataset}, anomalous label {label}"
+    told = ", ".join(f"{row.name} {row.cells[label].auprc:.3f}" for row in rows)
+    return {
+        "label": label,
+        "curves": charts.curves(
+            scores,
+            {row.name: colours[row.method] for row in rows},
+            f"{title}: precision against recall",
+            f"Areas under the curves: {told}.",
+        ),
+        "histograms": charts.histograms(scores, thresholds, f"{title}: scores"),
+        "pictures": [
+            {"method": name, "caption": caption, "data": picture(run, file), "folder": str(run.folder)}
+            for name, run in runs.items()
+            for file, caption in PICTURES.items()
+        ],
+    }

@@ -1,0 +1,80 @@
+"""From a log folder to its runs: the finished ones, and the others with the reason why they do not count."""
+
+import base64
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_toolbox.comparison import Finished
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.files import read_json
+from anomaly_toolbox.runs import Run
+
+SIGNS_OF_A_RUN = ("hparams.json", "results.json", "scores.csv", "model.weights.h5", "checkpoint")
+
+
+@dataclass
+class Gathered:
+    """Runs of a log folder; `left_out` are pairs of a folder and the reason."""
+
+    finished: list[Finished] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def gather(log_dir: Path) -> Gathered:
+    """Every run below `log_dir`, however deep.
+
+    Raises:
+        InputError: there is no such folder, or no run in it.
+    """
+    if not log_dir.is_dir():
+        raise InputError(f"{log_dir}: there is no such folder; expected the --log-dir of earlier commands")
+    folders = sorted({path.parent for sign in SIGNS_OF_A_RUN for path in log_dir.rglob(sign)})
+    gathered, known = Gathered(), {}
+    for folder in folders:
+        try:
+            run = _read(folder)
+        except (ToolboxError, OSError, KeyError, TypeError, ValueError) as problem:
+            reason = str(problem) if isinstance(problem, ToolboxError) else f"damaged: {problem!r}"
+            gathered.left_out.append((folder, reason.replace(f"{folder}/", "").partition(";")[0]))
+            continue
+        same = known.setdefault(
+            (run.results["dataset"], run.method, repr(run.hyperparameters), run.results["seed"]), folder
+        )
+        if same == folder:
+            gathered.finished.append(run)
+        else:
+            gathered.left_out.append((folder, f"the same run as {same}"))
+    if not folders:
+        raise InputError(f"{log_dir}: there are no runs in it; expected the --log-dir of earlier commands")
+    return gathered
+
+
+def _read(folder: Path) -> Finished:
+    run = Run(folder, {})
+    if not run.hparams_path.exists():
+        raise ToolboxError("damaged: hparams.json is missing")
+    hyperparameters = read_json(run.hparams_path)["hyperparameters"]
+    results = run.finished_results()
+    if results is None:
+        state = run.checkpoint / "state.json"
+        done = read_json(state)["epoch"] if state.exists() else 0
+        raise ToolboxError(f"unfinished: {done} of {hyperparameters.get('epochs', 0)} epochs done")
+    for split in ("validation", "test"):
+        results[split]["scores"][results["score"]]["auprc"]
+    return Finished(hyperparameters, results, folder)
+
+
+def read_scores(run: Finished) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Labels, (n,), and every score by name, from `scores.csv`."""
+    table = np.genfromtxt(run.folder / "scores.csv", delimiter=",", names=True)
+    return table["label"].astype(int), {name: table[name] for name in run.results["test"]["scores"]}
+
+
+def picture(run: Finished, name: str) -> str | None:
+    """A picture of the run as a data URL, None if it is not there."""
+    path = run.folder / name
+    if not path.exists():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
