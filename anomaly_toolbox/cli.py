@@ -14,7 +14,7 @@ import click
 
 from anomaly_toolbox import __version__
 from anomaly_toolbox.datasets import DATASETS, dataset_name
-from anomaly_toolbox.errors import INTERRUPTED, InputError, ToolboxError
+from anomaly_toolbox.errors import INTERRUPTED, InputError, ToolboxError, reason
 from anomaly_toolbox.models import METHODS, method_name
 
 
@@ -204,8 +204,7 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
         if isinstance(problem, OSError) and problem.strerror:
             place = f"{problem.filename}: " if problem.filename else ""
             _leave(f"Error: {place}{problem.strerror}", 1)
-        first_line = str(problem).strip().partition("\n")[0]
-        _leave(f"Error: {type(problem).__name__}: {first_line} (--debug shows where)", 1)
+        _leave(f"Error: {reason(problem)} (--debug shows where)", 1)
 
 
 def _leave(line: str, code: int) -> None:

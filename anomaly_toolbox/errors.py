@@ -31,6 +31,12 @@ def problems_of(what: str) -> Iterator[None]:
         raise ToolboxError(f"{what} failed: {type(problem).__name__}: {reason}") from problem
 
 
+def reason(problem: BaseException) -> str:
+    """One line: what a ToolboxError says, and of other errors their kind besides."""
+    first_line = str(problem).strip().partition("\n")[0]
+    return first_line if isinstance(problem, ToolboxError) else f"{type(problem).__name__}: {first_line}"
+
+
 def did_you_mean(received: str, valid: Iterable[str]) -> str:
     """The end of an error about a name: the nearest valid one if any is near, then all of them.
 

@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel
 
 from anomaly_toolbox import hps
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import InputError, ToolboxError, reason
 from anomaly_toolbox.hps import Discrete, Domain, Interval
 
 RANDOM_TRIALS = 10  # with which `tpe` begins
@@ -130,9 +130,9 @@ def open_storage(place: str) -> optuna.storages.BaseStorage:
             "pip install 'anomaly-toolbox[postgresql]'"
         ) from problem
     except sqlalchemy.exc.SQLAlchemyError as problem:
-        reason = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
+        cause = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
         raise InputError(
-            f"--storage {_without_password(place)}: cannot be used ({reason}); expected a journal file, or the URL of "
+            f"--storage {_without_password(place)}: cannot be used ({cause}); expected a journal file, or the URL of "
             "a database that can be reached, such as postgresql://user:password@host/name"
         ) from problem
 
@@ -277,7 +277,7 @@ class Sweep:
             except optuna.TrialPruned:
                 raise
             except Exception as problem:
-                trial.set_user_attr("failure", f"{type(problem).__name__}: {problem}".partition("\n")[0])
+                trial.set_user_attr("failure", reason(problem))
                 raise
             trial.set_user_attr("results", results)
             auprc = results["validation"]["auprc"]

@@ -17,7 +17,7 @@ from rich.console import Console
 from anomaly_toolbox import callbacks, hps, study, tables, workers
 from anomaly_toolbox.comparison import Finished
 from anomaly_toolbox.datasets import load_dataset
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.errors import ToolboxError, reason
 from anomaly_toolbox.experiment import Trial, run_trial
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.study import Row, Search, Sweep
@@ -106,7 +106,7 @@ class Runner:
         """A failure that does not end the command."""
         if self.options.debug:
             traceback.print_exception(failure)
-        self.console.print(f"failed: {failure}", style="red", soft_wrap=True)
+        self.console.print(f"failed: {reason(failure)}", style="red", soft_wrap=True)
 
 
 def run(options: Options) -> None:
@@ -218,7 +218,7 @@ def _one_by_one(options: Options, console: Console, found: dict[str, dict[str, h
             if len(trials) == 1:
                 raise
             runner.tell(failure)
-            failures.append((method, str(failure)))
+            failures.append((method, reason(failure)))
         else:
             finished.append(Finished(hyperparameters.model_dump(), results, folder))
     return finished, failures

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -31,7 +32,8 @@ def run(target: Callable[[Any], None], argument: Any, logs: list[Path], look: Ca
         The exit codes of the processes; that of one that was killed is negative.
     """
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_begin, args=(target, argument, log), daemon=True) for log in logs]
+    work = pickle.dumps((target, argument))  # unpacking imports TensorFlow, whose notes belong to the log
+    processes = [context.Process(target=_begin, args=(work, log), daemon=True) for log in logs]
     with _threads_shared_out(len(processes)):
         for process in processes:
             process.start()
@@ -49,17 +51,18 @@ def run(target: Callable[[Any], None], argument: Any, logs: list[Path], look: Ca
     return [process.exitcode for process in processes]
 
 
-def _begin(target: Callable[[Any], None], argument: Any, log: Path) -> None:
+def _begin(work: bytes, log: Path) -> None:
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    with open(log, "a", buffering=1, encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        sys.stdout = sys.stderr = file
-        try:
-            target(argument)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
+    file = open(log, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  (until the process ends)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file
+    try:
+        target, argument = pickle.loads(work)
+        target(argument)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def _end_with_the_parent() -> None:

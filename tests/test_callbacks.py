@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_toolbox.callbacks import Checkpoint, KeepBest
+from anomaly_toolbox.callbacks import Checkpoint, KeepBest, Timing
 from anomaly_toolbox.errors import ToolboxError
 from tests.conftest import tiny_detector
 
@@ -50,13 +50,18 @@ def test_patience_counts_epochs_without_a_better_one(detector, tmp_path):
 def test_a_checkpoint_brings_back_weights_optimizers_and_the_best_so_far(detector, tmp_path):
     detector.train_step(tf.random.uniform((8, 16, 16, 1), -1, 1))
     keep_best, _ = after(detector, tmp_path, "loss")
-    checkpoint = Checkpoint(tmp_path, keep_best)
+    timing = Timing(8)
+    timing.seconds_before = 100.0
+    timing.on_train_begin()
+    checkpoint = Checkpoint(tmp_path, keep_best, timing)
     checkpoint.set_model(detector)
     checkpoint.on_epoch_end(3, LOGS[3])
     assert {path.name for path in tmp_path.iterdir()} == {"state.json", "epoch-4.weights.h5", "best-3.weights.h5"}
 
     other, kept = tiny_detector("GANomaly"), KeepBest(tmp_path, "loss", None)
-    assert Checkpoint(tmp_path, kept).restore(other) == 4
+    going_on = Timing(8)
+    assert Checkpoint(tmp_path, kept, going_on).restore(other) == 4
+    assert 100 < going_on.seconds < 130
     assert (kept.best_epoch, kept.best) == (3, -0.1)
     for name, optimizer in detector.optimizers.items():
         assert int(other.optimizers[name].iterations) == int(optimizer.iterations) == 1
@@ -68,7 +73,7 @@ def test_a_checkpoint_brings_back_weights_optimizers_and_the_best_so_far(detecto
 
 def test_damage_is_told(detector, tmp_path):
     keep_best, _ = after(detector, tmp_path, "auprc")
-    checkpoint = Checkpoint(tmp_path, keep_best)
+    checkpoint = Checkpoint(tmp_path, keep_best, Timing(8))
     assert checkpoint.restore(detector) == 0
     checkpoint.set_model(detector)
     checkpoint.on_epoch_end(3, LOGS[3])

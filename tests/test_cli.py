@@ -26,18 +26,18 @@ def invoke(*arguments):
 def asked(monkeypatch):
     """What the command would run, without running it."""
     calls = []
-    monkeypatch.setattr(sweep, "run", lambda *arguments, **options: calls.append((arguments, options)))
+    monkeypatch.setattr(sweep, "run", calls.append)
     return calls
 
 
 def test_every_option_is_explained():
     text = invoke("--help").output
-    options = (
-        "experiment run-all dataset data-dir hps-path tuning no-tuning set log-dir seed overwrite require-gpu debug"
-    )
+    options = "experiment run-all dataset data-dir hps-path tuning no-tuning sampler trials pruner workers storage"
+    options += " sweep-name set log-dir seed overwrite require-gpu debug"
     for option in options.split():
         assert re.search(rf"--{option}\b", text)
-    for parameter in main.params:
+    assert re.search(r"Commands:\n  report ", text)
+    for parameter in [*main.params, *main.commands["report"].params[1:]]:
         assert parameter.help.endswith(".")
 
 
@@ -58,25 +58,25 @@ def test_all_ways_to_ask_for_tuning(asked, arguments, expected):
         [*arguments, "--experiment", "GANomaly", "--dataset", "Digits"],
     ):
         assert invoke(*command).exit_code == 0
-        assert asked.pop()[1]["every_combination"] is expected
+        assert asked.pop().tuning is expected
 
 
 def test_names_in_any_case(asked):
     assert invoke("--experiment", "ganomalyexperiment", "--dataset", "digits").exit_code == 0
-    assert asked[0][0] == (["GANomaly"], "digits", "Digits")
+    assert (asked[0].methods, asked[0].dataset, asked[0].dataset_name) == (["GANomaly"], "digits", "Digits")
 
 
 def test_run_all_is_every_method(asked):
     from anomaly_toolbox.models import METHODS
 
     assert invoke("--run-all", "--dataset", "Digits").exit_code == 0
-    assert asked[0][0][0] == list(METHODS)
+    assert asked[0].methods == list(METHODS)
 
 
 def test_options_may_come_from_the_environment(asked):
     environment = {"ANOMALY_BOX_LOG_DIR": "/logs", "ANOMALY_BOX_DATA_DIR": "/data"}
     CliRunner().invoke(main, ["--experiment", "GANomaly", "--dataset", "MNIST"], env=environment)
-    assert (str(asked[0][1]["log_dir"]), str(asked[0][1]["data_dir"])) == ("/logs", "/data")
+    assert (str(asked[0].log_dir), str(asked[0].data_dir)) == ("/logs", "/data")
 
 
 RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
@@ -87,6 +87,15 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
     [
         (["--dataset", "Digits"], 2, "give either --experiment NAME or --run-all"),
         ([*RUN, "--run-all"], 2, "give either"),
+        (["--experiment", "GANomaly"], 2, "give --dataset"),
+        ([*RUN, "--sampler", "annealing"], 2, "'annealing' is not one of 'grid', 'random', 'tpe'"),
+        ([*RUN, "--trials", "3"], 2, "add --tuning"),
+        ([*RUN, "--tuning", "--trials", "0"], 2, "0 is not in the range"),
+        ([*RUN, "--tuning", "--sweep-name", "../up"], 2, "--sweep-name ../up: expected letters"),
+        ([*RUN, "--tuning", "--storage", "postgresql://me@127.0.0.1:1/x"], 2, "cannot be used"),
+        (["report", "none"], 2, "none: there is no such folder"),
+        (["report", "."], 2, "there are no runs in it"),
+        (["reprot", "."], 2, "No such command 'reprot'"),
         (["--experiment", "GANomali", "--dataset", "Digits"], 2, "did you mean GANomaly"),
         (["--experiment", "GANomaly", "--dataset", "MNIS"], 2, "did you mean MNIST"),
         (["--experiment", "GANomaly", "--dataset", "none.py"], 2, "no such file"),
@@ -171,7 +180,7 @@ def test_a_grid_survives_a_trial_that_fails(tmp_path):
     (tmp_path / "hps.json").write_text(json.dumps({"ganomaly": section}))
     result = invoke(*RUN, "--hps-path", tmp_path / "hps.json", "--tuning", "--log-dir", tmp_path / "logs")
     assert result.exit_code == 1
-    assert "1 of 2 trials failed; the first: batch_size: 5000" in result.stderr
+    assert "1 of 2 trials failed; the first: GANomaly, batch_size=5000: batch_size: 5000 is larger" in result.stderr
     assert "95% interval" in result.output
     assert len(list((tmp_path / "logs").rglob("results.json"))) == 1
 

@@ -52,6 +52,8 @@ def test_the_folder_holds_what_it_should(finished):
         "model.weights.h5",
         "results.json",
         "scores.csv",
+        "most_anomalous.png",
+        "most_wrong.png",
         "precision_recall.png",
         "reconstructions.png",
         "scores.png",
@@ -67,6 +69,8 @@ def test_the_results_say_what_was_run(finished):
     assert told == {"experiment": "GANomaly", "dataset": "Digits", "anomalous_label": 2, "seed": 0, "epochs": 3}
     assert 1 <= results["selected_epoch"] <= 3
     assert results["train_images_per_second"] > 0
+    assert results["train_seconds"] > 0
+    assert results["score_seconds"] == 360 / results["score_images_per_second"]
     assert (results["test"]["n_normal"], results["test"]["n_anomalous"]) == (325, 35)
     hparams = json.loads((folder / "hparams.json").read_text())
     assert hparams["hyperparameters"]["width"] == 4
@@ -128,7 +132,7 @@ def test_tensorboard_has_every_curve(finished):
     tags = set(events.Tags()["tensors"])
     assert {f"losses/{name}" for name in ("g_loss", "d_loss", "d_real", "d_fake", "contextual")} <= tags
     assert {"validation/auprc", "validation/auroc", "validation/loss", "learning_rate/g", "learning_rate/d"} <= tags
-    assert {"scores/paper/normal", "scores/paper/anomalous", "test/auprc"} <= tags
+    assert {"scores/paper/normal", "scores/paper/anomalous", "test/auprc", "kept/auprc"} <= tags
     assert any(tag.startswith("precision_recall/paper") for tag in tags)
     assert {"image, reconstruction, residual", "_hparams_/session_start_info"} <= tags
     assert len(events.Tensors("losses/d_loss")) == 3 * (972 // 64) // 5
@@ -216,6 +220,9 @@ def test_scores_of_other_networks_do_not_count(tmp_path):
 def test_baselines_need_no_epochs(tmp_path, method):
     folder, results = run_trial(baseline(method), tmp_path, Console(file=io.StringIO()))
     assert (results["epochs"], results["selected_epoch"], results["train_images_per_second"]) == (0, None, None)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"_hparams_/session_start_info", "kept/auprc", "test/auprc"} <= set(events.Tags()["tensors"])
     assert results["test"]["auprc"] == average_precision_score(columns_of(folder)["label"], columns_of(folder)["paper"])
     dataset = Digits()
     dataset.configure(360, (16, 16), anomalous_label=2)

@@ -23,7 +23,7 @@ def test_every_picture_is_written_and_not_empty(tmp_path, images, channels):
     labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
     colour = np.repeat(images, channels, axis=-1)
     assert pictures.triples(colour, colour).shape == (12, 8, 3 if channels == 3 else 1)
-    pictures.save_reconstructions(tmp_path / "a.png", colour, colour / 2, n_normal=1)
+    pictures.save_reconstructions(tmp_path / "a.png", colour, colour / 2, ["normal", "anomalous"])
     pictures.save_precision_recall(tmp_path / "b.png", labels, scores, auprc=0.83)
     pictures.save_histogram(tmp_path / "c.png", labels, scores, threshold=0.35)
     for path in sorted(tmp_path.iterdir()):

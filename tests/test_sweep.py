@@ -136,7 +136,7 @@ def test_one_method_that_fails_does_not_lose_the_others(run, write):
     fails = lambda trial: trial is None or trial.experiment == "EGBAD"  # noqa: E731
     trials, said = run(fails=fails)
     assert len(trials) == len(METHODS)
-    assert "raised: 1 of 5 trials failed; the first: EGBAD: the disk is full" in said
+    assert "raised: 1 of 5 trials failed; the first: EGBAD: RuntimeError: the disk is full" in said
     table = said.partition("\nfailed")[2]
     assert "EGBAD" in table
     path = write(**{method: {"anomalous_label": [1]} for method in ("egbad", "knn")})

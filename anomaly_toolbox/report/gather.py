@@ -45,7 +45,7 @@ def gather(log_dir: Path) -> Gathered:
         if same == folder:
             gathered.finished.append(run)
         else:
-            gathered.left_out.append((folder, f"the same run as {same}"))
+            gathered.left_out.append((folder, f"the same run as {same.relative_to(log_dir)}"))
     if not folders:
         raise InputError(f"{log_dir}: there are no runs in it; expected the --log-dir of earlier commands")
     return gathered

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_toolbox.datasets.batches import count_images, sample_images, scoring_split, training_batches
+from anomaly_toolbox.datasets.batches import count_images, images_at, sample_images, scoring_split, training_batches
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError
 
@@ -33,6 +33,11 @@ def test_scoring_fills_the_last_batch_and_leaves_nothing_out():
 def test_examples_are_normal_ones_then_anomalous_ones():
     split = scoring_split(numbered(10), 8, SHAPE)
     assert split.examples[:, 0, 0, 0].tolist() == [0, 1, 3, 4, 6, 7, 2, 5, 8]
+
+
+def test_images_at_some_places_of_a_split():
+    split = scoring_split(numbered(10), 4, SHAPE)
+    assert images_at(split, np.array([7, 0, 9]))[:, 0, 0, 0].tolist() == [7, 0, 9]
 
 
 def test_a_sample_of_a_split_keeps_the_prevalence_and_the_order():

@@ -1,0 +1,62 @@
+"""A log folder with made-up runs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_toolbox import evaluation
+from anomaly_toolbox.runs import Run
+from tests.conftest import made_up_results
+
+
+def write_run(folder, method, label, seed=0, separation=1.0, epochs=2, width=32, dataset="Digits"):
+    """A finished run whose figures follow from its scores; a larger separation finds more."""
+    generator = np.random.default_rng([seed, label, len(method)])
+    labels = np.repeat([0, 1], [180, 20])
+    scores = {name: generator.normal(labels * separation * part) for name, part in (("paper", 1), ("residual", 0.5))}
+    results = made_up_results(method, label, dict.fromkeys(scores, 0.5), "paper", seed, epochs, dataset)
+    for name, values in scores.items():
+        figures = evaluation.figures(labels, values, threshold=0.5)
+        figures["auprc_interval"] = evaluation.auprc_interval(labels, values, resamples=20)
+        results["test"]["scores"][name] = figures
+    hyperparameters = {"anomalous_label": label, "class_label": None, "epochs": epochs, "width": width}
+    run = Run(folder, {"experiment": method, "dataset": dataset, "hyperparameters": hyperparameters, "seed": seed})
+    with run.locked():
+        run.begin()
+        with open(run.scores_path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["index", "label", "score", "calibrated", *scores])
+            columns = scores["paper"], scores["paper"], *scores.values()
+            for index, row in enumerate(zip(labels, *columns, strict=True)):
+                writer.writerow([index, *row])
+        run.weights_path.write_bytes(b"weights")
+        for name in ("most_anomalous.png", "most_wrong.png"):
+            Image.fromarray(generator.integers(0, 255, (30, 120), np.uint8)).save(folder / name)
+        run.finish(results)
+    return folder
+
+
+@pytest.fixture
+def log_dir(tmp_path):
+    """Three methods on two labels, one of them with two seeds; damaged runs, an unfinished and a double one."""
+    logs = tmp_path / "logs"
+    for label in (2, 10):
+        write_run(logs / f"GANomaly/Digits/label={label}", "GANomaly", label, separation=1.0)
+        write_run(logs / f"EGBAD/Digits/<{label}>", "EGBAD", label, separation=0.3)
+        write_run(logs / f"KNN/Digits/label={label}", "KNN", label, separation=2.0, epochs=0)
+    write_run(logs / "GANomaly/Digits/label=2,seed=1", "GANomaly", 2, seed=1, separation=1.2)
+    write_run(logs / "copies/label=2", "GANomaly", 2)
+    damaged = write_run(logs / "GANomaly/Digits/label=3", "GANomaly", 3)
+    (damaged / "scores.csv").write_text("index,label\n")
+    damaged = write_run(logs / "GANomaly/Digits/label=4", "GANomaly", 4)
+    (damaged / "hparams.json").write_text("{")
+    unfinished = write_run(logs / "GANomaly/Digits/label=5", "GANomaly", 5)
+    (unfinished / "results.json").unlink()
+    (unfinished / "checkpoint").mkdir()
+    (unfinished / "checkpoint" / "state.json").write_text(json.dumps({"epoch": 1}))
+    (logs / "PCA" / "lost").mkdir(parents=True)
+    (logs / "PCA" / "lost" / "scores.csv").write_text("")
+    return logs
