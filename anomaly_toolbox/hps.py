@@ -86,8 +86,7 @@ def first_trial(schema: type[BaseModel], found: Mapping[str, Domain]) -> BaseMod
 
 
 def combinations(found: Mapping[str, Domain]) -> list[dict[str, Any]]:
-    """Every combination of the values, in the order of the file; InputError if there are more than 10,000."""
-    check_grid(found)
+    """Every combination of Discrete values, in the order of the file; InputError if there are more than 10,000."""
     count = count_combinations(found)
     check_count(count)
     return [combination(found, index) for index in range(count)]
@@ -102,12 +101,12 @@ def check_count(count: int) -> None:
         )
 
 
-def check_grid(found: Mapping[str, Domain]) -> None:
-    """Raises InputError if there is an interval, which a grid cannot enumerate."""
+def check_grid(found: Mapping[str, Domain], place: str) -> None:
+    """Raises InputError, which begins with `place`, if there is an interval, which a grid cannot enumerate."""
     for name, domain in found.items():
         if isinstance(domain, Interval):
             raise InputError(
-                f"{name}: a grid needs Discrete values, received an interval from {domain.low} to {domain.high}; "
+                f"{place}{name}: a grid needs Discrete values, received an interval, {domain.low} to {domain.high}; "
                 "--sampler random or --sampler tpe searches it, with --trials"
             )
 

@@ -47,12 +47,13 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 @dataclass(frozen=True)
 class Row:
-    """A method and one label; `settings` are the domains of its other hyperparameters."""
+    """A method and one label; `settings` are the domains of its other hyperparameters, `place` is where they stand."""
 
     method: str
     schema: type[BaseModel]
     labels: dict[str, Any]
     settings: dict[str, Domain]
+    place: str = ""
 
     @property
     def name(self) -> str:
@@ -74,7 +75,7 @@ class Search:
     pruner: str
     seed: int
 
-    def plan(self, settings: dict[str, Domain]) -> list[dict[str, Any]]:
+    def plan(self, row: Row) -> list[dict[str, Any]]:
         """What varies, for each trial of a row; an empty one is left to the sampler.
 
         Rows with the same settings get the same plan, so that settings can be compared over labels.
@@ -82,14 +83,14 @@ class Search:
         Raises:
             InputError: the sampler cannot search these settings.
         """
-        varying = {name: domain for name, domain in settings.items() if _varies(domain)}
+        if self.trials is None and self.sampler != "grid":
+            raise InputError(f"--sampler {self.sampler} needs --trials: how many to run for each method and label")
+        varying = {name: domain for name, domain in row.settings.items() if _varies(domain)}
         if not varying:
             return [{}]
         if self.sampler == "grid":
-            hps.check_grid(varying)
+            hps.check_grid(varying, row.place)
         if self.trials is None:
-            if self.sampler != "grid":
-                raise InputError(f"--sampler {self.sampler} needs --trials: how many to run for each method and label")
             return hps.combinations(varying)
         number = min(self.trials, hps.count_combinations(varying))
         drawn = self._draw(varying, min(number, RANDOM_TRIALS) if self.sampler == "tpe" else number)
@@ -190,7 +191,7 @@ class Sweep:
             InputError: the storage has another sweep of that name, or the sampler cannot search a row's settings.
             ToolboxError: it is to be overwritten while somebody works on it.
         """
-        plans = [self.search.plan(row.settings) for row in self.rows]
+        plans = [self.search.plan(row) for row in self.rows]
         if self.search.trials is None:
             hps.check_count(sum(map(len, plans)))
         for row, plan in zip(self.rows, plans, strict=True):

@@ -159,9 +159,10 @@ def open_sweep(options: Options, found: dict[str, dict[str, hps.Domain]] | None 
     for method, domains in found.items():
         settings = {name: domain for name, domain in domains.items() if name not in hps.LABELS}
         listed = {name: domains[name].values for name in hps.LABELS if name in domains}
+        place = f"{options.hps_path}: {method.lower()}."
         for values in itertools.product(*listed.values()):
             labels = dict(zip(listed, values, strict=True))
-            rows.append(Row(method, detector_class(method).Hyperparameters, labels, settings))
+            rows.append(Row(method, detector_class(method).Hyperparameters, labels, settings, place))
     search = Search(options.sampler, options.trials, options.pruner, options.seed)
     name = options.sweep_name
     if name is None:

@@ -89,7 +89,7 @@ def test_intervals(write):
     assert first(write(section)).learning_rate == 1e-4
     assert hps.count_combinations(found) == float("inf")
     with pytest.raises(InputError, match=r"learning_rate: a grid needs Discrete values.*--sampler random"):
-        hps.combinations(found)
+        hps.check_grid(found, "")
 
 
 def test_set_replaces_what_the_file_says(write):

@@ -32,7 +32,8 @@ GRID = {"kind": Discrete(("a", "b")), "width": Discrete((1, 2, 3)), "fixed": Dis
 
 
 def plan(settings, sampler="grid", trials=None, seed=0):
-    return study.Search(sampler, trials, "none", seed).plan(settings)
+    row = study.Row("Method", BaseModel, {}, settings, "hps.json: method.")
+    return study.Search(sampler, trials, "none", seed).plan(row)
 
 
 def test_a_grid_is_every_combination_of_what_varies():
@@ -85,7 +86,7 @@ def decades(rate):
 @pytest.mark.parametrize(
     ("settings", "sampler", "trials", "told"),
     [
-        (SETTINGS, "grid", None, "a grid needs Discrete values"),
+        (SETTINGS, "grid", None, "hps.json: method.rate: a grid needs Discrete values"),
         (SETTINGS, "grid", 5, "a grid needs Discrete values"),
         (SETTINGS, "random", None, "--sampler random needs --trials"),
         (GRID, "tpe", None, "--sampler tpe needs --trials"),
