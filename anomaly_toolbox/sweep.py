@@ -267,12 +267,14 @@ def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
                     bar.advance(task)
                     console.print(f"{name}: {_ending(trial)}", soft_wrap=True)
 
-        codes = workers.run(_work, options, logs, look)
+        def ended(log: Path, code: int) -> None:
+            if code:
+                text = f"a worker ended with exit code {code}, see {log}; its trial goes to the others"
+                console.print(text, style="red", soft_wrap=True)
+
+        workers.run(_work, options, logs, look, ended)
     if not all(trial.state.is_finished() for _, trial in sweep.trials()):
-        raise ToolboxError(
-            f"all workers ended (exit codes {', '.join(map(str, codes))}) before all trials had; the same command goes "
-            f"on, {logs[0]} and its neighbours may say why"
-        )
+        raise ToolboxError("all workers ended before all trials had; the same command goes on")
 
 
 def _work(options: Options) -> None:

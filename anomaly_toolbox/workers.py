@@ -19,7 +19,13 @@ SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_STOP = 30.0
 
 
-def run(target: Callable[[Any], None], argument: Any, logs: list[Path], look: Callable[[], None]) -> list[int]:
+def run(
+    target: Callable[[Any], None],
+    argument: Any,
+    logs: list[Path],
+    look: Callable[[], None],
+    ended: Callable[[Path, int], None],
+) -> None:
     """Runs `target(argument)` in as many processes as there are logs.
 
     Args:
@@ -27,9 +33,7 @@ def run(target: Callable[[Any], None], argument: Any, logs: list[Path], look: Ca
         argument: can be pickled.
         logs: a file for each process, which is appended to.
         look: called every second, and once more at the end.
-
-    Returns:
-        The exit codes of the processes; that of one that was killed is negative.
+        ended: called with the log and the exit code of each process; that of one that was killed is negative.
     """
     context = multiprocessing.get_context("spawn")
     work = pickle.dumps((target, argument))  # unpacking imports TensorFlow, whose notes belong to the log
@@ -37,22 +41,23 @@ def run(target: Callable[[Any], None], argument: Any, logs: list[Path], look: Ca
     with _threads_shared_out(len(processes)):
         for process in processes:
             process.start()
+    running = dict(zip(logs, processes, strict=True))
     try:
-        while any(process.is_alive() for process in processes):
-            multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()], SECONDS_BETWEEN_LOOKS)
+        while running:
+            multiprocessing.connection.wait([p.sentinel for p in running.values()], SECONDS_BETWEEN_LOOKS)
             look()
+            for log in [log for log, process in running.items() if not process.is_alive()]:
+                ended(log, running.pop(log).exitcode)
     finally:
-        for process in processes:
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGINT)
-        for process in processes:
+        for process in running.values():
+            os.kill(process.pid, signal.SIGINT)
+        for process in running.values():
             process.join(SECONDS_TO_STOP)
-    look()
-    return [process.exitcode for process in processes]
 
 
 def _begin(work: bytes, log: Path) -> None:
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands would ignore it
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     file = open(log, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  (until the process ends)
     os.dup2(file.fileno(), 1)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from anomaly_toolbox import layers
 
@@ -28,3 +29,22 @@ def test_up_mirrors_down(image_size, channels):
     images = layers.up(image_size, 4, channels, latent=5)(np.full((2, 5), 30.0, np.float32))
     assert images.shape == (2, image_size, image_size, channels)
     assert np.abs(images).max() <= 1
+
+
+def test_dropout_leaves_out_its_share_and_keeps_the_mean():
+    layer, x = layers.Dropout(0.25), tf.ones((50, 13, 13, 8))
+    y = layer(x, training=True).numpy()
+    assert set(np.unique(y)) == {0.0, np.float32(4 / 3)}
+    assert np.mean(y == 0) == pytest.approx(0.25, abs=0.01)
+    assert np.mean(y == 0, axis=(1, 2, 3)) == pytest.approx(0.25, abs=0.06)
+    assert not np.array_equal(y, layer(x, training=True))
+    np.testing.assert_array_equal(layer(x), x)
+    np.testing.assert_array_equal(layers.Dropout(0.0)(x, training=True), x)
+
+
+def test_dropout_compiled_is_the_same():
+    """XLA's numbers are TensorFlow's, and fit sizes that are no multiple of four."""
+    one, other, x = layers.Dropout(0.5), layers.Dropout(0.5), tf.random.normal((7, 3))
+    other.noise.state.assign(one.noise.state)
+    compiled = tf.function(lambda x: other(x, training=True), jit_compile=True)
+    np.testing.assert_allclose(one(x, training=True), compiled(x), rtol=1e-6)

@@ -33,8 +33,9 @@ def wait(path):
 
 def test_what_workers_say_goes_to_their_logs(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    logs, looks = [tmp_path / "1.log", tmp_path / "2.log"], []
-    assert workers.run(tell, 7, logs, lambda: looks.append(1)) == [0, 0]
+    logs, looks, codes = [tmp_path / "1.log", tmp_path / "2.log"], [], {}
+    workers.run(tell, 7, logs, lambda: looks.append(1), codes.__setitem__)
+    assert codes == dict.fromkeys(logs, 0)
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert [log.read_text().splitlines()[-1] for log in logs] == [f"told 7, threads {share}"] * 2
     assert looks
@@ -42,17 +43,25 @@ def test_what_workers_say_goes_to_their_logs(tmp_path, monkeypatch):
 
 
 def test_a_worker_that_fails(tmp_path):
-    assert workers.run(tell, 13, [tmp_path / "1.log"], lambda: None) == [1]
+    codes = {}
+    workers.run(tell, 13, [tmp_path / "1.log"], lambda: None, codes.__setitem__)
+    assert codes == {tmp_path / "1.log": 1}
     assert "ValueError: an unlucky number" in (tmp_path / "1.log").read_text()
 
 
-def start_parent(tmp_path):
-    program = "from pathlib import Path; from anomaly_toolbox import workers; from tests.test_workers import wait\n"
-    program += f"workers.run(wait, {str(tmp_path / 'said')!r}, [Path({str(tmp_path / '1.log')!r})] * 2, lambda: None)"
-    (tmp_path / "parent.py").write_text(f"if __name__ == '__main__':\n    {program.replace(chr(10), chr(10) + '    ')}")
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], env=environment, stderr=subprocess.DEVNULL)
+def start_parent(tmp_path, prefix=()):
+    (tmp_path / "parent.py").write_text(
+        "from pathlib import Path\n"
+        "from anomaly_toolbox import workers\n"
+        "from tests.test_workers import wait\n"
+        "if __name__ == '__main__':\n"
+        f"    logs = [Path({str(tmp_path)!r}) / name for name in ('1.log', '2.log')]\n"
+        f"    workers.run(wait, {str(tmp_path / 'said')!r}, logs, lambda: None, print)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen(
+        [*prefix, sys.executable, tmp_path / "parent.py"], env=environment, stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: said(tmp_path).count("begun") == 2)
     return parent
 
@@ -70,7 +79,15 @@ def wait_for(condition, seconds=60):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_workers_are_interrupted_once_when_their_parent_ends(tmp_path, how):
-    parent = start_parent(tmp_path)
+    check_that_workers_end(tmp_path, start_parent(tmp_path), how)
+
+
+def test_workers_of_a_background_command_that_ignores_ctrl_c(tmp_path):
+    ignoring = ["env", "--ignore-signal=INT"]
+    check_that_workers_end(tmp_path, start_parent(tmp_path, ignoring), signal.SIGTERM)
+
+
+def check_that_workers_end(tmp_path, parent, how):
     parent.send_signal(how)
     parent.wait(60)
     wait_for(lambda: said(tmp_path).count("interrupted") == 2)

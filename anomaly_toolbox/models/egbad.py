@@ -43,7 +43,7 @@ class EGBADHyperparameters(Hyperparameters):
         64, ge=2, le=1024, multiple_of=2, description="channels of D's first convolution; scales every network"
     )
     latent_vector_size: int = Field(200, ge=1, le=100_000, description="length of the codes z and E(x)")
-    discriminator_dropout: float = Field(0.5, ge=0, lt=1, description="share of D's units that each step leaves out")
+    discriminator_dropout: float = Field(0.5, ge=0, le=0.99, description="share of D's units that each step leaves out")
     weight_averaging: float = Field(0.999, ge=0, lt=1, description="memory of the averaged weights that score images")
     reconstruction_loss_weight: float = Field(
         0.0, ge=0, description="weight of mean |x - G(E(x))| in E's loss; not in the paper"
@@ -109,7 +109,7 @@ class Discriminator(keras.Model):
 
     def __init__(self, image_size: int, width: int, channels: int, latent: int, dropout: float):
         super().__init__()
-        leak = lambda: [keras.layers.LeakyReLU(SLOPE), keras.layers.Dropout(dropout)]  # noqa: E731
+        leak = lambda: [keras.layers.LeakyReLU(SLOPE), layers.Dropout(dropout)]  # noqa: E731
         blocks = [keras.Input((image_size, image_size, channels))]
         for depth, _ in enumerate(layers.pyramid_sizes(image_size)):
             blocks.append(layers.convolution(width, bias=True))
