@@ -84,7 +84,7 @@ class Inversion(Game):
 
     def train_step(self, x):
         """One step of E on a batch of pairs (G(z), z) and one of normal images."""
-        z = keras.random.normal((x.shape[0], self.latent), seed=self.noise)
+        z = layers.normal((x.shape[0], self.latent), self.noise)
         generated = self.generator(z)
         features, _ = self.discriminator(x)
         with tf.GradientTape() as tape:
@@ -120,7 +120,7 @@ class AnoGAN(AnomalyDetector):
 
     def train_step(self, x):
         """Both players' steps of (1) from one forward pass."""
-        z = keras.random.normal((x.shape[0], self.hyperparameters.latent_vector_size), seed=self.noise)
+        z = layers.normal((x.shape[0], self.hyperparameters.latent_vector_size), self.noise)
         with tf.GradientTape(persistent=True) as tape:
             _, real_logits = self.discriminator(x, training=True)
             _, fake_logits = self.discriminator(self.generator(z, training=True), training=True)

@@ -155,7 +155,7 @@ class EGBAD(AnomalyDetector):
     def train_step(self, x):
         """The three players' steps of (3) from one forward pass."""
         hp = self.hyperparameters
-        z = keras.random.normal((x.shape[0], hp.latent_vector_size), seed=self.noise)
+        z = layers.normal((x.shape[0], hp.latent_vector_size), self.noise)
         with tf.GradientTape(persistent=True) as tape:
             code, image = self.encoder(x, training=True), self.generator(z, training=True)
             _, real_logits = self.discriminator(x, code, training=True)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from anomaly_toolbox import layers
 from anomaly_toolbox.models.egbad import EGBAD, EGBADHyperparameters
 from tests.conftest import moved, only, tiny_detector, weights_of
 
@@ -23,7 +24,7 @@ def x(images):
 def pairs(detector, x):
     """Logits of (x, E(x)) and of (G(z), z) as the next step will see them."""
     detector.begin_epoch(0)
-    z = keras.random.normal((8, 6), seed=detector.noise)
+    z = layers.normal((8, 6), detector.noise)
     detector.begin_epoch(0)
     real = detector.discriminator(x, detector.encoder(x, training=True), training=True)[1]
     fake = detector.discriminator(detector.generator(z, training=True), z, training=True)[1]
