@@ -10,23 +10,16 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboard.plugins.hparams import api as hparams_api
-from tensorboard.plugins.pr_curve import summary as pr_curve
 
-from anomaly_toolbox import evaluation, pictures
+from anomaly_toolbox import evaluation
 from anomaly_toolbox.datasets.batches import ScoringSplit
 from anomaly_toolbox.errors import ToolboxError
 from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models.base import AnomalyDetector
 
-SECONDS_BEFORE_ESTIMATE = 3
 SECONDS_BETWEEN_SAVES = 5
 VALIDATION_FIGURES = {"auprc": "val_auprc", "auroc": "val_auroc", "loss": "val_loss"}
 
@@ -190,168 +183,6 @@ class Checkpoint(keras.callbacks.Callback):
         return self._folder / f"epoch-{epochs_done}.weights.h5"
 
 
-class Summaries(keras.callbacks.Callback):
-    """One TensorBoard run a trial: losses, learning rates, validation figures and pictures.
-
-    Keras's own `TensorBoard` callback splits a trial into two runs and knows a single optimizer, hence this one.
-    """
-
-    def __init__(self, folder: Path, validation: Validation, every: int, steps_per_epoch: int):
-        super().__init__()
-        self._folder, self._validation = folder, validation
-        self._every, self._steps_per_epoch = every, steps_per_epoch
-        self._epoch = 0
-
-    def on_train_begin(self, logs=None):
-        self.writer = tf.summary.create_file_writer(str(self._folder))
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        step = self._epoch * self._steps_per_epoch + batch + 1
-        if step % self._every == 0:
-            with self.writer.as_default(step):
-                for name, value in logs.items():
-                    tf.summary.scalar(f"losses/{name}", value)
-
-    def on_epoch_end(self, epoch, logs=None):
-        split, scores = self._validation.split, self._validation.scores
-        with self.writer.as_default((epoch + 1) * self._steps_per_epoch):
-            for name in logs.keys() & set(VALIDATION_FIGURES.values()):
-                tf.summary.scalar(f"validation/{name.removeprefix('val_')}", logs[name])
-            for player, optimizer in self.model.optimizers.items():
-                tf.summary.scalar(f"learning_rate/{player}", optimizer.learning_rate)
-            with self.model.quickly():
-                reconstructions = self.model.reconstruct(split.examples).numpy()
-            grid = pictures.triples(split.examples, reconstructions)
-            tf.summary.image("image, reconstruction, residual", grid[None])
-            self._separation(split.labels, scores)
-        self.writer.flush()
-
-    def on_train_end(self, logs=None):
-        self.writer.close()
-
-    def _separation(self, labels: np.ndarray, scores: dict[str, np.ndarray]) -> None:
-        for name, values in scores.items():
-            tf.summary.histogram(f"scores/{name}/normal", values[labels == 0])
-            if not labels.any():
-                continue
-            tf.summary.scalar(f"validation/{name}/auprc", evaluation.figures(labels, values, threshold=0.0)["auprc"])
-            tf.summary.histogram(f"scores/{name}/anomalous", values[labels == 1])
-            rescaled = evaluation.rescale(values, values.min(), values.max())
-            curve = pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled)
-            step = tf.summary.experimental.get_step()
-            tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
-
-
-def summarise_hyperparameters(folder: Path, hyperparameters: dict[str, Any]) -> None:
-    """Puts the trial into TensorBoard's HParams tab."""
-    known = {name: value for name, value in hyperparameters.items() if value is not None}
-    with tf.summary.create_file_writer(str(folder)).as_default():
-        hparams_api.hparams(known, trial_id=folder.name)
-
-
-def summarise_figures(
-    folder: Path,
-    of_validation: dict[str, dict[str, Any]],
-    of_test: dict[str, dict[str, Any]],
-    decisive: str,
-    step: int,
-) -> None:
-    """Adds the figures of every score to the trial's TensorBoard run; `step` is where training ended.
-
-    `kept/` are the validation figures of the networks that were kept, `validation/` those of each epoch.
-    """
-    with tf.summary.create_file_writer(str(folder)).as_default(step):
-        for place, of_each_score in (("kept", of_validation), ("test", of_test)):
-            for name in ("auprc", "auroc", "f1"):
-                if of_each_score[decisive][name] is not None:
-                    tf.summary.scalar(f"{place}/{name}", of_each_score[decisive][name])
-        for score, figures in of_test.items():
-            tf.summary.scalar(f"test/{score}/auprc", figures["auprc"])
-
-
-class EpochProgress(keras.callbacks.Callback):
-    """A bar for the epoch, a line for each finished one, and the time an epoch takes as soon as that is known."""
-
-    def __init__(self, bar: Progress, epochs: int, keep_best: KeepBest):
-        super().__init__()
-        self._bar, self._epochs, self._keep_best = bar, epochs, keep_best
-        self._compiled = self._told = False
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._began = time.perf_counter()
-        self._task = self._bar.add_task(f"epoch {epoch + 1}/{self._epochs}", total=self.params["steps"])
-        self._measured_since, self._batches = self._began, 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._bar.advance(self._task)
-        if not self._compiled:  # the first batch waits for the compiler and tells nothing
-            self._compiled, self._measured_since = True, time.perf_counter()
-            return
-        self._batches += 1
-        passed = time.perf_counter() - self._measured_since
-        if not self._told and passed > SECONDS_BEFORE_ESTIMATE:
-            seconds = passed / self._batches * self.params["steps"]
-            minutes = self._epochs * seconds / 60
-            self._say(f"an epoch takes about {seconds:.0f} s of training; {self._epochs} take {minutes:.1f} min")
-            self._told = True
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._bar.remove_task(self._task)
-        shown = {name: logs[name] for name in logs if name.endswith("_loss") and name != "val_loss"}
-        if "val_auprc" in logs:
-            shown |= {"validation AUPRC": logs["val_auprc"], "AUROC": logs["val_auroc"]}
-        else:
-            shown |= {"validation residual": logs["val_loss"]}
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        kept = "  (kept)" if self._keep_best.best_epoch == epoch + 1 else ""
-        self._say(f"epoch {epoch + 1}/{self._epochs}  {time.perf_counter() - self._began:.0f} s  {figures}{kept}")
-
-    def _say(self, line: str) -> None:
-        self._bar.console.print(line, soft_wrap=True)
-
-
-class ScoringProgress(keras.callbacks.Callback):
-    """A bar for `predict`, of which `done` batches were finished before."""
-
-    def __init__(self, bar: Progress, title: str, done: int = 0):
-        super().__init__()
-        self._bar, self._title, self._done = bar, title, done
-
-    def on_predict_begin(self, logs=None):
-        total = self._done + self.params["steps"]
-        self._task = self._bar.add_task(self._title, total=total, completed=self._done)
-
-    def on_predict_batch_end(self, batch, logs=None):
-        self._bar.advance(self._task)
-
-    def on_predict_end(self, logs=None):
-        self._bar.remove_task(self._task)
-
-
-class ConclusionProgress(keras.callbacks.Callback):
-    """A bar for what a detector learns once the epochs are over, and a line at its end."""
-
-    def __init__(self, bar: Progress):
-        super().__init__()
-        self._bar = bar
-
-    def on_train_begin(self, logs=None):
-        self._began = time.perf_counter()
-        self._task = self._bar.add_task(self.model.title, total=self.params["steps"])
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._bar.advance(self._task)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._bar.remove_task(self._task)
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in logs.items())
-        seconds = time.perf_counter() - self._began
-        self._bar.console.print(f"{self.model.title}  {seconds:.0f} s  {figures}", soft_wrap=True)
-
-
 class KeepScores(keras.callbacks.Callback):
     """Keeps the scores of finished batches on disk, so that an interrupted scoring goes on where it was.
 
@@ -406,9 +237,3 @@ def damage_is_told(path: Path) -> Iterator[None]:
 def bytes_of(variables: Sequence[keras.Variable]) -> int:
     """Room that variables take in an HDF5 file, with its headers."""
     return sum(4 * math.prod(variable.shape) + 4096 for variable in variables)
-
-
-def progress_bar(console: Console) -> Progress:
-    """The bar that `EpochProgress` and `ScoringProgress` move; a context manager."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress
 
-from anomaly_toolbox import callbacks, evaluation, pictures
+from anomaly_toolbox import callbacks, evaluation, pictures, progress, summaries
 from anomaly_toolbox.datasets.batches import (
     EXAMPLES_OF_EACH_KIND,
     ScoringSplit,
@@ -121,7 +121,7 @@ def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | Non
             drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
         )
     run.record(channels=dataset.channels)  # a dataset may know them only now
-    callbacks.summarise_hyperparameters(
+    summaries.summarise_hyperparameters(
         run.folder, {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
     )
     counts = count_images(dataset)
@@ -166,13 +166,13 @@ def _train(
     if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
         validate = callbacks.Validation(validation, remembered)
         steps = n_train // hp.batch_size
-        with callbacks.progress_bar(console) as bar:
+        with progress.Bar(console) as bar:
             around_the_loop = [
                 timing,
                 validate,
                 keep_best,
-                callbacks.Summaries(run.folder, validate, hp.step_log_frequency, steps),
-                callbacks.EpochProgress(bar, hp.epochs, keep_best),
+                summaries.Summaries(run.folder, validate, hp.step_log_frequency, steps),
+                progress.EpochProgress(bar, hp.epochs, keep_best),
                 checkpoint,
             ]
             if watch:
@@ -204,8 +204,8 @@ def _conclude(run: Run, console: Console, detector: AnomalyDetector, remembered:
             detector.load_networks(run.weights_path)
             return float(read_json(duration)["seconds"])
     began = time.perf_counter()
-    with callbacks.progress_bar(console) as bar:
-        detector.conclude(remembered, [callbacks.ConclusionProgress(bar)])
+    with progress.Bar(console) as bar:
+        detector.conclude(remembered, [progress.ConclusionProgress(bar)])
     detector.remember(remembered)
     seconds = time.perf_counter() - began
     run.checkpoint.mkdir(exist_ok=True)
@@ -225,7 +225,7 @@ def _test(
     of_training: dict[str, Any],
 ) -> dict[str, Any]:
     """Scores validation and test images, writes `scores.csv` and the pictures, and returns all results."""
-    with callbacks.progress_bar(console) as bar:
+    with progress.Bar(console) as bar:
         on_validation, _ = _score(run, bar, detector, validation, "validation")
         on_test, images_per_second = _score(run, bar, detector, test, "test")
     _say(console, f"{len(test.labels):,} test images scored; figures and pictures follow")
@@ -245,7 +245,7 @@ def _test(
     calibrated = evaluation.rescale(decisive, low, high)
     _write_scores(run.scores_path, test.labels, {"score": decisive, "calibrated": calibrated, **on_test})
     _draw(run.folder, detector, test, decisive, of_test[hp.score])
-    callbacks.summarise_figures(run.folder, of_validation, of_test, hp.score, of_training["epochs"])
+    summaries.summarise_figures(run.folder, of_validation, of_test, hp.score, of_training["epochs"])
     return {
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,
@@ -273,7 +273,7 @@ def _score(
     if n_before < n:
         if batches:
             _say(bar.console, f"scoring goes on after {n_before:,} of {n:,} {name} images")
-        shown = callbacks.ScoringProgress(bar, f"scoring {name} images", batches)
+        shown = progress.ScoringProgress(bar, f"scoring {name} images", batches)
         began = time.perf_counter()
         rest = detector.score_batches(split.batches.skip(batches), n - n_before, [shown, keep])
         speed = (n - n_before) / (time.perf_counter() - began)

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel
 from rich.console import Console
 
-from anomaly_toolbox import callbacks, hps, study, tables, workers
+from anomaly_toolbox import hps, progress, study, tables, workers
 from anomaly_toolbox.comparison import Finished
 from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.errors import ToolboxError, reason
@@ -256,7 +256,7 @@ def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
     logs = [folder / f"worker-{number}.log" for number in range(1, options.workers + 1)]
     console.print(f"{len(logs)} workers; what they say is in {folder}/worker-*.log", soft_wrap=True)
     told = {_trial_name(row, trial) for row, trial in sweep.trials() if trial.state.is_finished()}
-    with callbacks.progress_bar(console) as bar:
+    with progress.Bar(console) as bar:
         task = bar.add_task("trials", total=sum(1 for _ in sweep.trials()), completed=len(told))
 
         def look() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from anomaly_toolbox import callbacks, evaluation
+from anomaly_toolbox import callbacks, evaluation, progress, summaries
 from anomaly_toolbox.datasets.digits import Digits
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.experiment import Trial, load_detector, run_trial
@@ -157,7 +157,7 @@ def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatc
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Summaries, "on_train_batch_end", stop_in_epoch_3)
+        patch.setattr(summaries.Summaries, "on_train_batch_end", stop_in_epoch_3)
         with pytest.raises(Stop):
             run(tmp_path, epochs=3)
     with monkeypatch.context() as patch:
@@ -185,7 +185,7 @@ def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, m
     _, results = run(tmp_path / "whole", **changes)
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", -1)
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.ConclusionProgress, "on_train_batch_end", stop)
+        patch.setattr(progress.ConclusionProgress, "on_train_batch_end", stop)
         with pytest.raises(Stop):
             run(tmp_path / "stopped", **changes)
     with monkeypatch.context() as patch:
