@@ -262,9 +262,7 @@ def test_each_trial_runs_once_on_postgresql(postgresql, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "GRACE_SECONDS", 3)
     check_that_each_runs_once_though_workers_die(postgresql, tmp_path)
     rows = optuna.get_all_study_summaries(postgresql, include_best_trial=False)
-    assert [summary.n_trials for summary in rows] == [5, 3] or sum(
-        s.n_trials for s in rows
-    ) == 8  # two were begun twice
+    assert sum(summary.n_trials for summary in rows) == 8  # six, of which two were begun twice
 
 
 def test_one_that_was_held_up_too_long_gives_way(tmp_path):
