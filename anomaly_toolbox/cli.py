@@ -41,15 +41,32 @@ class OneLineErrors(click.Group):
 @click.option("--run-all", is_flag=True, help="Run every method instead of one.")
 @click.option(
     "--dataset",
-    metavar="NAME|FILE.py",
-    help=f"The images: {', '.join(DATASETS)}, or a Python file with a class of the file's name that implements "
-    "AnomalyDetectionDataset.",
+    metavar="NAME|FOLDER|FILE.py",
+    help=f"The images: {', '.join(DATASETS)}; or a folder with train/good, test/good and test/<defect>, or with normal "
+    "and anomalous; or a Python file with a class of the file's name that implements AnomalyDetectionDataset.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
     help="Folder where the images are, or where they are downloaded to; for MNIST and FashionMNIST it may hold the "
     "four IDX files, plain or .gz.",
+)
+@click.option(
+    "--aspect",
+    type=click.Choice(["stretch", "pad", "crop"], case_sensitive=False),
+    help="What becomes of images in a folder that are no squares: they are stretched (if nothing is said), padded with "
+    "black, or cut to their middle.",
+)
+@click.option(
+    "--on-bad-image",
+    type=click.Choice(["error", "skip"], case_sensitive=False),
+    help="Stop at the first image file in a folder that cannot be used (if nothing is said), or skip and list them.",
+)
+@click.option(
+    "--all-test-images",
+    is_flag=True,
+    help="Test on every test image of a folder, as papers do, where otherwise half of them choose epoch and threshold; "
+    "the lowest loss on some normal training images chooses instead.",
 )
 @click.option(
     "--hps-path",
@@ -153,7 +170,7 @@ def main(
         if bool(experiment) == run_all:
             raise InputError("give either --experiment NAME or --run-all")
         if dataset is None:
-            raise InputError(f"give --dataset: {', '.join(DATASETS)}, or a .py file of your own")
+            raise InputError(f"give --dataset: {', '.join(DATASETS)}, or a folder of images or a .py file of your own")
         tuning = tuning and not no_tuning
         if not tuning and (options["trials"] or options["sampler"] != "grid" or options["pruner"] != "none"):
             raise InputError("--sampler, --trials and --pruner say how --tuning searches; add --tuning")

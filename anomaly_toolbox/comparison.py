@@ -36,6 +36,11 @@ class Finished:
         return " ".join(map(str, chosen)) or "-"
 
     @property
+    def is_measured(self) -> bool:
+        """Whether there were anomalous test images; without them there is nothing to compare."""
+        return self.results["test"]["auprc"] is not None
+
+    @property
     def setting(self) -> dict[str, Any]:
         """The hyperparameters but for the label."""
         return {k: v for k, v in self.hyperparameters.items() if k not in ("anomalous_label", "class_label")}

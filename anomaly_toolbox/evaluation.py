@@ -3,11 +3,20 @@
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+import scipy.ndimage
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from anomaly_toolbox.errors import ToolboxError
 
 BOOTSTRAP_RESAMPLES = 1000
+MOST_FALSE_POSITIVES = 0.3  # of the per-region overlap
 
 
 def figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -37,6 +46,36 @@ def figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[st
     }
 
 
+def pixel_figures(masks: np.ndarray, maps: np.ndarray) -> dict[str, float]:
+    """How well anomaly maps show where the defects are.
+
+    Args:
+        masks: (n, height, width), bool, where the defects are; some of them, not all.
+        maps: (n, height, width), higher being more anomalous.
+
+    Returns:
+        `pixel_auroc` and `pixel_auprc` over all pixels, `pixel_prevalence`, which is the `pixel_auprc` of a guess, and
+        `pro`: per-region overlap, the share of a connected region of a mask that is found, averaged over regions, as a
+        function of the share of normal pixels that are taken for anomalous; the area under that curve up to a share of
+        0.3, divided by 0.3. A guess reaches 0.15.
+    """
+    is_defect, values = masks.ravel(), maps.astype(np.float64).ravel()
+    weights = np.ones(masks.shape)
+    for mask, weight in zip(masks, weights, strict=True):
+        regions, _ = scipy.ndimage.label(mask, structure=np.ones((3, 3)))
+        weight[mask] = 1 / np.bincount(regions.ravel())[regions[mask]]  # each region counts as one
+    false_positives, overlap, _ = roc_curve(is_defect, values, sample_weight=weights.ravel())
+    n_inside = np.count_nonzero(false_positives < MOST_FALSE_POSITIVES)
+    end = np.interp(MOST_FALSE_POSITIVES, false_positives, overlap)
+    area = auc([*false_positives[:n_inside], MOST_FALSE_POSITIVES], [*overlap[:n_inside], end])
+    return {
+        "pixel_auroc": float(roc_auc_score(is_defect, values)),
+        "pixel_auprc": float(average_precision_score(is_defect, values)),
+        "pixel_prevalence": float(is_defect.mean()),
+        "pro": float(area / MOST_FALSE_POSITIVES),
+    }
+
+
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """The threshold with the highest F1 when scores at or above it are called anomalous.
 
@@ -51,14 +90,16 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(thresholds[np.argmax(f1)])
 
 
-def auprc_interval(labels: np.ndarray, scores: np.ndarray, resamples: int = BOOTSTRAP_RESAMPLES) -> list[float]:
-    """95% bootstrap interval of the average precision: [low, high].
+def auprc_interval(labels: np.ndarray, scores: np.ndarray, resamples: int = BOOTSTRAP_RESAMPLES) -> list[float] | None:
+    """95% bootstrap interval of the average precision, [low, high]; None where one kind of image is missing.
 
     Normal and anomalous images are drawn anew separately, so that each resample has the same prevalence: it is the
     uncertainty that comes from which images were tested, not from training. The resamples are always the same.
     """
     labels, scores = _checked(labels, scores)
     kinds = [np.flatnonzero(labels == kind) for kind in (0, 1)]
+    if not all(map(len, kinds)):
+        return None
     generator = np.random.default_rng(0)
     precisions = []
     for _ in range(resamples):

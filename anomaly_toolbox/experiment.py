@@ -2,9 +2,10 @@
 
 import csv
 import dataclasses
+import functools
 import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError, problems_of
 from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models import detector_class
-from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
+from anomaly_toolbox.models.base import MAP, AnomalyDetector, Hyperparameters
 from anomaly_toolbox.runs import Run, run_name
 
+NEED_ANOMALIES = ("auprc", "auroc")  # values of select_by
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
 
 
@@ -120,7 +122,9 @@ def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | Non
             shuffle_buffer_size=hp.shuffle_buffer_size,
             drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
         )
-    run.record(channels=dataset.channels)  # a dataset may know them only now
+    run.record(channels=dataset.channels, aspect=dataset.aspect)  # a dataset may know them only now
+    for note in dataset.notes:
+        _say(console, note)
     summaries.summarise_hyperparameters(
         run.folder, {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
     )
@@ -128,7 +132,8 @@ def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | Non
     for split, kinds in counts.items():
         untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
         _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}")
-    _check_counts(counts, getattr(hp, "select_by", None))
+    for line in _checked_counts(counts, getattr(hp, "select_by", None)):
+        _say(console, line)
     n_train, shape = counts["train"]["normal"], (hp.image_size, hp.image_size, dataset.channels)
     validation = scoring_split(dataset.validation, hp.batch_size, shape, hp.validation_size)
     test = scoring_split(dataset.test, hp.batch_size, shape)
@@ -157,7 +162,8 @@ def _train(
 ) -> dict[str, Any]:
     """Fits the detector, from its checkpoint if there is one, and leaves it with the networks of the best epoch."""
     hp = trial.hyperparameters
-    keep_best = callbacks.KeepBest(run.checkpoint, hp.select_by, hp.patience)
+    needs_anomalies = hp.select_by in NEED_ANOMALIES and not validation.labels.any()
+    keep_best = callbacks.KeepBest(run.checkpoint, "loss" if needs_anomalies else hp.select_by, hp.patience)
     timing = callbacks.Timing(hp.batch_size)
     checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best, timing)
     epochs_done = checkpoint.restore(detector)
@@ -227,7 +233,9 @@ def _test(
     """Scores validation and test images, writes `scores.csv` and the pictures, and returns all results."""
     with progress.Bar(console) as bar:
         on_validation, _ = _score(run, bar, detector, validation, "validation")
-        on_test, images_per_second = _score(run, bar, detector, test, "test")
+        masks = trial.dataset.test_masks
+        on_test, images_per_second = _score(run, bar, detector, test, "test", with_maps=masks is not None)
+    maps = on_test.pop(MAP, None)
     _say(console, f"{len(test.labels):,} test images scored; figures and pictures follow")
 
     for name, values in on_test.items():
@@ -243,8 +251,12 @@ def _test(
     low, high = float(on_validation[hp.score].min()), float(on_validation[hp.score].max())
     decisive = on_test[hp.score]
     calibrated = evaluation.rescale(decisive, low, high)
-    _write_scores(run.scores_path, test.labels, {"score": decisive, "calibrated": calibrated, **on_test})
-    _draw(run.folder, detector, test, decisive, of_test[hp.score])
+    columns = {"score": decisive, "calibrated": calibrated, **on_test}
+    _write_scores(run.scores_path, trial.dataset.test_files, test.labels, columns)
+    of_pixels = evaluation.pixel_figures(masks, maps) if masks is not None else {}
+    normal = validation.examples[: np.count_nonzero(validation.labels == 0)]  # they come first
+    heat_range = pictures.usual_heat(detector.anomaly_map(normal).numpy())
+    _draw(run.folder, detector, test, decisive, of_test[hp.score], heat_range)
     summaries.summarise_figures(run.folder, of_validation, of_test, hp.score, of_training["epochs"])
     return {
         "experiment": trial.experiment,
@@ -254,7 +266,8 @@ def _test(
         "seed": trial.seed,
         "score": hp.score,
         "validation": {**of_validation[hp.score], "score_min": low, "score_max": high, "scores": of_validation},
-        "test": {**of_test[hp.score], "scores": of_test},
+        "test": {**of_test[hp.score], **of_pixels, "scores": of_test},
+        "heat_range": heat_range,
         **of_training,
         "score_images_per_second": images_per_second,
         "score_seconds": len(test.labels) / images_per_second,
@@ -262,7 +275,7 @@ def _test(
 
 
 def _score(
-    run: Run, bar: Progress, detector: AnomalyDetector, split: ScoringSplit, name: str
+    run: Run, bar: Progress, detector: AnomalyDetector, split: ScoringSplit, name: str, with_maps: bool = False
 ) -> tuple[dict[str, np.ndarray], float]:
     """Scores of a split, from where an earlier attempt was interrupted, and images per second of what was left."""
     run.checkpoint.mkdir(exist_ok=True)
@@ -275,54 +288,66 @@ def _score(
             _say(bar.console, f"scoring goes on after {n_before:,} of {n:,} {name} images")
         shown = progress.ScoringProgress(bar, f"scoring {name} images", batches)
         began = time.perf_counter()
-        rest = detector.score_batches(split.batches.skip(batches), n - n_before, [shown, keep])
+        rest = detector.score_batches(split.batches.skip(batches), n - n_before, [shown, keep], with_maps)
         speed = (n - n_before) / (time.perf_counter() - began)
         scores = {name: np.concatenate([scores.get(name, values[:0]), values]) for name, values in rest.items()}
     first = ("paper", "residual")
     return {name: scores[name][:n] for name in (*first, *sorted(scores.keys() - set(first)))}, speed
 
 
-def _check_counts(counts: dict[str, dict[str, int]], select_by: str | None) -> None:
-    """Finds out before the training, not after it, that something could not be measured."""
-    for split, kind in (("validation", "normal"), ("test", "normal"), ("test", "anomalous")):
-        if not counts[split][kind]:
-            raise ToolboxError(f"{split}: there are no {kind} images, so nothing could be measured")
-    if select_by in ("auprc", "auroc") and not counts["validation"]["anomalous"]:
-        raise InputError(f"select_by: {select_by} needs anomalous validation images, there are none; use loss or last")
+def _checked_counts(counts: dict[str, dict[str, int]], select_by: str | None) -> Iterator[str]:
+    """What cannot be measured, told before the training; ToolboxError if that is everything."""
+    for split in ("validation", "test"):
+        if not counts[split]["normal"]:
+            raise ToolboxError(f"{split}: there are no normal images, so nothing could be measured")
+    if select_by in NEED_ANOMALIES and not counts["validation"]["anomalous"]:
+        yield f"no anomalous validation images: the lowest loss, not {select_by}, decides which epoch is kept"
+    if not counts["test"]["anomalous"]:
+        yield "no anomalous test images: test images are scored, but how well cannot be measured"
 
 
-def _write_scores(path: Path, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+def _write_scores(path: Path, files: Sequence[str] | None, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
     """One row a test image; nine digits are enough to get a float32 back exactly."""
     with whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["index", "label", *columns])
-        for index, (label, *values) in enumerate(zip(labels, *columns.values(), strict=True)):
-            writer.writerow([index, label, *(f"{value:.9g}" for value in values)])
+        writer.writerow(["index" if files is None else "file", "label", *columns])
+        names = range(len(labels)) if files is None else files
+        for name, label, *values in zip(names, labels, *columns.values(), strict=True):
+            writer.writerow([name, label, *(f"{value:.9g}" for value in values)])
 
 
 def _draw(
-    folder: Path, detector: AnomalyDetector, test: ScoringSplit, scores: np.ndarray, figures: dict[str, Any]
+    folder: Path,
+    detector: AnomalyDetector,
+    test: ScoringSplit,
+    scores: np.ndarray,
+    figures: dict[str, Any],
+    heat_range: pictures.HeatRange,
 ) -> None:
     n_normal = min(EXAMPLES_OF_EACH_KIND, figures["n_normal"])
     kinds = ["normal"] * n_normal + ["anomalous"] * (len(test.examples) - n_normal)
-    _draw_images(folder / "reconstructions.png", detector, test.examples, kinds)
+    draw = functools.partial(_draw_images, detector, heat_range)
+    draw(folder / "reconstructions.png", test.examples, kinds)
 
     by_score = np.argsort(-scores, kind="stable")
     normal, anomalous = (by_score[test.labels[by_score] == kind] for kind in (0, 1))
     highest = by_score[: 2 * EXAMPLES_OF_EACH_KIND]
     kinds = ["anomalous" if test.labels[index] else "normal" for index in highest]
-    _draw_images(folder / "most_anomalous.png", detector, images_at(test, highest), kinds)
+    draw(folder / "most_anomalous.png", images_at(test, highest), kinds)
     wrong = np.concatenate([normal[:EXAMPLES_OF_EACH_KIND], anomalous[::-1][:EXAMPLES_OF_EACH_KIND]])
     kinds = ["normal, highest scores"] * len(normal[:EXAMPLES_OF_EACH_KIND])
     kinds += ["anomalous, lowest scores"] * (len(wrong) - len(kinds))
-    _draw_images(folder / "most_wrong.png", detector, images_at(test, wrong), kinds)
+    draw(folder / "most_wrong.png", images_at(test, wrong), kinds)
 
-    pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
+    if figures["auprc"] is not None:
+        pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
     pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
 
 
-def _draw_images(path: Path, detector: AnomalyDetector, images: np.ndarray, captions: Sequence[str]) -> None:
-    pictures.save_reconstructions(path, images, detector.reconstruct(images).numpy(), captions)
+def _draw_images(
+    detector: AnomalyDetector, heat_range: pictures.HeatRange, path: Path, images: np.ndarray, captions: Sequence[str]
+) -> None:
+    pictures.save_reconstructions(path, images, detector.reconstruct(images).numpy(), captions, heat_range)
 
 
 def _with_default_label(trial: Trial) -> Trial:

@@ -38,6 +38,11 @@ def l1_per_image(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.abs(a - b), axis=list(range(1, len(a.shape))))
 
 
+def l1_per_pixel(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Mean |a - b| over the channels of each pixel: (batch, height, width, channels) -> (batch, height, width)."""
+    return tf.reduce_mean(tf.abs(a - b), axis=-1)
+
+
 def l1_norm(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Sum of |a - b| over the elements of each image: (batch, ...) -> (batch,), as in (4) and (5)."""
     return tf.reduce_sum(tf.abs(a - b), axis=list(range(1, len(a.shape))))

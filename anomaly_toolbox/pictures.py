@@ -13,29 +13,56 @@ from anomaly_toolbox.files import whole
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
+HeatRange = tuple[float, float]
+
 NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # told apart by colour-blind readers too
 
 
-def triples(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """One column an image: the image, its reconstruction, their absolute difference.
+def grid(images: np.ndarray, reconstructions: np.ndarray, heat_range: HeatRange) -> np.ndarray:
+    """One column an image: the image, its reconstruction, their absolute difference, and the image with `heat`.
 
-    (n, size, size, channels) in [-1, 1], twice -> (3 size, n size, 1 or 3) in [0, 1]. Channels that are neither grey
-    nor RGB are averaged.
+    (n, size, size, channels) in [-1, 1], twice -> (4 size, n size, 3) in [0, 1]. Channels that are neither grey nor
+    RGB are averaged.
     """
-    rows = [(images + 1) / 2, (reconstructions + 1) / 2, np.abs(images - reconstructions) / 2]
-    grid = np.clip(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]), 0.0, 1.0)
-    return grid if grid.shape[-1] in (1, 3) else grid.mean(axis=-1, keepdims=True)
+    residuals = np.abs(images - reconstructions)
+    rows = [_rgb((images + 1) / 2), _rgb((reconstructions + 1) / 2), _rgb(residuals / 2)]
+    rows.append(heat(images, residuals.mean(axis=-1), heat_range))
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
-def save_reconstructions(path: Path, images: np.ndarray, reconstructions: np.ndarray, captions: Sequence[str]) -> None:
-    """`triples` with a caption for each image; neighbours with the same one share it."""
-    grid = triples(images, reconstructions)
-    figure = Figure(figsize=(max(4, 0.8 * len(images) + 1.1), 2.7), layout="constrained")
+def heat(images: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndarray:
+    """Images, (n, size, size, channels) in [-1, 1], glowing where their anomaly maps, (n, size, size), are high.
+
+    From the lower end of `heat_range` to the upper one, the glow grows from nothing to full yellow. Returns
+    (n, size, size, 3) in [0, 1].
+    """
+    low, high = heat_range
+    strength = np.clip((maps - low) / max(high - low, np.finfo(np.float32).tiny), 0.0, 1.0)[..., np.newaxis]
+    glow = matplotlib.colormaps["autumn"](strength[..., 0])[..., :3]
+    return _rgb((images + 1) / 2) * (1 - strength) + glow * strength
+
+
+def usual_heat(maps: np.ndarray) -> HeatRange:
+    """The range for `heat`, from the maps of normal images: a tenth of their pixels glows, hardly one is yellow."""
+    low, high = np.quantile(maps, [0.9, 0.999])
+    return float(low), float(1.25 * high)
+
+
+def _rgb(images: np.ndarray) -> np.ndarray:
+    grey = images if images.shape[-1] == 3 else images.mean(axis=-1, keepdims=True)
+    return np.clip(np.broadcast_to(grey, (*grey.shape[:-1], 3)), 0.0, 1.0)
+
+
+def save_reconstructions(
+    path: Path, images: np.ndarray, reconstructions: np.ndarray, captions: Sequence[str], heat_range: HeatRange
+) -> None:
+    """`grid` with a caption for each image; neighbours with the same one share it."""
+    figure = Figure(figsize=(max(4, 0.8 * len(images) + 1.1), 3.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=1)
-    size = grid.shape[0] / 3
-    axes.set_yticks([size * (row + 0.5) for row in range(3)], ["image", "reconstruction", "residual"])
-    for row in (1, 2):
+    axes.imshow(grid(images, reconstructions, heat_range))
+    size = images.shape[1]
+    axes.set_yticks([size * (row + 0.5) for row in range(4)], ["image", "reconstruction", "residual", "where"])
+    for row in (1, 2, 3):
         axes.axhline(size * row - 0.5, color="white", linewidth=2)
     middles, end = [], 0
     groups = [(caption, len(list(same))) for caption, same in itertools.groupby(captions)]
@@ -69,6 +96,8 @@ def save_histogram(path: Path, labels: np.ndarray, scores: np.ndarray, threshold
     axes = figure.add_subplot()
     bins = np.histogram_bin_edges(scores, 60)
     for kind, name, colour in ((0, "normal", NORMAL), (1, "anomalous", ANOMALOUS)):
+        if not (labels == kind).any():
+            continue
         axes.hist(scores[labels == kind], bins, density=True, alpha=0.6, color=colour, label=name)
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold (from validation)")
     axes.set(xlabel="anomaly score", ylabel="density of each kind")

@@ -36,7 +36,7 @@ from anomaly_toolbox.hps import Discrete, Domain, Interval
 
 RANDOM_TRIALS = 10  # with which `tpe` begins
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_TO_PLAN = 10.0  # without progress, another process goes on with the planning
+SECONDS_TO_PLAN = 30.0  # without progress, another process goes on with the planning
 SECONDS_TO_REGISTER = 60.0  # a worker that has not said who it is by then died before it could
 HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 90
 ATTEMPTS_TO_OPEN = 10

@@ -11,6 +11,7 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from anomaly_toolbox import evaluation, pictures
 from anomaly_toolbox.callbacks import VALIDATION_FIGURES, Validation
+from anomaly_toolbox.datasets.batches import EXAMPLES_OF_EACH_KIND
 
 
 class Summaries(keras.callbacks.Callback):
@@ -47,8 +48,10 @@ class Summaries(keras.callbacks.Callback):
                 tf.summary.scalar(f"learning_rate/{player}", optimizer.learning_rate)
             with self.model.quickly():
                 reconstructions = self.model.reconstruct(split.examples).numpy()
-            grid = pictures.triples(split.examples, reconstructions)
-            tf.summary.image("image, reconstruction, residual", grid[None])
+            maps = np.abs(split.examples - reconstructions).mean(axis=-1)
+            heat_range = pictures.usual_heat(maps[:EXAMPLES_OF_EACH_KIND])  # the normal ones come first
+            grid = pictures.grid(split.examples, reconstructions, heat_range)
+            tf.summary.image("image, reconstruction, residual, where", grid[None])
             self._separation(split.labels, scores)
         self.writer.flush()
 
@@ -92,4 +95,5 @@ def summarise_figures(
                 if of_each_score[decisive][name] is not None:
                     tf.summary.scalar(f"{place}/{name}", of_each_score[decisive][name])
         for score, figures in of_test.items():
-            tf.summary.scalar(f"test/{score}/auprc", figures["auprc"])
+            if figures["auprc"] is not None:
+                tf.summary.scalar(f"test/{score}/auprc", figures["auprc"])

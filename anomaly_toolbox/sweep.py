@@ -16,7 +16,7 @@ from rich.console import Console
 
 from anomaly_toolbox import hps, progress, study, tables, workers
 from anomaly_toolbox.comparison import Finished
-from anomaly_toolbox.datasets import load_dataset
+from anomaly_toolbox.datasets import load_dataset, source
 from anomaly_toolbox.errors import ToolboxError, reason
 from anomaly_toolbox.experiment import Trial, run_trial
 from anomaly_toolbox.models import detector_class
@@ -33,6 +33,9 @@ class Options:
     dataset: str
     dataset_name: str
     data_dir: Path | None = None
+    aspect: str | None = None
+    on_bad_image: str | None = None
+    all_test_images: bool = False
     hps_path: Path | None = None
     tuning: bool = False
     overrides: Sequence[str] = ()
@@ -64,9 +67,15 @@ class Runner:
 
     def __init__(self, options: Options, console: Console):
         self.options, self.console = options, console
-        self._dataset = load_dataset(options.dataset, options.data_dir)
-        source = str(Path(options.dataset).resolve()) if options.dataset.endswith(".py") else options.dataset_name
-        self._source = source if options.data_dir is None else f"{source} in {options.data_dir.resolve()}"
+        self._dataset = load_dataset(
+            options.dataset,
+            options.data_dir,
+            options.seed,
+            aspect=options.aspect,
+            on_bad_image=options.on_bad_image,
+            all_test_images=options.all_test_images or None,
+        )
+        self._source = source(options.dataset, options.data_dir)
 
     def run(self, method: str, hyperparameters: BaseModel, overwrite: bool, watch=None) -> tuple[Path, dict[str, Any]]:
         """The run's folder and its results; see `run_trial`."""
@@ -289,5 +298,6 @@ def _trial_name(row: Row, trial: FrozenTrial) -> str:
 
 def _ending(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
-        return f"AUPRC {trial.user_attrs['results']['test']['auprc']:.3f}"
+        auprc = trial.user_attrs["results"]["test"]["auprc"]
+        return "finished" if auprc is None else f"AUPRC {auprc:.3f}"
     return "stopped early" if trial.state == TrialState.PRUNED else f"failed: {trial.user_attrs.get('failure')}"

@@ -14,7 +14,11 @@ MOST_RUNS_LISTED = 12
 
 def show(console: Console, finished: Sequence[Finished], failures: Sequence[tuple[str, str]]) -> None:
     """The figures of all finished trials, then what failed: pairs of a trial and the reason."""
-    for dataset, runs in comparison.datasets_of(finished).items():
+    for run in finished:
+        if not run.is_measured:
+            told = f"{run.method}: no anomalous test images, so no figures; scores, and the threshold that the highest "
+            console.print(f"{told}score of a normal validation image sets, are in its folder", soft_wrap=True)
+    for dataset, runs in comparison.datasets_of(run for run in finished if run.is_measured).items():
         rows = comparison.compare(runs)
         labels = comparison.labels_of(runs)
         if len(labels) > 1 or any(row.choice for row in rows):
@@ -24,6 +28,7 @@ def show(console: Console, finished: Sequence[Finished], failures: Sequence[tupl
         else:
             _print(console, _figures(rows))
             console.print("prevalence: the AUPRC of a guess. train/s, score/s: images per second.", soft_wrap=True)
+            _say_where(console, runs)
         for line in comparison.losing_to_a_baseline(rows):
             console.print(line, style="yellow", soft_wrap=True)
         _show_every_score(console, runs, len(labels))
@@ -80,6 +85,19 @@ def _say_what_was_chosen(console: Console, runs: Sequence[Finished], rows: Seque
             console.print(f"{row.name}: {'; '.join(chosen)}", soft_wrap=True)
     if any(row.choice for row in rows):
         console.print("Settings were chosen by validation AUPRC.", soft_wrap=True)
+
+
+def _say_where(console: Console, runs: Sequence[Finished]) -> None:
+    """How well the anomaly maps show where the defects are, where that is known."""
+    for run in runs:
+        test = run.results["test"]
+        if "pro" in test:
+            console.print(
+                f"where, by {run.method}'s anomaly maps: pixel AUROC {test['pixel_auroc']:.3f}, "
+                f"pixel AUPRC {test['pixel_auprc']:.3f} (a guess {test['pixel_prevalence']:.3f}), "
+                f"PRO {test['pro']:.3f} (a guess 0.150)",
+                soft_wrap=True,
+            )
 
 
 def _show_every_score(console: Console, runs: Sequence[Finished], n_labels: int) -> None:

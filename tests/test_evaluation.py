@@ -75,3 +75,33 @@ def test_without_anomalies_there_is_a_threshold_but_no_figure():
 def test_one_score_a_label():
     with pytest.raises(ValueError, match="one score for each label"):
         evaluation.figures(LABELS, SCORES[:3], 0.5)
+
+
+def test_without_anomalies_there_is_no_interval():
+    assert evaluation.auprc_interval(np.zeros(5), np.arange(5)) is None
+
+
+def test_pixel_figures_of_a_small_map():
+    """Two regions, of one and of four pixels, and ten normal pixels; the large region is found before the small one."""
+    masks, maps = np.zeros((1, 3, 5), bool), np.zeros((1, 3, 5))
+    masks[0, 0, 0] = True
+    masks[0, 1:, 3:] = True
+    maps[0] = [[0.5, 0.9, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.8, 0.8], [0.1, 0.1, 0.1, 0.7, 0.7]]
+    figures = evaluation.pixel_figures(masks, maps)
+    assert figures["pixel_auroc"] == pytest.approx(45 / 50)  # only the 0.9 of a normal pixel is above all five
+    assert figures["pixel_auprc"] == pytest.approx(2 / 5 * 2 / 3 + 2 / 5 * 4 / 5 + 1 / 5 * 5 / 6)
+    assert figures["pixel_prevalence"] == pytest.approx(1 / 3)
+    # Overlap is 0 up to a share of 0.1 of normal pixels, where both regions are found, and 1 from there on.
+    assert figures["pro"] == pytest.approx(0.2 / 0.3)
+
+
+def test_per_region_overlap_weighs_regions_alike():
+    """A pixel alone is missed, so half of the regions is."""
+    masks, maps = np.zeros((2, 8, 8), bool), np.zeros((2, 8, 8))
+    masks[0, :4] = masks[1, 7, 7] = True
+    maps[0, :4] = 1.0
+    maps[1] = 0.5
+    maps[1, 7, 7] = -1.0
+    expected_at = np.array([0.0, 63 / 95, 1.0])  # shares of normal pixels; the pixel comes last of all
+    area = np.interp(0.3, expected_at, [0.5, 0.5, 1.0]) * 0.3
+    assert evaluation.pixel_figures(masks, maps)["pro"] == pytest.approx(area / 0.3)

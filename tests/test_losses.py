@@ -53,6 +53,11 @@ def test_l1_per_image_keeps_images_apart():
     np.testing.assert_allclose(losses.l1_per_image(a, tf.zeros_like(a)), [2.0, 0.0])
 
 
+def test_l1_per_pixel_is_a_mean_over_channels():
+    a = tf.constant([[[[1.0, -3.0], [0.0, 0.0]]]])
+    np.testing.assert_allclose(losses.l1_per_pixel(a, tf.zeros_like(a)), [[[2.0, 0.0]]])
+
+
 def test_l1_norm_is_a_sum_over_each_image():
     a = tf.constant([[[1.0], [3.0]], [[0.0], [-0.5]]])
     np.testing.assert_allclose(losses.l1_norm(a, tf.zeros_like(a)), [4.0, 0.5])

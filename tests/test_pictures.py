@@ -12,18 +12,29 @@ def images():
     return np.stack([np.full((4, 4, 1), -1.0), np.full((4, 4, 1), 1.0)])
 
 
-def test_triples_are_image_reconstruction_residual_below_each_other(images):
-    grid = pictures.triples(images, np.zeros_like(images))
-    assert grid.shape == (12, 8, 1)
-    assert [grid[row, column, 0] for row in (0, 4, 8) for column in (0, 4)] == [0, 1, 0.5, 0.5, 0.5, 0.5]
+def test_a_grid_has_image_reconstruction_residual_and_heat_below_each_other(images):
+    grid = pictures.grid(images, np.zeros_like(images), heat_range=(0, 1e9))
+    assert grid.shape == (16, 8, 3)
+    columns = [grid[row, column, 0] for row in (0, 4, 8, 12) for column in (0, 4)]
+    assert columns == pytest.approx([0, 1, 0.5, 0.5, 0.5, 0.5, 0, 1], abs=1e-6)
+
+
+def test_heat_is_where_the_map_is_high():
+    maps = np.zeros((1, 4, 4))
+    maps[0, 1, 2] = 0.5
+    glow = pictures.heat(np.zeros((1, 4, 4, 1)), maps, heat_range=(0.1, 0.5))
+    assert glow.shape == (1, 4, 4, 3)
+    np.testing.assert_allclose(glow[0, 0, 0], 0.5)
+    np.testing.assert_allclose(glow[0, 1, 2], [1, 1, 0])
+    assert pictures.usual_heat(np.full((2, 4, 4), 0.1)) == pytest.approx((0.1, 0.125))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_every_picture_is_written_and_not_empty(tmp_path, images, channels):
     labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
     colour = np.repeat(images, channels, axis=-1)
-    assert pictures.triples(colour, colour).shape == (12, 8, 3 if channels == 3 else 1)
-    pictures.save_reconstructions(tmp_path / "a.png", colour, colour / 2, ["normal", "anomalous"])
+    assert pictures.grid(colour, colour, (0.0, 1.0)).shape == (16, 8, 3)
+    pictures.save_reconstructions(tmp_path / "a.png", colour, colour / 2, ["normal", "anomalous"], (0.0, 1.0))
     pictures.save_precision_recall(tmp_path / "b.png", labels, scores, auprc=0.83)
     pictures.save_histogram(tmp_path / "c.png", labels, scores, threshold=0.35)
     for path in sorted(tmp_path.iterdir()):

@@ -49,7 +49,8 @@ def test_a_worker_that_fails(tmp_path):
     assert "ValueError: an unlucky number" in (tmp_path / "1.log").read_text()
 
 
-def start_parent(tmp_path, prefix=()):
+def start_parent(tmp_path, disposition="--default-signal=INT"):
+    """A parent of two waiting workers, which heeds Ctrl-C even where the tests run in the background."""
     (tmp_path / "parent.py").write_text(
         "from pathlib import Path\n"
         "from anomaly_toolbox import workers\n"
@@ -60,7 +61,7 @@ def start_parent(tmp_path, prefix=()):
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     parent = subprocess.Popen(
-        [*prefix, sys.executable, tmp_path / "parent.py"], env=environment, stderr=subprocess.DEVNULL
+        ["env", disposition, sys.executable, tmp_path / "parent.py"], env=environment, stderr=subprocess.DEVNULL
     )
     wait_for(lambda: said(tmp_path).count("begun") == 2)
     return parent
@@ -83,8 +84,7 @@ def test_workers_are_interrupted_once_when_their_parent_ends(tmp_path, how):
 
 
 def test_workers_of_a_background_command_that_ignores_ctrl_c(tmp_path):
-    ignoring = ["env", "--ignore-signal=INT"]
-    check_that_workers_end(tmp_path, start_parent(tmp_path, ignoring), signal.SIGTERM)
+    check_that_workers_end(tmp_path, start_parent(tmp_path, "--ignore-signal=INT"), signal.SIGTERM)
 
 
 def check_that_workers_end(tmp_path, parent, how):

@@ -1,7 +1,9 @@
 """The interface of every dataset, and the `tf.data` pipeline that they share."""
 
 import abc
+from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -15,6 +17,14 @@ class AnomalyDetectionDataset(abc.ABC):
 
     #: Used when neither an anomalous label nor a class label is asked for.
     default_anomalous_label: int | str | None = None
+    #: Lines about what was left out or looks like a mistake, known after `configure`.
+    notes: Sequence[str] = ()
+    #: The test images' files in the order of `test`, where images come from files.
+    test_files: Sequence[str] | None = None
+    #: Where the defects of the test images are, (n, height, width), bool, in the order of `test`, where that is known.
+    test_masks: np.ndarray | None = None
+    #: How images that are no squares become squares, where they come from files.
+    aspect: str | None = None
 
     def __init__(self) -> None:
         self._channels = 1

@@ -36,7 +36,7 @@ import tensorflow as tf
 from pydantic import Field, model_validator
 
 from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Game, Hyperparameters
+from anomaly_toolbox.models.base import AnomalyDetector, Game, Hyperparameters, Rating
 
 ENCODER_LEARNING_RATE = 1e-3
 #: On a CPU, XLA runs what is inside a loop on a single thread; TensorFlow's own graph takes all of them.
@@ -213,9 +213,9 @@ class AnoGAN(AnomalyDetector):
         return self.best_search(x)[1]
 
     def rate(self, x):
-        """A(x) and the residual of one search, and the vectors."""
+        """From one search."""
         z, loss = self.best_search(x)
-        return {"paper": loss, "residual": losses.l1_per_image(x, self.generator(z))}, self.vectors(x)
+        return Rating(loss, self.generator(z), self.vectors(x))
 
     def vectors(self, x):
         """The features of D and, with a warm start, the codes: without any search."""

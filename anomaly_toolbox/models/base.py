@@ -9,7 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from anomaly_toolbox import losses
 from anomaly_toolbox.memory import Mahalanobis, Memory, Neighbours
 
 DRAWS_IN_AN_EPOCH = 2**20
+MAP = "map"
 FEATURE_COMPONENTS = 64
 
 
@@ -126,6 +127,22 @@ class Game(keras.Model):
         return [weight for network in self.players[name] for weight in network.trainable_variables]
 
 
+class Rating(NamedTuple):
+    """What one pass over a batch gives.
+
+    Attributes:
+        score: the paper's score, (batch,).
+        reconstruction: what `reconstruct` gives.
+        vectors: what is compared with normal images, each (batch, dimensions), by the name of the score:
+            `latent_neighbours`, codes; `feature_neighbours`, the features of D; `mahalanobis`, how far a code moves
+            when it is decoded and encoded again.
+    """
+
+    score: tf.Tensor
+    reconstruction: tf.Tensor
+    vectors: dict[str, tf.Tensor]
+
+
 class AnomalyDetector(Game):
     """A game that is trained on normal images and scores any image, higher being more anomalous.
 
@@ -147,6 +164,7 @@ class AnomalyDetector(Game):
             "feature_neighbours": Neighbours(FEATURE_COMPONENTS),
             "mahalanobis": Mahalanobis(),
         }
+        self.gives_maps = False
         self.compile_scores_anew()
 
     # What a method brings.
@@ -159,16 +177,9 @@ class AnomalyDetector(Game):
         """The paper's score of each image, (batch,); an image's score never depends on its batch-mates."""
         raise NotImplementedError
 
-    def rate(self, x: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """All that one pass over the images gives.
-
-        Returns:
-            The method's own scores, each (batch,): `paper` and `residual`, the mean |x - reconstruct(x)| in the units
-            of the pixels. And the vectors that are compared with those of normal images, each (batch, dimensions), by
-            the name of the score: `latent_neighbours`, codes; `feature_neighbours`, the features of D; `mahalanobis`,
-            how far a code moves when it is decoded and encoded again.
-        """
-        return {"paper": self.anomaly_score(x), "residual": losses.l1_per_image(x, self.reconstruct(x))}, {}
+    def rate(self, x: tf.Tensor) -> Rating:
+        """Score, reconstruction and vectors, from one pass where they can share it."""
+        return Rating(self.anomaly_score(x), self.reconstruct(x), {})
 
     def conclude(self, images: np.ndarray, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
         """What is learnt from a sample of normal training images once the epochs are over; mostly nothing."""
@@ -182,15 +193,25 @@ class AnomalyDetector(Game):
     def scores(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """Every score this detector knows, each (batch,); `hyperparameters.score` says which decides.
 
-        Scores by comparison are there once `remember` has seen normal images.
+        `paper`; `residual`, the mean |x - reconstruct(x)| in the units of the pixels; and, once `remember` has seen
+        normal images, the scores by comparison with them.
         """
-        scores, vectors = self.rate(x)
-        compared = {name: self.memories[name] for name in vectors if not self.memories[name].is_empty}
-        return scores | {name: memory(vectors[name]) for name, memory in compared.items()}
+        return self.examine(x)[0]
+
+    def examine(self, x: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """`scores` and `anomaly_map`, from one pass."""
+        rating = self.rate(x)
+        compared = {name: self.memories[name] for name in rating.vectors if not self.memories[name].is_empty}
+        scores = {
+            "paper": rating.score,
+            "residual": losses.l1_per_image(x, rating.reconstruction),
+            **{name: memory(rating.vectors[name]) for name, memory in compared.items()},
+        }
+        return scores, losses.l1_per_pixel(x, rating.reconstruction)
 
     def vectors(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The vectors of `rate` alone."""
-        return self.rate(x)[1]
+        return self.rate(x).vectors
 
     def remember(self, images: np.ndarray) -> None:
         """Takes in a sample of normal training images (n, size, size, channels) for the scores by comparison."""
@@ -209,21 +230,32 @@ class AnomalyDetector(Game):
 
     def anomaly_map(self, x: tf.Tensor) -> tf.Tensor:
         """Where the image is odd: mean over channels of |x - reconstruct(x)|, (batch, size, size), >= 0."""
-        return tf.reduce_mean(tf.abs(x - self.reconstruct(x)), axis=-1)
+        return losses.l1_per_pixel(x, self.reconstruct(x))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """`detector(x)` is its anomaly score."""
         return self.anomaly_score(x)
 
     def predict_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One batch of `predict`: every score."""
+        """One batch of `predict`: every score, and the anomaly map under the name `map` where maps were asked for."""
         self.check_images(x)
-        return self.scores(x)
+        scores, anomaly_map = self.examine(x)
+        return scores | {MAP: anomaly_map} if self.gives_maps else scores
 
     def score_batches(
-        self, batches: tf.data.Dataset, count: int, callbacks: Sequence[keras.callbacks.Callback] = ()
+        self,
+        batches: tf.data.Dataset,
+        count: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        with_maps: bool = False,
     ) -> dict[str, np.ndarray]:
-        """`scores` of the first `count` images in batches of one static shape; each value is (count,), float32."""
+        """`scores` of the first `count` images in batches of one static shape; each value is (count,), float32.
+
+        With `with_maps`, there is a `map` besides, (count, size, size), from the same pass.
+        """
+        if with_maps != self.gives_maps:
+            self.gives_maps = with_maps
+            self.compile_scores_anew()
         scores = self.predict(batches, verbose=0, callbacks=list(callbacks))
         return {name: values[:count] for name, values in scores.items()}
 

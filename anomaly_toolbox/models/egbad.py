@@ -27,7 +27,7 @@ import tensorflow as tf
 from pydantic import Field
 
 from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
+from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, Rating
 
 SLOPE = 0.1
 
@@ -194,10 +194,10 @@ class EGBAD(AnomalyDetector):
 
     def anomaly_score(self, x):
         """A(x)."""
-        return self.rate(x)[0]["paper"]
+        return self.rate(x).score
 
     def rate(self, x):
-        """A(x), the residual and the vectors, from one round trip."""
+        """From one round trip."""
         hp = self.hyperparameters
         encoder, generator, discriminator = self.averages
         code = encoder(x)
@@ -207,13 +207,10 @@ class EGBAD(AnomalyDetector):
             d_part = losses.l1_norm(features, discriminator(x_hat, code)[0])
         else:
             d_part = tf.nn.softplus(-logits[:, 0])
-        scores = {
-            "paper": hp.alpha * losses.l1_norm(x, x_hat) + (1 - hp.alpha) * d_part,
-            "residual": losses.l1_per_image(x, x_hat),
-        }
+        score = hp.alpha * losses.l1_norm(x, x_hat) + (1 - hp.alpha) * d_part
         vectors = {
             "latent_neighbours": code,
             "feature_neighbours": features,
             "mahalanobis": code - encoder(x_hat),
         }
-        return scores, vectors
+        return Rating(score, x_hat, vectors)

@@ -27,7 +27,7 @@ import tensorflow as tf
 from pydantic import Field
 
 from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
+from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, Rating
 
 
 class GANomalyHyperparameters(Hyperparameters):
@@ -104,13 +104,12 @@ class GANomaly(AnomalyDetector):
         return losses.distance(z, z_hat)
 
     def rate(self, x):
-        """A(x), the residual and the vectors, from one round trip; Mahalanobis' is E(x̂) against G_E(x)."""
+        """From one round trip; Mahalanobis' vector is G_E(x) − E(x̂)."""
         z, x_hat, z_hat = self.round_trip(x)
         features, _ = self.discriminator(x)
-        scores = {"paper": losses.distance(z, z_hat), "residual": losses.l1_per_image(x, x_hat)}
         vectors = {
             "latent_neighbours": z,
             "feature_neighbours": layers.flatten(features),
             "mahalanobis": z - z_hat,
         }
-        return scores, vectors
+        return Rating(losses.distance(z, z_hat), x_hat, vectors)

@@ -12,7 +12,7 @@ from pydantic import Field
 from sklearn.neighbors import NearestNeighbors
 
 from anomaly_toolbox.memory import Memory
-from anomaly_toolbox.models.base import AnomalyDetector, ScoringHyperparameters
+from anomaly_toolbox.models.base import AnomalyDetector, Rating, ScoringHyperparameters
 
 
 class KNNHyperparameters(ScoringHyperparameters):
@@ -69,11 +69,9 @@ class KNN(AnomalyDetector):
 
     def anomaly_score(self, x):
         """A(x)."""
-        return self.rate(x)[0]["paper"]
+        return self.rate(x).score
 
     def rate(self, x):
-        """A(x) and the residual, from one search."""
-        x = np.asarray(x)
-        distances, nearest = self.training_images.nearest(x)
-        residual = np.abs(x - nearest).mean(axis=(1, 2, 3))
-        return {"paper": tf.constant(distances.mean(axis=1)), "residual": tf.constant(residual)}, {}
+        """From one search."""
+        distances, nearest = self.training_images.nearest(np.asarray(x))
+        return Rating(tf.constant(distances.mean(axis=1)), tf.constant(nearest), {})

@@ -63,7 +63,10 @@ def _read(folder: Path) -> Finished:
         raise ToolboxError(f"unfinished: {done} of {hyperparameters.get('epochs', 0)} epochs done")
     for split in ("validation", "test"):
         results[split]["scores"][results["score"]]["auprc"]
-    return Finished(hyperparameters, results, folder)
+    run = Finished(hyperparameters, results, folder)
+    if not run.is_measured:
+        raise ToolboxError("finished, but without anomalous test images there is nothing to compare")
+    return run
 
 
 def read_scores(run: Finished) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -1,0 +1,212 @@
+"""A person's own images: a folder with normal and anomalous ones, of any size and number.
+
+`layout.py` says which is which. Images are decoded and resized once, several at a time, and kept as whole numbers of 8
+or 16 bits: in memory if they take less than 1 GiB, else in a file that goes with the process.
+"""
+
+import collections
+import concurrent.futures
+import errno
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import track
+
+from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.datasets.images import Aspect, BadImage, Header, read_header, read_image, read_mask
+from anomaly_toolbox.datasets.layout import SPLITS, Item, find_items
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.files import sha256
+
+LARGEST_IN_MEMORY = 2**30
+MOST_ODD_SIZES = 5  # that are worth a line each
+MOST_BAD_TOLD = 3
+
+
+class ImageFolder(AnomalyDetectionDataset):
+    """Images of a folder.
+
+    Args:
+        root: the folder, see `layout.py`.
+        seed: decides the splits where the folder has none.
+        aspect: what becomes of images that are no squares, see `read_image`.
+        on_bad_image: `error`, or `skip`: leave out whatever cannot be used, and say so in `notes`.
+        all_test_images: keep all of `test` for the test, as papers do; a tenth of the normal training images validates,
+            and as no anomalous ones do, epochs are chosen by loss.
+
+    Raises:
+        InputError: there is no such folder, or it has another layout.
+        ToolboxError: some files cannot be used.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        seed: int = 0,
+        aspect: Aspect = "stretch",
+        on_bad_image: Literal["error", "skip"] = "error",
+        all_test_images: bool = False,
+    ):
+        super().__init__()
+        self.aspect, self.notes = aspect, []
+        self._root, self._skips_bad_images = root, on_bad_image == "skip"
+        self._items, bad = find_items(root, seed, all_test_images)
+        self._leave_out(bad)
+        headers = self._of_each("looking at", lambda item: (read_header(item.path), sha256(item.path)))
+        self._without_leaks([digest for _, digest in headers])
+        self._describe([header for header, _ in headers])
+        self._pixels = np.empty((0, 0, 0, 0))
+
+    @property
+    def test_files(self) -> list[str]:
+        """The test images' files, in the order of `test`, relative to the folder."""
+        return [item.path.relative_to(self._root).as_posix() for item in self._items if item.split == "test"]
+
+    @property
+    def test_masks(self) -> np.ndarray | None:
+        """Where the defects of the test images are, (n, size, size), bool, empty for normal ones.
+
+        None unless there is a mask for each anomalous test image.
+        """
+        items = [item for item in self._items if item.split == "test"]
+        if not any(item.mask for item in items) or any(item.defect and not item.mask for item in items):
+            return None
+        size = self._pixels.shape[1]
+        nowhere = np.zeros((size, size), bool)
+        return np.stack([read_mask(item.mask, size, self.aspect) if item.mask else nowhere for item in items])
+
+    def configure(
+        self,
+        batch_size,
+        new_size,
+        anomalous_label=None,
+        class_label=None,
+        shuffle_buffer_size=10_000,
+        cache=True,
+        drop_remainder=True,
+        output_range=(-1.0, 1.0),
+    ):
+        """See `AnomalyDetectionDataset.configure`; there are no labels to choose, and images are always kept."""
+        for name, label in (("anomalous_label", anomalous_label), ("class_label", class_label)):
+            if label is not None:
+                raise InputError(f"{name}: {label!r} given; the folders of {self._root} say what is anomalous")
+        if new_size[0] != new_size[1]:
+            raise InputError(f"images become squares, received a size of {new_size}")
+        if self._pixels.shape[1] != new_size[0]:
+            self._prepare(new_size[0])
+        low, high = output_range
+        pixels = self._pixels
+        white = np.iinfo(pixels.dtype).max
+
+        def load(indices, labels):
+            chosen = tf.numpy_function(lambda indices: pixels[indices], [indices], pixels.dtype)
+            chosen = tf.ensure_shape(chosen, (None, *pixels.shape[1:]))
+            return tf.cast(chosen, tf.float32) * ((high - low) / white) + low, labels
+
+        splits = np.array([item.split for item in self._items])
+        labels = np.array([int(bool(item.defect)) for item in self._items], np.int32)
+        for split in SPLITS:
+            for suffix, kinds in (("_normal", [0]), ("_anomalous", [1]), ("", [0, 1])):
+                indices = np.flatnonzero((splits == split) & np.isin(labels, kinds))
+                dataset = tf.data.Dataset.from_tensor_slices((indices, labels[indices]))
+                if split == "train":
+                    dataset = dataset.shuffle(shuffle_buffer_size, reshuffle_each_iteration=True)
+                dataset = dataset.batch(batch_size, drop_remainder=drop_remainder and split == "train")
+                dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+                setattr(self, f"_{split}{suffix}", dataset)
+
+    def _prepare(self, size: int) -> None:
+        """Decodes and resizes every image."""
+        shape = (len(self._items), size, size, self._channels)
+        pixels, white = _room_for(shape, self._dtype), np.iinfo(self._dtype).max
+        place = {item: number for number, item in enumerate(self._items)}
+
+        def read(item: Item) -> int:
+            image = read_image(item.path, size, self._channels, self.aspect)
+            pixels[place[item]] = np.round(image * white).astype(self._dtype)
+            return place[item]
+
+        kept = self._of_each("reading", read)
+        for number, index in enumerate(kept):  # closes the gaps that bad images left
+            if number < index:
+                pixels[number] = pixels[index]
+        self._pixels = pixels[: len(kept)]
+
+    def _of_each(self, what: str, action: Callable[[Item], Any]) -> list[Any]:
+        """What `action` gives for each image, several at a time; those that cannot be used are left out."""
+
+        def attempt(item: Item) -> Any:
+            try:
+                return action(item)
+            except BadImage as bad:
+                return bad
+
+        console = Console(stderr=True)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            results = list(
+                track(
+                    pool.map(attempt, self._items),
+                    f"{what} images",
+                    total=len(self._items),
+                    console=console,
+                    transient=True,
+                    disable=not console.is_terminal,
+                )
+            )
+        self._leave_out([result for result in results if isinstance(result, BadImage)])
+        usable = [not isinstance(result, BadImage) for result in results]
+        self._items = [item for item, is_usable in zip(self._items, usable, strict=True) if is_usable]
+        return [result for result, is_usable in zip(results, usable, strict=True) if is_usable]
+
+    def _leave_out(self, bad: Sequence[BadImage]) -> None:
+        """Notes what is left out, or refuses to go on without it."""
+        if bad and not self._skips_bad_images:
+            more = f"; and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise ToolboxError(f"{bad[0]}{more}; mend or remove it, or leave such files out with --on-bad-image skip")
+        self.notes += [f"left out: {problem}" for problem in bad[:MOST_BAD_TOLD]]
+        if len(bad) > MOST_BAD_TOLD:
+            self.notes.append(f"left out: {len(bad) - MOST_BAD_TOLD} more")
+
+    def _without_leaks(self, digests: Sequence[str]) -> None:
+        """Leaves out training and validation images that are tested too: figures would be too good."""
+        first: dict[str, Item] = {}
+        bad = {}
+        order = sorted(zip(self._items, digests, strict=True), key=lambda pair: -SPLITS.index(pair[0].split))
+        for item, digest in order:
+            other = first.setdefault(digest, item)
+            if other.split != item.split:
+                bad[item] = BadImage(item.path, f"is the same image as {other.path}, in {item.split} and {other.split}")
+        self._leave_out(list(bad.values()))
+        self._items = [item for item in self._items if item not in bad]
+
+    def _describe(self, headers: Sequence[Header]) -> None:
+        """Channels, bits, and sizes that look like a mistake."""
+        self._channels = 1 if all(header.is_grey for header in headers) else 3
+        self._dtype = np.dtype(np.uint16 if any(header.is_deep for header in headers) else np.uint8)
+        sizes = collections.Counter((header.width, header.height) for header in headers)
+        (usual, count), *_ = sizes.most_common()
+        if 0 < len(headers) - count <= min(MOST_ODD_SIZES, len(headers) // 100):
+            for size in sizes.keys() - {usual}:
+                self.notes.append(
+                    f"{sizes[size]} of {len(headers):,} images has {size[0]} x {size[1]} pixels, nearly all others "
+                    f"{usual[0]} x {usual[1]}"
+                )
+
+
+def _room_for(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array to fill, on disk if it is large; OSError if the disk is too full for it."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes <= LARGEST_IN_MEMORY:
+        return np.empty(shape, dtype)
+    if shutil.disk_usage(tempfile.gettempdir()).free < n_bytes:  # else the process would die while it writes
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {n_bytes:,} bytes needed", tempfile.gettempdir())
+    file = tempfile.TemporaryFile(prefix="anomaly-toolbox-")  # noqa: SIM115  (goes with the array)
+    return np.memmap(file, dtype, "w+", shape=shape)

@@ -1,0 +1,160 @@
+"""One image file -> square pixels. Whatever is wrong with a file becomes one line, never a crash.
+
+Every place that reads files goes through here, so an image has the same pixels wherever it is scored.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from anomaly_toolbox.errors import ToolboxError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+MOST_PIXELS = 100_000_000
+GREY, DEEP_GREY, COLOURED = ("1", "L", "LA"), ("I;16", "I;16B", "I;16L"), ("P", "PA", "RGB", "RGBA")
+MODES = (*GREY, *DEEP_GREY, *COLOURED)
+
+Aspect = Literal["stretch", "pad", "crop"]
+
+
+class BadImage(ToolboxError):
+    """A file that cannot be used; the message names it and says why."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+class Header(NamedTuple):
+    """What a file says of itself before it is decoded: pixels across and down, and the kind of its pixels."""
+
+    width: int
+    height: int
+    is_grey: bool
+    is_deep: bool
+
+
+def read_header(path: Path) -> Header:
+    """The header of an image file; raises BadImage."""
+    with _opened(path) as image:
+        return Header(*image.size, image.mode in (*GREY, *DEEP_GREY), image.mode in DEEP_GREY)
+
+
+def read_image(path: Path, size: int, channels: int, aspect: Aspect = "stretch") -> np.ndarray:
+    """The pixels of an image file, (size, size, channels), in [0, 1], float32.
+
+    Turned as its EXIF orientation says, resized with antialiasing. What is transparent becomes white. 16 bits of grey
+    are kept; Pillow reduces 16 bits of colour to 8.
+
+    Args:
+        path: a PNG, JPEG, BMP or TIFF file.
+        size: side of the result, in pixels.
+        channels: 1 for grey, 3 for RGB.
+        aspect: an image that is no square is stretched, padded with black, or cut to its middle.
+
+    Raises:
+        BadImage: names the file and the reason.
+    """
+    with _opened(path) as image:
+        white = 65535 if image.mode in DEEP_GREY else 255
+        try:
+            image = _square(_plain(ImageOps.exif_transpose(image), channels), size, aspect)
+        except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as problem:
+            raise BadImage(path, f"is damaged or truncated ({_first_line(problem)})") from problem
+    pixels = np.asarray(image, np.float32).reshape(size, size, -1) / white
+    return np.repeat(pixels, channels, axis=-1) if pixels.shape[-1] < channels else pixels
+
+
+def read_mask(path: Path, size: int, aspect: Aspect = "stretch") -> np.ndarray:
+    """Where a mask marks a defect, (size, size), bool: pixels of which at least half is not black."""
+    with _opened(path) as image:
+        try:
+            marked = ImageOps.exif_transpose(image).convert("L").point(lambda value: 255 if value else 0)
+            return np.asarray(_square(marked, size, aspect)) >= 128
+        except (OSError, ValueError, SyntaxError, IndexError) as problem:
+            raise BadImage(path, f"is damaged or truncated ({_first_line(problem)})") from problem
+
+
+def image_files(folder: Path, bad: list[BadImage]) -> Iterator[Path]:
+    """Every file below `folder` that is named like an image, in a fixed order; hidden ones are left out.
+
+    Links are followed, but none into a folder that it lies in. Such loops and unreadable folders are added to `bad`.
+    """
+    yield from _walk(folder, (folder.resolve(),), bad)
+
+
+def _walk(folder: Path, above: tuple[Path, ...], bad: list[BadImage]) -> Iterator[Path]:
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as problem:
+        bad.append(BadImage(folder, problem.strerror))
+        return
+    for path in entries:
+        if not os.path.isdir(path):  # nor is a link that leads to itself; reading it as an image will tell
+            if path.suffix.lower() in SUFFIXES:
+                yield path
+        elif (real := path.resolve()) in above:
+            bad.append(BadImage(path, f"is a link to {real}, in which it lies itself"))
+        else:
+            yield from _walk(path, (*above, real), bad)
+
+
+def _opened(path: Path) -> Image.Image:
+    """The image behind its header, whose pixels are not decoded yet."""
+    try:
+        if path.stat().st_size == 0:
+            raise BadImage(path, "is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS decides, below
+            image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as problem:
+        raise BadImage(path, "is not a PNG, JPEG, BMP or TIFF image, or its beginning is damaged") from problem
+    except Image.DecompressionBombError as problem:
+        raise BadImage(path, f"has more than {MOST_PIXELS:,} pixels") from problem
+    except OSError as problem:
+        raise BadImage(path, problem.strerror or _first_line(problem)) from problem
+    except (ValueError, SyntaxError, IndexError, OverflowError) as problem:
+        raise BadImage(path, f"is damaged ({_first_line(problem)})") from problem
+    width, height = image.size
+    # MPO is what some telephones write and call JPEG: a photograph and smaller versions of it.
+    if width * height > MOST_PIXELS:
+        reason = f"has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}"
+    elif image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        reason = f"is animated or has several pages ({image.n_frames}); expected a single image"
+    elif image.mode not in MODES:
+        reason = f"has {image.mode} pixels; expected grey, RGB or RGBA of 8 or 16 bits"
+    else:
+        return image
+    image.close()
+    raise BadImage(path, reason)
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """Grey of 8 bits (L) or of 16 (F, which can be resized), or RGB."""
+    if image.mode in DEEP_GREY:
+        return Image.fromarray(np.asarray(image).astype(np.float32))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _square(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
+    resizing = Image.Resampling.BILINEAR  # which Pillow widens when it makes an image smaller
+    match aspect:
+        case "stretch":
+            return image.resize((size, size), resizing)
+        case "pad":
+            return ImageOps.pad(image, (size, size), resizing)
+        case "crop":
+            return ImageOps.fit(image, (size, size), resizing)
+
+
+def _first_line(problem: BaseException) -> str:
+    return str(problem).strip().partition("\n")[0] or type(problem).__name__

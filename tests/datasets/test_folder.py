@@ -1,0 +1,177 @@
+"""Folders of images: which split each file goes to, what is left out, and what is said of it."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_toolbox.datasets import folder as module
+from anomaly_toolbox.datasets.folder import ImageFolder
+from anomaly_toolbox.datasets.layout import find_items
+from anomaly_toolbox.errors import InputError, ToolboxError
+
+
+def fill(folder, seed=0, mode="L", size=(12, 12), **counts):
+    """So many images of noise in each subfolder; `__` stands for a slash."""
+    generator = np.random.default_rng(seed)
+    for name, count in counts.items():
+        place = folder / name.replace("__", "/")
+        place.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = generator.integers(0, 256, (*size, 3), np.uint8)
+            Image.fromarray(pixels).convert(mode).save(place / f"{number}.png")
+    return folder
+
+
+def counts(dataset):
+    return {
+        split: [
+            sum(len(labels) for _, labels in getattr(dataset, f"{split}_{kind}")) for kind in ("normal", "anomalous")
+        ]
+        for split in ("train", "validation", "test")
+    }
+
+
+def configured(folder, size=8, **options):
+    dataset = ImageFolder(folder, **options)
+    dataset.configure(4, (size, size), drop_remainder=False)
+    return dataset
+
+
+def test_train_and_test(tmp_path):
+    fill(tmp_path, train__good=10, train__scratch=1, test__good=6, test__crack=4, test__dent=3)
+    dataset = configured(tmp_path)
+    assert counts(dataset) == {"train": [10, 1], "validation": [3, 3], "test": [3, 4]}
+    assert dataset.channels == 1
+    assert dataset.test_files == sorted(dataset.test_files)
+    kinds = [name.split("/")[1] for name in dataset.test_files]
+    assert [kinds.count(kind) for kind in ("crack", "dent", "good")] == [2, 2, 3]
+    assert dataset.test_masks is None
+    assert configured(tmp_path, seed=1).test_files == dataset.test_files
+
+
+def test_all_test_images(tmp_path):
+    fill(tmp_path, train__good=30, test__good=6, test__crack=4)
+    assert counts(configured(tmp_path, all_test_images=True)) == {
+        "train": [27, 0],
+        "validation": [3, 0],
+        "test": [6, 4],
+    }
+
+
+def test_a_validation_folder(tmp_path):
+    fill(tmp_path, train__normal=5, validation__good=4, validation__crack=1, test__good=3, test__crack=2)
+    assert counts(configured(tmp_path)) == {"train": [5, 0], "validation": [4, 1], "test": [3, 2]}
+
+
+def test_normal_and_anomalous(tmp_path):
+    fill(tmp_path, normal=20, anomalous=3, anomalous__crack=4)
+    dataset = configured(tmp_path)
+    assert counts(dataset) == {"train": [12, 0], "validation": [4, 3], "test": [4, 4]}
+    assert configured(tmp_path, seed=0).test_files == dataset.test_files
+    assert configured(tmp_path, seed=1).test_files != dataset.test_files
+
+
+@pytest.mark.parametrize("name", ["normal", "train__good"])
+def test_normal_images_alone(tmp_path, name):
+    fill(tmp_path, **{name: 20})
+    assert counts(configured(tmp_path)) == {"train": [12, 0], "validation": [4, 0], "test": [4, 0]}
+
+
+def test_pixels_are_those_of_the_files(tmp_path):
+    fill(tmp_path, mode="RGB", train__good=3, test__good=2, test__crack=2)
+    dataset = configured(tmp_path, size=12)
+    images = np.concatenate([images for images, _ in dataset.test])
+    assert images.shape == (2, 12, 12, 3)
+    for image, name in zip(images, dataset.test_files, strict=True):
+        np.testing.assert_allclose(image, np.asarray(Image.open(tmp_path / name)) / 127.5 - 1, atol=1e-6)
+
+
+def test_deep_images_keep_their_bits(tmp_path):
+    fill(tmp_path, train__good=3, test__good=2)
+    pixels = np.arange(30_000, 30_144, dtype=np.uint16).reshape(12, 12)
+    for path in (tmp_path / "test" / "good").iterdir():
+        Image.fromarray(pixels + int(path.stem)).save(path)
+    (image,) = np.concatenate([images for images, _ in configured(tmp_path, size=12).test])
+    assert len(np.unique(image)) == 144
+
+
+def test_a_large_set_lies_on_disk(tmp_path, monkeypatch):
+    fill(tmp_path, normal=10, anomalous=4)
+    in_memory = np.concatenate([images for images, _ in configured(tmp_path).test])
+    monkeypatch.setattr(module, "LARGEST_IN_MEMORY", 0)
+    dataset = configured(tmp_path)
+    assert isinstance(dataset._pixels, np.memmap)
+    np.testing.assert_array_equal(np.concatenate([images for images, _ in dataset.test]), in_memory)
+
+
+def test_masks(tmp_path):
+    fill(tmp_path, train__good=4, test__good=2, test__crack=4)
+    masks = tmp_path / "ground_truth" / "crack"
+    masks.mkdir(parents=True)
+    for number in range(4):
+        pixels = np.zeros((12, 12), np.uint8)
+        pixels[: 3 * number + 3] = 255
+        Image.fromarray(pixels).save(masks / f"{number}_mask.png")
+    dataset = configured(tmp_path, size=12)
+    for mask, name in zip(dataset.test_masks, dataset.test_files, strict=True):
+        expected = 3 * int(name.split("/")[-1][0]) + 3 if "crack" in name else 0
+        assert mask.any(axis=1).sum() == expected
+    (masks / "2_mask.png").unlink()
+    (masks / "0_mask.png").unlink()
+    assert configured(tmp_path).test_masks is None
+    shutil.copy(masks / "1_mask.png", masks / "9_mask.png")
+    with pytest.raises(ToolboxError, match=r"9_mask\.png: is a mask without an image"):
+        ImageFolder(tmp_path)
+
+
+def test_bad_images_are_refused_or_left_out(tmp_path):
+    fill(tmp_path, normal=20, anomalous=4)
+    (tmp_path / "normal" / "3.png").write_bytes(b"")
+    truncated = tmp_path / "normal" / "5.png"
+    truncated.write_bytes(truncated.read_bytes()[:150])
+    with pytest.raises(ToolboxError, match=r"3\.png: is empty; mend or remove it.*--on-bad-image skip"):
+        ImageFolder(tmp_path)
+    dataset = configured(tmp_path, on_bad_image="skip")
+    assert sum(map(sum, counts(dataset).values())) == 22
+    assert [note for note in dataset.notes if "3.png: is empty" in note]
+    assert [note for note in dataset.notes if "5.png: is damaged or truncated" in note]
+    images = {
+        image.tobytes() for split in (dataset.train, dataset.test) for batch, _ in split for image in batch.numpy()
+    }
+    assert len(images) == sum(counts(dataset)["train"]) + sum(counts(dataset)["test"])
+
+
+def test_one_image_in_two_splits(tmp_path):
+    fill(tmp_path, train__good=6, test__good=4, test__crack=2)
+    copied = next(name for name in ImageFolder(tmp_path).test_files if "good" in name)
+    shutil.copy(tmp_path / copied, tmp_path / "train" / "good" / "copy.png")
+    with pytest.raises(ToolboxError, match=r"copy\.png: is the same image as .*, in train and test"):
+        ImageFolder(tmp_path)
+    assert counts(configured(tmp_path, on_bad_image="skip"))["train"] == [6, 0]
+
+
+def test_one_odd_size_among_many_is_noted(tmp_path):
+    fill(tmp_path, normal=150)
+    Image.fromarray(np.zeros((40, 30), np.uint8)).save(tmp_path / "normal" / "7.png")
+    assert "1 of 150 images has 30 x 40 pixels, nearly all others 12 x 12" in configured(tmp_path).notes
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: None, lambda path: fill(path, good_ones=3), lambda path: fill(path, normal=0)]
+)
+def test_other_layouts_are_refused(tmp_path, make):
+    make(tmp_path)
+    with pytest.raises(InputError, match="no normal images to learn from; expected PNG"):
+        find_items(tmp_path, 0, False)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(InputError, match="there is no such folder"):
+        ImageFolder(tmp_path / "nowhere")
+
+
+def test_a_label_means_nothing_here(tmp_path):
+    with pytest.raises(InputError, match="anomalous_label: 2 given; the folders of"):
+        ImageFolder(fill(tmp_path, normal=10)).configure(4, (8, 8), anomalous_label=2)

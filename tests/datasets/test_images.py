@@ -1,0 +1,132 @@
+"""What an image file becomes, and what is said of one that cannot be used."""
+
+import os
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_toolbox.datasets.images import BadImage, image_files, read_header, read_image, read_mask
+
+
+def saved(path, pixels, **options):
+    Image.fromarray(np.asarray(pixels)).save(path, **options)
+    return path
+
+
+def test_pixels_are_shares_of_white(tmp_path):
+    grey = saved(tmp_path / "grey.png", np.uint8([[0, 51], [102, 255]]))
+    np.testing.assert_allclose(read_image(grey, 2, 1)[..., 0], [[0, 0.2], [0.4, 1]], atol=1e-7)
+    assert read_image(grey, 2, 3).shape == (2, 2, 3)
+    deep = saved(tmp_path / "deep.png", np.uint16([[0, 13107], [1, 65535]]))
+    np.testing.assert_allclose(read_image(deep, 2, 1)[..., 0], [[0, 0.2], [1 / 65535, 1]], atol=1e-7)
+    assert read_header(deep).is_deep
+    colours = saved(tmp_path / "colours.bmp", np.uint8([[[255, 0, 51]]]))
+    np.testing.assert_allclose(read_image(colours, 1, 3), [[[1, 0, 0.2]]], atol=1e-7)
+    assert not read_header(colours).is_grey
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+def test_every_format(tmp_path, suffix):
+    path = saved(tmp_path / f"a b é.{suffix}", np.full((9, 7, 3), 204, np.uint8))
+    np.testing.assert_allclose(read_image(path, 4, 3), 0.8, atol=0.01)
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    path = saved(tmp_path / "clear.png", np.uint8([[[0, 0, 0, 0], [0, 0, 0, 255]]]))
+    np.testing.assert_array_equal(read_image(path, 2, 3)[0, :, 0], [1, 0])
+
+
+def test_orientation_of_exif(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[:8] = 255
+    path = saved(tmp_path / "turned.jpg", pixels, exif=exif, quality=100)
+    image = read_image(path, 16, 1)[..., 0]
+    assert image[:, 9:].min() > 0.9
+    assert image[:, :7].max() < 0.1
+
+
+def test_a_smaller_image_is_an_average(tmp_path):
+    """A checkerboard becomes grey, not one of its two colours."""
+    path = saved(tmp_path / "board.png", np.uint8(255 * (np.indices((64, 64)).sum(0) % 2)))
+    np.testing.assert_allclose(read_image(path, 8, 1), 0.5, atol=0.02)
+
+
+def test_aspect(tmp_path):
+    pixels = np.full((8, 16), 255, np.uint8)
+    pixels[:, :4] = pixels[:, 12:] = 0
+    path = saved(tmp_path / "wide.png", pixels)
+    assert read_image(path, 8, 1, "crop").min() == 1
+    padded = read_image(path, 16, 1, "pad")[..., 0]
+    assert padded[:4].max() == padded[12:].max() == 0
+    assert padded[5:11, 5:11].min() == 1
+    stretched = read_image(path, 16, 1)[..., 0]
+    np.testing.assert_array_equal(stretched[0], stretched[-1])
+
+
+def test_a_mask_marks_what_is_not_black(tmp_path):
+    path = saved(tmp_path / "mask.png", np.uint8([[0, 1], [255, 0]]))
+    np.testing.assert_array_equal(read_mask(path, 2), [[False, True], [True, False]])
+
+
+def bad_files(folder):
+    """Each kind of file that cannot be used, with what has to be said of it."""
+    good = saved(folder / "good.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
+    (folder / "truncated.png").write_bytes(good[: len(good) // 2])
+    jpeg = saved(folder / "good.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
+    (folder / "truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("not an image")
+    saved(folder / "bomb.png", np.zeros((1, 1), np.uint8))
+    header = bytearray((folder / "bomb.png").read_bytes())
+    header[16:24] = (50_000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    (folder / "bomb.png").write_bytes(header)
+    Image.new("CMYK", (8, 8)).save(folder / "cmyk.jpg")
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 100, 200)]
+    frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "pages.tif", save_all=True, append_images=frames[1:])
+    saved(folder / "floats.tif", np.zeros((8, 8), np.float32))
+    os.symlink("itself.png", folder / "itself.png")
+    return {
+        "truncated.png": "damaged or truncated",
+        "truncated.jpg": "damaged or truncated",
+        "empty.png": "is empty",
+        "text.png": "is not a PNG, JPEG, BMP or TIFF image",
+        "bomb.png": "more than 100,000,000",
+        "cmyk.jpg": "has CMYK pixels",
+        "animated.png": "animated",
+        "pages.tif": r"several pages \(3\)",
+        "floats.tif": "has F pixels",
+        "itself.png": "symbolic links",
+        "nowhere.png": "No such file",
+    }
+
+
+def test_bad_files_are_told(tmp_path):
+    for name, reason in bad_files(tmp_path).items():
+        with pytest.raises(BadImage, match=f"{name}: .*{reason}"):
+            read_image(tmp_path / name, 8, 3)
+
+
+def test_files_that_may_not_be_read(tmp_path):
+    path = saved(tmp_path / "secret.png", np.zeros((8, 8), np.uint8))
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(BadImage, match=r"secret\.png: Permission denied"):
+        read_image(path, 8, 1)
+
+
+def test_files_of_a_folder(tmp_path):
+    for name in ("b.png", "a/c.JPG", ".hidden/d.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    bad = []
+    names = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path, bad)]
+    assert names == ["a/c.JPG", "b.png"]
+    assert "in which it lies itself" in str(bad)
