@@ -204,6 +204,63 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
             click.echo(path)
 
 
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["csv", "jsonl"], case_sensitive=False),
+    default="csv",
+    show_default=True,
+    help="A line for each image: comma-separated values, or a JSON object.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="File for the lines; without it they are printed.")
+@click.option(
+    "--heatmaps", type=click.Path(path_type=Path), help="Folder for a picture of each image, glowing where it is odd."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the output file if it is there.")
+@click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")
+def predict(
+    run: Path,
+    paths: tuple[Path, ...],
+    output_format: str,
+    output: Path | None,
+    heatmaps: Path | None,
+    overwrite: bool,
+    debug: bool,
+) -> None:
+    """Score new images with the detector of a finished RUN.
+
+    RUN is the run's folder, PATH an image or a folder of images. A line has the file, its score, the same calibrated to
+    0 to 1 by the validation images, and whether it reaches the threshold. Files that cannot be used have the reason
+    instead; then the exit code is 1.
+    """
+    with _errors_in_one_line(debug):
+        for option, path in (("--output", output), ("--heatmaps", heatmaps)):
+            if path is not None and path.exists() and path.is_dir() == (option == "--output"):
+                raise InputError(f"{option} {path}: expected a {'file' if option == '--output' else 'folder'}")
+        if output is not None and output.exists() and not overwrite:
+            raise InputError(f"--output {output}: is there already; --overwrite replaces it")
+        _import_tensorflow(debug)
+        from rich.console import Console
+
+        from anomaly_toolbox import predict as predicting
+        from anomaly_toolbox.files import whole
+
+        console = Console(stderr=True)
+        as_json = output_format == "jsonl"
+        with contextlib.ExitStack() as stack:
+            if output is None:
+                lines = sys.stdout
+            else:
+                lines = stack.enter_context(open(stack.enter_context(whole(output)), "w", newline="", encoding="utf-8"))
+            n_scored, n_bad = predicting.predict(run, paths, lines, as_json, heatmaps, console)
+        click.echo(f"{n_scored:,} images scored" + (f", {n_bad:,} files could not be used" if n_bad else ""), err=True)
+        if n_bad:
+            sys.exit(1)
+
+
 @contextlib.contextmanager
 def _errors_in_one_line(debug: bool) -> Iterator[None]:
     """Turns whatever is raised into one line and an exit code; the traceback is shown with `debug` only."""
@@ -213,6 +270,9 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
         _leave("Interrupted. The same command goes on after the last finished epoch, if there was one.", INTERRUPTED)
     except (click.ClickException, click.exceptions.Exit):
         raise
+    except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except Exception as problem:
         if debug:
             traceback.print_exc()

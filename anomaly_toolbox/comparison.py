@@ -76,6 +76,11 @@ class Cell:
         """The AUPRC of a guess."""
         return self.mean("test", "prevalence")
 
+    def of_pixels(self, figure: str) -> float | None:
+        """Mean over seeds of a figure of the anomaly maps, such as `pro`; None where no masks say where defects are."""
+        values = [run.results["test"].get(figure) for run in self.runs]
+        return None if None in values else statistics.fmean(values)
+
     def seconds(self, work: str) -> float | None:
         """Mean over seeds of how long `train` or `score` took."""
         values = [run.results.get(f"{work}_seconds") for run in self.runs]

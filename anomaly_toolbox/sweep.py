@@ -67,15 +67,13 @@ class Runner:
 
     def __init__(self, options: Options, console: Console):
         self.options, self.console = options, console
-        self._dataset = load_dataset(
-            options.dataset,
-            options.data_dir,
-            options.seed,
-            aspect=options.aspect,
-            on_bad_image=options.on_bad_image,
-            all_test_images=options.all_test_images or None,
-        )
-        self._source = source(options.dataset, options.data_dir)
+        of_images = {
+            "aspect": options.aspect,
+            "on_bad_image": options.on_bad_image,
+            "all_test_images": options.all_test_images or None,
+        }
+        self._dataset = load_dataset(options.dataset, options.data_dir, options.seed, **of_images)
+        self._source = source(options.dataset, options.data_dir, **of_images)
 
     def run(self, method: str, hyperparameters: BaseModel, overwrite: bool, watch=None) -> tuple[Path, dict[str, Any]]:
         """The run's folder and its results; see `run_trial`."""

@@ -71,6 +71,39 @@ def read_image(path: Path, size: int, channels: int, aspect: Aspect = "stretch")
     return np.repeat(pixels, channels, axis=-1) if pixels.shape[-1] < channels else pixels
 
 
+def image_of_array(pixels: np.ndarray, size: int, channels: int, aspect: Aspect = "stretch") -> np.ndarray:
+    """What `read_image` gives, for an image that is in memory.
+
+    Args:
+        pixels: (height, width), (height, width, 1) or (height, width, 3); whole numbers of 8 or 16 bits, or floats in
+            [0, 1].
+        size, channels, aspect: as for `read_image`.
+
+    Raises:
+        ValueError: says what was received and what would be right.
+    """
+    white = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name, 1)
+    if pixels.ndim == 2:
+        pixels = pixels[..., np.newaxis]
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
+        raise ValueError(f"expected images of shape (height, width, 1 or 3), received {pixels.shape}")
+    if white == 1 and not (pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1):
+        raise ValueError(
+            f"expected whole numbers of 8 or 16 bits, or floats in [0, 1], received {pixels.dtype} from "
+            f"{pixels.min()} to {pixels.max()}"
+        )
+    if pixels.dtype == np.uint8:
+        image = _plain(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels)
+        planes = np.asarray(_square(image, size, aspect), np.float32).reshape(size, size, -1)
+    else:
+        grey = pixels.mean(axis=-1, keepdims=True) if pixels.shape[-1] > channels else pixels
+        planes = [
+            _square(Image.fromarray(plane.astype(np.float32)), size, aspect) for plane in np.moveaxis(grey, -1, 0)
+        ]
+        planes = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    return np.repeat(planes / white, channels, axis=-1) if planes.shape[-1] < channels else planes / np.float32(white)
+
+
 def read_mask(path: Path, size: int, aspect: Aspect = "stretch") -> np.ndarray:
     """Where a mask marks a defect, (size, size), bool: pixels of which at least half is not black."""
     with _opened(path) as image:

@@ -259,6 +259,11 @@ class AnomalyDetector(Game):
         scores = self.predict(batches, verbose=0, callbacks=list(callbacks))
         return {name: values[:count] for name, values in scores.items()}
 
+    def score_batch(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """What `score_batches` gives, for one batch of the size that is compiled, with maps if `gives_maps` is set."""
+        self.make_predict_function()
+        return {name: np.asarray(values) for name, values in self.predict_function([tf.constant(x)]).items()}
+
     def check_images(self, x: tf.Tensor) -> None:
         """Raises ValueError unless `x` is a batch of this detector's images."""
         if tuple(x.shape[1:]) != self.image_shape:

@@ -71,6 +71,8 @@ def _dataset(name: str, runs: Sequence[Finished], colours: dict[str, str]) -> di
     shown = [row for row in rows if row.choice != ONE_SETTING]
     others = comparison.compare_other_scores(runs)
     console = Console(stderr=True)
+    every_row = texts.all_rows(runs)
+    figures = texts.known_figures(every_row)
     progress = track(labels, f"{name}: a part for each label", console=console, transient=True)
     return {
         "name": name,
@@ -80,7 +82,8 @@ def _dataset(name: str, runs: Sequence[Finished], colours: dict[str, str]) -> di
         "matrix": _matrix(rows, labels),
         "chosen": texts.chosen(runs, rows),
         "losing": comparison.losing_to_a_baseline(rows),
-        "cells": [_cell(runs, row, label) for row in texts.all_rows(runs) for label in labels if label in row.cells],
+        "heads": [texts.HEADS.get(name, name) for name in figures],
+        "cells": [_cell(runs, row, label, figures) for row in every_row for label in labels if label in row.cells],
         "parts": [_part(name, label, [row for row in shown if label in row.cells], colours) for label in progress],
     }
 
@@ -112,11 +115,11 @@ def _matrix(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
     return [*table, {"name": "prevalence", "figures": figures, "mean": texts.number(statistics.fmean(guess))}]
 
 
-def _cell(runs: Sequence[Finished], row: Row, label: str) -> dict[str, Any]:
+def _cell(runs: Sequence[Finished], row: Row, label: str, names_of_figures: Sequence[str]) -> dict[str, Any]:
     """A line of the sortable table."""
     cell = row.cells[label]
     names = comparison.settings_that_vary([run for run in runs if run.method == row.method])
-    figures = {name: figure(cell) for name, figure in texts.FIGURES.items()}
+    figures = {name: texts.FIGURES[name](cell) for name in names_of_figures}
     return {
         "method": row.name,
         "label": label,

@@ -1,6 +1,7 @@
 """From a log folder to its runs: the finished ones, and the others with the reason why they do not count."""
 
 import base64
+import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,8 +72,10 @@ def _read(folder: Path) -> Finished:
 
 def read_scores(run: Finished) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Labels, (n,), and every score by name, from `scores.csv`."""
-    table = np.genfromtxt(run.folder / "scores.csv", delimiter=",", names=True)
-    return table["label"].astype(int), {name: table[name] for name in run.results["test"]["scores"]}
+    with open(run.folder / "scores.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = run.results["test"]["scores"]
+    return np.array([int(row["label"]) for row in rows]), {n: np.array([float(row[n]) for row in rows]) for n in names}
 
 
 def picture(run: Finished, name: str) -> str | None:

@@ -18,9 +18,26 @@ FIGURES: dict[str, Callable[[Cell], float | None]] = {
     "seeds": lambda cell: len(cell.runs),
     "train_seconds": lambda cell: cell.seconds("train"),
     "score_seconds": lambda cell: cell.seconds("score"),
+    "pixel_auroc": lambda cell: cell.of_pixels("pixel_auroc"),
+    "pixel_auprc": lambda cell: cell.of_pixels("pixel_auprc"),
+    "pro": lambda cell: cell.of_pixels("pro"),
+}
+HEADS = {
+    "auprc": "AUPRC",
+    "auprc_low": "low",
+    "auprc_high": "high",
+    "auroc": "AUROC",
+    "train_seconds": "training, s",
+    "score_seconds": "scoring, s",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_auprc": "pixel AUPRC",
+    "pro": "PRO",
 }
 TITLES = {
     "auroc": "AUROC",
+    "pixel_auroc": "AUROC of the anomaly maps' pixels",
+    "pixel_auprc": "AUPRC of the anomaly maps' pixels",
+    "pro": "PRO of the anomaly maps",
     "train_seconds": "Training, seconds",
     "score_seconds": "Scoring the test images, seconds",
     "seeds": "Seeds",
@@ -38,14 +55,22 @@ def as_csv(of_datasets: dict[str, list[Finished]]) -> str:
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["dataset", "method", "score", "choice", "figure", *labels, "mean"])
     for dataset, runs in of_datasets.items():
-        for row in all_rows(runs):
-            for name, figure in FIGURES.items():
+        rows = all_rows(runs)
+        for row in rows:
+            for name in known_figures(rows):
+                figure = FIGURES[name]
                 values = [figure(row.cells[label]) if label in row.cells else None for label in labels]
                 known = [value for value in values if value is not None]
                 mean = statistics.fmean(known) if known else None
                 told = ["" if value is None else f"{value:.6g}" for value in [*values, mean]]
                 writer.writerow([dataset, row.method, row.score, row.choice, name, *told])
     return written.getvalue()
+
+
+def known_figures(rows: Sequence[Row]) -> list[str]:
+    """The names of the figures that are known of at least one cell."""
+    cells = [cell for row in rows for cell in row.cells.values()]
+    return [name for name, figure in FIGURES.items() if any(figure(cell) is not None for cell in cells)]
 
 
 def all_rows(runs: Sequence[Finished]) -> list[Row]:
@@ -66,7 +91,8 @@ def as_markdown(of_datasets: dict[str, list[Finished]], left_out: Sequence[tuple
         parts += [f"* {line}" for line in [*chosen(runs, rows), *comparison.losing_to_a_baseline(rows)]] + [""]
         parts += ["AUPRC by each method's best other score, chosen by mean validation AUPRC:", ""]
         parts += [*_table(comparison.compare_other_scores(runs), labels, "auprc"), ""]
-        for name, title in TITLES.items():
+        for name in [name for name in known_figures(rows) if name in TITLES]:
+            title = TITLES[name]
             if name != "seeds" or any(len(cell.runs) > 1 for row in rows for cell in row.cells.values()):
                 parts += [f"{title}:", "", *_table(rows, labels, name), ""]
     if left_out:

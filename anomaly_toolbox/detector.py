@@ -1,0 +1,137 @@
+"""A finished run, ready to score new images: arrays or files, any number of them."""
+
+import concurrent.futures
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from anomaly_toolbox import evaluation
+from anomaly_toolbox.datasets.images import BadImage, image_of_array, read_image
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.experiment import load_detector
+from anomaly_toolbox.files import read_json
+from anomaly_toolbox.models.base import MAP
+from anomaly_toolbox.runs import Run
+
+
+class Verdict(NamedTuple):
+    """What a detector says of one image.
+
+    Attributes:
+        score: the score that decides, higher being more anomalous.
+        calibrated: the same in [0, 1], 0 and 1 being the lowest and the highest of the validation images.
+        is_anomalous: whether the score reaches the threshold that was chosen on the validation images.
+        image: as the networks saw it, (size, size, channels) in [-1, 1].
+        map: where it is anomalous, (size, size), >= 0.
+    """
+
+    score: float
+    calibrated: float
+    is_anomalous: bool
+    image: np.ndarray
+    map: np.ndarray
+
+
+class Detector:
+    """The detector of a finished run; made by `anomaly_toolbox.load`.
+
+    Args:
+        folder: of the run.
+
+    Attributes:
+        threshold: scores at or above it are called anomalous.
+        heat_range: how strong anomaly maps have to be to show, see `pictures.heat`.
+
+    Raises:
+        InputError: there is no finished run.
+        ToolboxError: the run is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        run = Run(Path(folder), {})
+        if not run.hparams_path.exists():
+            raise InputError(f"{folder}: is no run's folder: there is no {run.hparams_path.name} in it")
+        results, hparams = run.finished_results(), read_json(run.hparams_path)
+        if results is None:
+            raise InputError(f"{folder}: the run is not finished; the command that began it goes on")
+        try:
+            self._model = load_detector(run.folder)
+            self._model.gives_maps = True
+            self._score, self._aspect = results["score"], hparams.get("aspect") or "stretch"
+            self._range = results["validation"]["score_min"], results["validation"]["score_max"]
+            self.threshold: float = results["test"]["threshold"]
+            self.heat_range: tuple[float, float] = tuple(results["heat_range"])
+        except (KeyError, TypeError, ValueError, OSError) as problem:
+            raise ToolboxError(f"{folder}: is damaged, or of another version ({problem!r})") from problem
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """What every image becomes: (size, size, channels)."""
+        return self._model.image_shape
+
+    def score_images(self, images: np.ndarray | Sequence[np.ndarray | str | Path]) -> np.ndarray:
+        """The score of each image, (n,), float32, higher being more anomalous.
+
+        Args:
+            images: arrays (height, width), (height, width, 1) or (height, width, 3) of any size, whole numbers of 8 or
+                16 bits or floats in [0, 1]; or paths.
+
+        Raises:
+            ToolboxError: a file that cannot be used.
+            ValueError: an array that is no image.
+        """
+        batches = _batched(images, self._model.hyperparameters.batch_size)
+        scores = [self._score_prepared([self._prepare(image) for image in batch])[0] for batch in batches]
+        return np.concatenate([np.zeros(0, np.float32), *scores])
+
+    def calibrate(self, scores: np.ndarray) -> np.ndarray:
+        """Scores in [0, 1], by (13): 0 and 1 are the lowest and the highest of the validation images."""
+        return evaluation.rescale(scores, *self._range)
+
+    def judge_files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Verdict | BadImage]]:
+        """A verdict on each file, or what is wrong with it, in their order, with one batch in memory at a time."""
+
+        def attempt(path: Path) -> np.ndarray | BadImage:
+            try:
+                return self._prepare(path)
+            except BadImage as bad:
+                return bad
+
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for batch in _batched(paths, self._model.hyperparameters.batch_size):
+                read = list(pool.map(attempt, batch))
+                images = [image for image in read if not isinstance(image, BadImage)]
+                verdicts = iter(self._judge(images) if images else [])
+                yield from (
+                    (path, image if isinstance(image, BadImage) else next(verdicts))
+                    for path, image in zip(batch, read, strict=True)
+                )
+
+    def _prepare(self, image: np.ndarray | str | Path) -> np.ndarray:
+        size, _, channels = self.image_shape
+        read = read_image if isinstance(image, str | Path) else image_of_array
+        return 2 * read(Path(image) if isinstance(image, str) else image, size, channels, self._aspect) - 1
+
+    def _judge(self, images: Sequence[np.ndarray]) -> list[Verdict]:
+        scores, maps = self._score_prepared(images)
+        return [
+            Verdict(float(score), float(calibrated), bool(score >= self.threshold), image, map_)
+            for score, calibrated, image, map_ in zip(scores, self.calibrate(scores), images, maps, strict=True)
+        ]
+
+    def _score_prepared(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and maps of at most a batch, which is filled up: the compiled step takes one size only."""
+        batch = np.zeros((self._model.hyperparameters.batch_size, *self.image_shape), np.float32)
+        batch[: len(images)] = images
+        found = self._model.score_batch(batch)
+        return found[self._score][: len(images)], found[MAP][: len(images)]
+
+
+def _batched(items: Iterable, size: int) -> Iterator[list]:
+    remaining = iter(items)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch

@@ -1,0 +1,142 @@
+"""A finished run as something that scores: the same files get the scores of the run's own `scores.csv`."""
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from rich.console import Console
+
+import anomaly_toolbox
+from anomaly_toolbox.cli import main
+from anomaly_toolbox.datasets.folder import ImageFolder
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.experiment import Trial, run_trial
+from anomaly_toolbox.models import detector_class
+from tests.conftest import TINY
+from tests.datasets.test_folder import fill
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    fill(folder, mode="RGB", size=(20, 24), train__good=20, test__good=8)
+    return fill(folder, seed=1, mode="RGB", size=(30, 12), test__crack=8)
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    """The folder of a finished run of PCA, whose scoring takes milliseconds."""
+    hyperparameters = detector_class("PCA").Hyperparameters(**TINY["PCA"])
+    trial = Trial("PCA", hyperparameters, "images", str(images), ImageFolder(images, aspect="pad"), seed=0)
+    folder, _ = run_trial(trial, tmp_path_factory.mktemp("logs"), Console(file=io.StringIO()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own_scores(run):
+    """`scores.csv` by file."""
+    with open(run / "scores.csv", newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+def predict(*arguments):
+    result = CliRunner().invoke(main, ["predict", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_scores_of_files_are_those_of_the_run(run, images, own_scores):
+    code, out, _ = predict(run, images / "test")
+    assert code == 0
+    rows = {row["file"].removeprefix(f"{images}/"): row for row in csv.DictReader(io.StringIO(out))}
+    assert set(own_scores) < set(rows)
+    assert len(rows) == 16
+    threshold = json.loads((run / "results.json").read_text())["test"]["threshold"]
+    for name, own in own_scores.items():
+        assert float(rows[name]["score"]) == pytest.approx(float(own["score"]), rel=1e-6)
+        assert float(rows[name]["calibrated"]) == pytest.approx(float(own["calibrated"]), abs=1e-5)
+        assert rows[name]["anomalous"] == ("yes" if float(own["score"]) >= threshold else "no")
+
+
+def test_arrays_and_files_score_the_same(run, images):
+    detector = anomaly_toolbox.load(run)
+    paths = sorted((images / "test" / "crack").iterdir())
+    arrays = [np.asarray(Image.open(path)) for path in paths]
+    scores = detector.score_images(paths)
+    assert scores.shape == (8,)
+    np.testing.assert_allclose(detector.score_images(arrays), scores, rtol=1e-6)
+    np.testing.assert_allclose(detector.score_images(np.stack(arrays)[2:3]), scores[2:3], rtol=1e-6)
+    floats = [array / 255 for array in arrays]
+    np.testing.assert_allclose(detector.score_images(floats), scores, rtol=0.01)  # not rounded after resizing
+    assert detector.score_images([]).shape == (0,)
+    assert detector.calibrate(scores).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), r"expected images of shape \(height, width, 1 or 3\), received \(4, 4, 2\)"),
+        (np.full((4, 4), 3.0), r"floats in \[0, 1\], received float64 from 3.0"),
+        (np.zeros((4, 4), np.int64), "received int64"),
+    ],
+)
+def test_arrays_that_are_no_images(run, image, told):
+    with pytest.raises(ValueError, match=told):
+        anomaly_toolbox.load(run).score_images([image])
+
+
+def test_files_that_cannot_be_used_do_not_stop_the_rest(run, images, tmp_path):
+    fill(tmp_path, a=1, b=1)
+    (tmp_path / "a" / "bad.png").write_text("text")
+    (tmp_path / "b" / "empty.jpg").touch()
+    code, out, err = predict(run, tmp_path, "--format", "jsonl", "--heatmaps", tmp_path / "heat")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert "2 images scored, 2 files could not be used" in err
+    assert [row.get("problem", "")[:12] for row in rows] == ["", "is not a PNG", "", "is empty"]
+    assert isinstance(rows[0]["anomalous"], bool)
+    for name in ("a/0.png", "b/0.png"):
+        assert np.asarray(Image.open(tmp_path / "heat" / name)).shape == (256, 256, 3)
+
+
+def test_what_is_there_is_not_overwritten(run, images, tmp_path):
+    output = tmp_path / "scores.csv"
+    assert predict(run, images / "test", "--output", output)[0] == 0
+    before = output.read_bytes()
+    code, _, err = predict(run, images / "test" / "crack", "--output", output)
+    assert (code, output.read_bytes()) == (2, before)
+    assert "is there already; --overwrite replaces it" in err
+    assert predict(run, images / "test" / "crack", "--output", output, "--overwrite")[0] == 0
+    assert len(output.read_text().splitlines()) == 9
+
+
+def test_wrong_paths(run, images, tmp_path):
+    for arguments, told in (
+        ([run, tmp_path / "nowhere"], "nowhere: there is no such file or folder"),
+        ([run, tmp_path], "there are no images in it"),
+        ([tmp_path, images], "is no run's folder: there is no hparams.json in it"),
+        ([run, images, "--heatmaps", run / "scores.csv"], "--heatmaps .*scores.csv: expected a folder"),
+        ([run, images, "--output", tmp_path], "expected a file"),
+    ):
+        code, _, err = predict(*arguments)
+        assert code == 2
+        assert err.count("\n") == 1
+        assert re.search(told, err)
+
+
+def test_unfinished_and_damaged_runs(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "results.json").rename(tmp_path / "results.json")
+    with pytest.raises(InputError, match="the run is not finished"):
+        anomaly_toolbox.load(copy)
+    (tmp_path / "results.json").rename(copy / "results.json")
+    weights = copy / "model.weights.h5"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ToolboxError, match=r"model\.weights\.h5 is damaged"):
+        anomaly_toolbox.load(copy)

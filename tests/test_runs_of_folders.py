@@ -1,0 +1,100 @@
+"""Runs on a person's own images: with masks, and with normal images alone."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import anomaly_toolbox
+from anomaly_toolbox.cli import main
+from tests.datasets.test_folder import fill
+
+
+def box(*arguments):
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def only_run(log_dir):
+    (results,) = log_dir.rglob("results.json")
+    return results.parent, json.loads(results.read_text())
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Grey noise; defects are bright squares, and masks say where."""
+    folder = fill(tmp_path / "my parts", size=(16, 16), train__good=24, test__good=8, test__spot=8)
+    (folder / "ground_truth" / "spot").mkdir(parents=True)
+    for number, path in enumerate(sorted((folder / "test" / "spot").iterdir())):
+        pixels, mask = np.array(Image.open(path)) // 4, np.zeros((16, 16), np.uint8)
+        mask[number : number + 5, 4:9] = 255
+        pixels[mask > 0] = 255
+        Image.fromarray(pixels).save(path)
+        Image.fromarray(mask).save(folder / "ground_truth" / "spot" / f"{path.stem}_mask.png")
+    for path in folder.glob("*/good/*.png"):
+        Image.fromarray(np.array(Image.open(path)) // 4).save(path)
+    return folder
+
+
+def test_masks_tell_how_well_maps_show_where(parts, tmp_path):
+    logs = tmp_path / "logs"
+    code, out, _ = box("--experiment", "PCA", "--dataset", parts, "--set", "image_size=16", "--log-dir", logs)
+    assert code == 0
+    folder, results = only_run(logs)
+    assert folder.parent.name == "my-parts"
+    assert results["test"]["pro"] > 0.9
+    assert results["test"]["pixel_auroc"] > 0.9
+    assert results["test"]["pixel_prevalence"] == pytest.approx(25 / 256 / 2)
+    assert "where, by PCA's anomaly maps: pixel AUROC" in out
+    with open(folder / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"].startswith("test/spot/") for row in rows] == [row["label"] == "1" for row in rows]
+    assert box("report", logs)[0] == 0
+    assert "PRO" in (logs / "report.html").read_text()
+    assert "PRO of the anomaly maps:" in (logs / "results_table.md").read_text()
+
+
+def test_another_aspect_is_another_run(parts, tmp_path):
+    arguments = ["--experiment", "PCA", "--dataset", parts, "--set", "image_size=16", "--log-dir", tmp_path / "logs"]
+    assert box(*arguments)[0] == 0
+    code, _, err = box(*arguments, "--aspect", "pad")
+    assert code == 1
+    assert "choose another --log-dir" in err
+
+
+@pytest.mark.parametrize("method", ["PCA", "GANomaly"])
+def test_normal_images_alone(tmp_path, method):
+    logs, images = tmp_path / "logs", fill(tmp_path / "images", normal=40)
+    tiny = ["image_size=16", "batch_size=8"] + (["width=4", "epochs=2"] if method == "GANomaly" else [])
+    options = [part for value in tiny for part in ("--set", value)]
+    code, out, _ = box("--experiment", method, "--dataset", images, "--log-dir", logs, *options)
+    assert code == 0
+    assert "how well cannot be measured" in out
+    assert "no anomalous test images, so no figures" in out
+    assert ("the lowest loss, not auprc, decides" in out) == (method == "GANomaly")
+    folder, results = only_run(logs)
+    assert results["test"]["auprc"] is None
+    assert results["test"]["scores"]["residual"]["auprc_interval"] is None
+    assert not (folder / "precision_recall.png").exists()
+    assert (folder / "most_anomalous.png").exists()
+    scores = anomaly_toolbox.load(folder).score_images(sorted((images / "normal").iterdir()))
+    assert len(set(scores)) == 40
+    assert box("report", logs)[0] == 0
+    assert "nothing to compare" in (logs / "results_table.md").read_text()
+
+
+def test_notes_and_options_that_mean_nothing(parts, tmp_path):
+    (parts / "train" / "good" / "bad.png").write_text("text")
+    arguments = ["--experiment", "PCA", "--dataset", parts, "--set", "image_size=16", "--log-dir", tmp_path / "logs"]
+    code, _, err = box(*arguments)
+    assert code == 1
+    assert "bad.png: is not a PNG" in err
+    code, out, _ = box(*arguments, "--on-bad-image", "skip")
+    assert code == 0
+    assert "left out: " in out
+    code, _, err = box("--experiment", "PCA", "--dataset", "Digits", "--aspect", "pad", "--log-dir", tmp_path / "logs")
+    assert code == 2
+    assert "--aspect: means nothing to --dataset Digits" in err
