@@ -195,7 +195,8 @@ def main(
 def report(log_dir: Path, output: Path | None, debug: bool) -> None:
     """Compare all runs in LOG_DIR: tables of every figure and one page to look at.
 
-    Writes results_table.md, results_table.csv and report.html, which opens in any browser, without a network.
+    Writes results_table.md, results_table.csv, two bar charts (SVG) for each dataset, and report.html, which opens in
+    any browser, without a network.
     """
     with _errors_in_one_line(debug):
         from anomaly_toolbox import report as reporting

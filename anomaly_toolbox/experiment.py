@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.base import MAP, AnomalyDetector, Hyperparameters
 from anomaly_toolbox.runs import Run, run_name
 
+MOST_REMEMBERED = 2**30  # bytes of normal images that scores by comparison may take while they are fitted
 NEED_ANOMALIES = ("auprc", "auroc")  # values of select_by
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
 
@@ -137,7 +139,12 @@ def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | Non
     n_train, shape = counts["train"]["normal"], (hp.image_size, hp.image_size, dataset.channels)
     validation = scoring_split(dataset.validation, hp.batch_size, shape, hp.validation_size)
     test = scoring_split(dataset.test, hp.batch_size, shape)
-    remembered = sample_images(dataset.train_normal, shape, n_train, hp.memory_size, trial.seed)
+    memory_size = min(hp.memory_size, n_train, MOST_REMEMBERED // (4 * math.prod(shape)))
+    if memory_size < min(hp.memory_size, n_train):
+        _say(
+            console, f"{memory_size:,} normal images are remembered, not {hp.memory_size:,}: more do not fit into 1 GiB"
+        )
+    remembered = sample_images(dataset.train_normal, shape, n_train, memory_size, trial.seed)
 
     detector = detector_class(trial.experiment)(hp, dataset.channels)
     detector.compile()

@@ -16,6 +16,9 @@ DATASETS = {
     "Digits": "anomaly_toolbox.datasets.digits",
     "MNIST": "anomaly_toolbox.datasets.mnist",
     "FashionMNIST": "anomaly_toolbox.datasets.mnist",
+    "CorruptedMNIST": "anomaly_toolbox.datasets.corrupted_mnist",
+    "MVTecAD": "anomaly_toolbox.datasets.mvtec_ad",
+    "SurfaceCracks": "anomaly_toolbox.datasets.surface_cracks",
 }
 
 
@@ -39,10 +42,11 @@ def dataset_name(name: str) -> str:
     )
 
 
-def source(name: str, data_dir: Path | None) -> str:
-    """Where a dataset comes from, with absolute paths: what a run's folder remembers of it."""
+def source(name: str, data_dir: Path | None, **options: Any) -> str:
+    """Where a dataset comes from, with absolute paths, and how it is read: what a run's folder remembers of it."""
     place = _registered(name) or str(Path(name).resolve())
-    return place if data_dir is None else f"{place} in {data_dir.resolve()}"
+    place += "" if data_dir is None else f" in {data_dir.resolve()}"
+    return ", ".join([place, *(f"{key}={value}" for key, value in options.items() if value is not None)])
 
 
 def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0, **options: Any):

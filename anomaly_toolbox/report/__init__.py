@@ -1,6 +1,7 @@
 """`anomaly-box report`: every run of a log folder, compared in tables and on one page."""
 
 import importlib.resources
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ PICTURES = {"most_anomalous.png": "The highest scores", "most_wrong.png": "The m
 
 
 def write(log_dir: Path, output: Path) -> list[Path]:
-    """Writes `results_table.md`, `results_table.csv` and `report.html`; returns their paths.
+    """Writes `results_table.md`, `results_table.csv`, `report.html` and its bar charts as files; returns their paths.
 
     Args:
         log_dir: the log folder of earlier commands; its runs may lie at any depth.
@@ -36,10 +37,13 @@ def write(log_dir: Path, output: Path) -> list[Path]:
     output.mkdir(parents=True, exist_ok=True)
     of_datasets = comparison.datasets_of(gathered.finished)
     left_out = [(folder.relative_to(log_dir), reason) for folder, reason in gathered.left_out]
+    datasets = _datasets(of_datasets)
     contents = {
         "results_table.md": texts.as_markdown(of_datasets, left_out),
         "results_table.csv": texts.as_csv(of_datasets),
-        "report.html": page(of_datasets, left_out),
+        "report.html": page(datasets, left_out),
+        **{f"{dataset['file']}_auprc.svg": charts.alone(dataset["deciding"]) for dataset in datasets},
+        **{f"{dataset['file']}_other_scores.svg": charts.alone(dataset["others"]) for dataset in datasets},
     }
     for name, content in contents.items():
         with whole(output / name) as beside:
@@ -47,10 +51,8 @@ def write(log_dir: Path, output: Path) -> list[Path]:
     return [output / name for name in contents]
 
 
-def page(of_datasets: dict[str, list[Finished]], left_out: Sequence[tuple[Path, str]]) -> str:
+def page(datasets: Sequence[dict[str, Any]], left_out: Sequence[tuple[Path, str]]) -> str:
     """The page: HTML with everything in it, nothing is loaded."""
-    methods = comparison.methods_of([run for runs in of_datasets.values() for run in runs])
-    colours = {method: charts.SERIES[number % len(charts.SERIES)] for number, method in enumerate(methods)}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(importlib.resources.files(__package__))),
         autoescape=True,
@@ -59,11 +61,20 @@ def page(of_datasets: dict[str, list[Finished]], left_out: Sequence[tuple[Path, 
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html").render(
-        datasets=[_dataset(name, runs, colours) for name, runs in of_datasets.items()],
+        datasets=datasets,
         left_out=left_out,
         legend=texts.LEGEND,
-        n_finished=sum(map(len, of_datasets.values())),
+        light=charts.palette(charts.LIGHT),
+        dark=charts.palette(charts.DARK),
+        n_finished=sum(dataset["n_runs"] for dataset in datasets),
     )
+
+
+def _datasets(of_datasets: dict[str, list[Finished]]) -> list[dict[str, Any]]:
+    """What the page says of each dataset; a method has one colour on all of them."""
+    methods = comparison.methods_of([run for runs in of_datasets.values() for run in runs])
+    colours = {method: charts.SERIES[number % len(charts.SERIES)] for number, method in enumerate(methods)}
+    return [_dataset(name, runs, colours) for name, runs in of_datasets.items()]
 
 
 def _dataset(name: str, runs: Sequence[Finished], colours: dict[str, str]) -> dict[str, Any]:
@@ -76,6 +87,8 @@ def _dataset(name: str, runs: Sequence[Finished], colours: dict[str, str]) -> di
     progress = track(labels, f"{name}: a part for each label", console=console, transient=True)
     return {
         "name": name,
+        "file": re.sub(r"[^\w.+-]", "-", name),
+        "n_runs": len(runs),
         "labels": labels,
         "deciding": charts.bars(shown, labels, colours, f"{name}: AUPRC by the scores that decide"),
         "others": charts.bars(others, labels, colours, f"{name}: AUPRC by each method's best other score"),

@@ -19,6 +19,8 @@ from anomaly_toolbox.comparison import Row
 
 INK = "#010203"
 SERIES = [f"#0a0b{number:02x}" for number in range(1, 9)]  # stand-ins for --series-1 to --series-8
+LIGHT = ("#0072b2", "#d55e00", "#008f66", "#b0508a", "#9a7d0a", "#3a9fd8", "#7a7f87", "#8a5a2b")
+DARK = ("#4fa9e0", "#f08a3c", "#2fc596", "#dc8dbb", "#d8bd45", "#86ccf2", "#a5abb3", "#c9996a")
 CURVE_POINTS = 200
 STYLE = {
     "svg.fonttype": "none",
@@ -104,6 +106,22 @@ def histograms(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], thresholds: 
         handles, captions = panels[0].get_legend_handles_labels()
         figure.legend(handles, captions, loc="outside lower center", ncols=3)
     return _svg(figure, title, f"Histograms of the scores of {', '.join(scores)}, normal beside anomalous images.")
+
+
+def palette(colours: Sequence[str]) -> str:
+    """CSS that gives `--series-1`, `--series-2`, ... these colours."""
+    return " ".join(f"--series-{number}: {colour};" for number, colour in enumerate(colours, 1))
+
+
+def alone(chart: str) -> str:
+    """A chart as a file of its own, light or dark like the page it is shown on."""
+    style = (
+        f"<style>svg {{ color: #1b1f24; {palette(LIGHT)} }} text {{ fill: currentColor }} "
+        f"@media (prefers-color-scheme: dark) {{ svg {{ color: #e6e9ed; {palette(DARK)} }} }}</style>"
+    )
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    start, rest = chart.split(">", 1)
+    return f"{start.replace('<svg', f'<svg {spaces}')}>{style}{rest}\n"
 
 
 def _legend(figure: Figure) -> None:

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -88,6 +89,16 @@ def test_the_page_is_whole_and_loads_nothing(log_dir):
     assert not [tag for tag, attributes in page.tags if tag == "script" and "src" in attributes]
     assert "#0a0b" not in text  # a stand-in colour that was forgotten
     assert "unfinished: 1 of 2 epochs done" in text
+
+
+def test_charts_are_files_too(log_dir):
+    paths = report.write(log_dir, log_dir / "out")
+    for name in ("Digits_auprc.svg", "Digits_other_scores.svg"):
+        assert log_dir / "out" / name in paths
+        root = ElementTree.parse(log_dir / "out" / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "prefers-color-scheme: dark" in root[0].text
+        assert "GANomaly" in "".join(root.itertext())
 
 
 def test_a_log_folder_without_runs(tmp_path):
