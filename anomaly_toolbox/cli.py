@@ -48,8 +48,9 @@ class OneLineErrors(click.Group):
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="Folder where the images are, or where they are downloaded to; for MNIST and FashionMNIST it may hold the "
-    "four IDX files, plain or .gz.",
+    help="Folder or archive (.zip, .tar.*) where the images are, or folder where they are downloaded to. MNIST and "
+    "FashionMNIST take the four IDX files, plain or .gz, CorruptedMNIST its mnist_c.zip; MVTecAD and SurfaceCracks "
+    "need it.",
 )
 @click.option(
     "--aspect",

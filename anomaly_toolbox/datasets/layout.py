@@ -1,6 +1,7 @@
 """Which files of a folder are normal, which are anomalous, and which split they belong to. No TensorFlow here.
 
-One of two layouts, `good` and `normal` being the same, and the names of defects up to the user:
+One of two layouts, `good`, `normal` and `Negative` being the same, as are `anomalous` and `Positive`, and the names of
+defects up to the user:
 
     train/good                              learnt from
     train/<defect>                          learnt from by nobody; may be missing, like all that follows
@@ -23,7 +24,7 @@ import numpy as np
 from anomaly_toolbox.datasets.images import SUFFIXES, BadImage, image_files
 from anomaly_toolbox.errors import InputError, ToolboxError
 
-NORMAL, ANOMALOUS, MASKS = ("good", "normal"), "anomalous", "ground_truth"
+NORMAL, ANOMALOUS, MASKS = ("good", "normal", "Negative"), ("anomalous", "Positive"), "ground_truth"
 SPLITS = ("train", "validation", "test")
 
 
@@ -49,7 +50,7 @@ def find_items(root: Path, seed: int, all_test_images: bool) -> tuple[list[Item]
         InputError: there is no such folder, or no normal images where they are expected.
     """
     if not root.is_dir():
-        raise InputError(f"--dataset {root}: there is no such folder")
+        raise InputError(f"{root}: there is no such folder")
     try:
         folders = {path.name for path in root.iterdir() if path.is_dir()}
     except OSError as problem:
@@ -60,13 +61,13 @@ def find_items(root: Path, seed: int, all_test_images: bool) -> tuple[list[Item]
     else:
         items = [
             Item(path, "", _defect(path.parent, root))
-            for name in sorted(folders & {*NORMAL, ANOMALOUS})
+            for name in sorted(folders & {*NORMAL, *ANOMALOUS})
             for path in image_files(root / name, bad)
         ]
     if not any(item.split in ("", "train") and not item.defect for item in items):
         there = ", ".join(sorted(folders)) or "no folder"
         raise InputError(
-            f"--dataset {root}: no normal images to learn from; expected PNG, JPEG, BMP or TIFF files in train/good or "
+            f"{root}: no normal images to learn from; expected PNG, JPEG, BMP or TIFF files in train/good or "
             f"in normal; there is {there}"
         )
     items = _with_masks(root / MASKS, items, bad) if MASKS in folders else items
@@ -104,14 +105,15 @@ def _in_splits(items: Sequence[Item], seed: int, all_test_images: bool) -> list[
     if "validation" in has and "test" in has:
         return list(items)
     if "test" in has and all_test_images:
-        held = _shuffled(normal, 0)[::10]
+        held = set(_shuffled(normal, 0)[::10])
         return [_moved(item, "validation") if item in held else item for item in items]
     if "test" in has:
         halved = [item for item in items if item.split == "test"]
         return [item for item in items if item.split != "test"] + _halves(halved, 0)
     order = _shuffled(normal, seed)
     held, learnt = order[: 2 * len(order) // 5], order[2 * len(order) // 5 :]
-    others = [item for item in items if item not in set(normal)]
+    is_normal = set(normal)
+    others = [item for item in items if item not in is_normal]
     return (
         [_moved(item, "train") for item in learnt]
         + [item for item in others if item.split]

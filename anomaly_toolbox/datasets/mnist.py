@@ -31,20 +31,21 @@ class MNIST(LabelledImages):
     def __init__(self, data_dir: Path | None = None):
         if data_dir is not None and not data_dir.is_dir():
             raise InputError(f"--data-dir {data_dir}: there is no such folder")
-        train, test = self._read_idx(data_dir) if _has_idx(data_dir) else self._load_tfds(data_dir)
+        name = type(self).__name__
+        if _has_idx(data_dir):
+            train, test = self._read_idx(data_dir)
+        else:
+            instead = (
+                f"put its four IDX files ({', '.join(sum(IDX_FILES.values(), ()))}, plain or .gz) in a folder and name "
+                f"that with --data-dir"
+            )
+            train, test = load_tfds(name, self.tfds_name, data_dir, instead)
         if train.images.shape[1:] != test.images.shape[1:]:
             raise ToolboxError(
-                f"{type(self).__name__}: training images are {train.images.shape[1]}x{train.images.shape[2]} pixels, "
+                f"{name}: training images are {train.images.shape[1]}x{train.images.shape[2]} pixels, "
                 f"test images {test.images.shape[1]}x{test.images.shape[2]}"
             )
-        is_validation = np.zeros(len(train.labels), bool)
-        for label in np.unique(train.labels):
-            is_validation[np.flatnonzero(train.labels == label)[:VALIDATION_IMAGES_PER_LABEL]] = True
-        if is_validation.all():
-            raise ToolboxError(
-                f"{type(self).__name__} has {len(train.labels)} training images; "
-                f"more than {VALIDATION_IMAGES_PER_LABEL} of each label are needed, as so many are held for validation"
-            )
+        is_validation = held_for_validation(name, train.labels)
         super().__init__(
             Split(train.images[~is_validation], train.labels[~is_validation]),
             Split(train.images[is_validation], train.labels[is_validation]),
@@ -63,24 +64,6 @@ class MNIST(LabelledImages):
             splits.append(Split(images[..., np.newaxis], labels))
         return splits
 
-    def _load_tfds(self, data_dir: Path | None) -> list[Split]:
-        import tensorflow_datasets as tfds
-
-        try:
-            builder = tfds.builder(self.tfds_name, data_dir=data_dir)
-            if not builder.is_prepared():
-                _reach(builder.URL)
-                builder.download_and_prepare()
-            splits = builder.as_dataset(split=["train", "test"], as_supervised=True)
-        except Exception as problem:
-            raise ToolboxError(
-                f"{type(self).__name__} is not on this machine and could not be downloaded "
-                f"({type(problem).__name__}); either connect to the network, so that TensorFlow Datasets can fetch "
-                f"{self.tfds_name!r}, or put its four IDX files ({', '.join(sum(IDX_FILES.values(), ()))}, "
-                f"plain or .gz) in a folder and name that with --data-dir"
-            ) from problem
-        return [_in_memory(split) for split in splits]
-
 
 class FashionMNIST(MNIST):
     """Articles of clothing in MNIST's format (Xiao, Rasul and Vollgraf, arXiv 1708.07747).
@@ -89,6 +72,56 @@ class FashionMNIST(MNIST):
     """
 
     tfds_name = "fashion_mnist"
+
+
+def held_for_validation(name: str, labels: np.ndarray) -> np.ndarray:
+    """Which training images validate, (n,), bool: the first 600 of each label.
+
+    Args:
+        name: of the dataset, for an error.
+        labels: of the training images, (n,).
+
+    Raises:
+        ToolboxError: none would be left.
+    """
+    is_held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        is_held[np.flatnonzero(labels == label)[:VALIDATION_IMAGES_PER_LABEL]] = True
+    if is_held.all():
+        raise ToolboxError(
+            f"{name} has {len(labels)} training images; "
+            f"more than {VALIDATION_IMAGES_PER_LABEL} of each label are needed, as so many are held for validation"
+        )
+    return is_held
+
+
+def load_tfds(name: str, tfds_name: str, data_dir: Path | None, instead: str, url: str | None = None) -> list[Split]:
+    """Training and test images through TensorFlow Datasets, which downloads them once.
+
+    Args:
+        name: of the dataset, for an error.
+        tfds_name: what TensorFlow Datasets calls it.
+        data_dir: where they are or go; None: where TensorFlow Datasets keeps its data.
+        instead: what a person without a network can do, for an error.
+        url: where they come from, if the builder does not say.
+
+    Raises:
+        ToolboxError: they are not on this machine and cannot be downloaded.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(tfds_name, data_dir=data_dir)
+        if not builder.is_prepared():
+            _reach(url or builder.URL)
+            builder.download_and_prepare()
+        splits = builder.as_dataset(split=["train", "test"], as_supervised=True)
+    except Exception as problem:
+        raise ToolboxError(
+            f"{name} is not on this machine and could not be downloaded ({type(problem).__name__}); either connect to "
+            f"the network, so that TensorFlow Datasets can fetch {tfds_name!r}, or {instead}"
+        ) from problem
+    return [_in_memory(split) for split in splits]
 
 
 def _reach(url: str) -> None:

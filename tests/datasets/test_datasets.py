@@ -7,6 +7,8 @@ import tensorflow as tf
 from anomaly_toolbox.datasets import DATASETS, dataset_name, load_dataset
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import FASHION_MNIST, write_idx_folder
+from tests.datasets.test_corrupted_mnist import publish as publish_mnist_c
+from tests.datasets.test_folder import fill
 
 USERS = """
 from functools import partial
@@ -45,13 +47,14 @@ def images_of(split):
 
 
 def labels_of(split):
-    return np.concatenate([labels for _, labels in split.as_numpy_iterator()])
+    return np.concatenate([np.zeros(0, int), *(labels for _, labels in split.as_numpy_iterator())])
 
 
 @pytest.fixture(params=[*sorted(DATASETS), "Stripes.py"], scope="module")
 def dataset(request, tmp_path_factory):
-    """Configured; with the images of each kind in each split."""
+    """Configured; with the images of each kind in each split, and the label that was chosen."""
     tf.random.set_seed(0)
+    chosen = {"anomalous_label": 2}
     if request.param == "Stripes.py":
         path = tmp_path_factory.mktemp("user") / request.param
         path.write_text(USERS)
@@ -63,6 +66,19 @@ def dataset(request, tmp_path_factory):
             pytest.skip(f"{FASHION_MNIST} is absent: install Debian's dataset-fashion-mnist")
         dataset = load_dataset("FashionMNIST", FASHION_MNIST)
         counts = {"train": (48600, 5400), "validation": (5400, 600), "test": (9000, 1000)}
+    elif request.param == "CorruptedMNIST":
+        dataset = load_dataset("CorruptedMNIST", publish_mnist_c(tmp_path_factory.mktemp("mnist-c"), "fog"))
+        counts, chosen = {"train": (105, 0), "validation": (900, 900), "test": (17, 16)}, {"class_label": "fog"}
+    elif request.param == "MVTecAD":
+        folder = tmp_path_factory.mktemp("mvtec")
+        fill(folder / "bottle", train__good=70, test__good=6, test__crack=5)
+        dataset = load_dataset("MVTecAD", folder)
+        counts, chosen = {"train": (70, 0), "validation": (3, 2), "test": (3, 3)}, {"class_label": "bottle"}
+    elif request.param == "SurfaceCracks":
+        folder = tmp_path_factory.mktemp("cracks")
+        fill(fill(folder, Negative=110), seed=1, Positive=9)
+        dataset = load_dataset("SurfaceCracks", folder)
+        counts, chosen = {"train": (66, 0), "validation": (22, 4), "test": (22, 5)}, {}
     else:
         folder = tmp_path_factory.mktemp("idx")
         write_idx_folder(folder)
@@ -70,23 +86,19 @@ def dataset(request, tmp_path_factory):
             load_dataset("MNIST", folder),
             {"train": (100, 50), "validation": (1200, 600), "test": (40, 20)},
         )
-    dataset.configure(batch_size=16, new_size=(8, 8), anomalous_label=2, drop_remainder=False)
-    return dataset, counts
+    dataset.configure(batch_size=16, new_size=(8, 8), **chosen, drop_remainder=False)
+    return dataset, counts, chosen
 
 
 def test_sizes_and_labels(dataset):
-    dataset, counts = dataset
+    dataset, counts, _ = dataset
     for split, (normal, anomalous) in counts.items():
-        assert np.array_equal(np.bincount(labels_of(getattr(dataset, split))), [normal, anomalous])
-        assert np.array_equal(
-            np.unique(labels_of(getattr(dataset, f"{split}_normal")), return_counts=True), [[0], [normal]]
-        )
-        anomalous_labels = labels_of(getattr(dataset, f"{split}_anomalous"))
-        assert np.array_equal(np.unique(anomalous_labels, return_counts=True), [[1], [anomalous]])
+        for suffix, expected in (("", [normal, anomalous]), ("_normal", [normal, 0]), ("_anomalous", [0, anomalous])):
+            assert np.bincount(labels_of(getattr(dataset, split + suffix)), minlength=2).tolist() == expected
 
 
 def test_shape_and_range(dataset):
-    dataset, _ = dataset
+    dataset, *_ = dataset
     images = images_of(dataset.test)
     assert images.shape[1:] == (8, 8, dataset.channels)
     assert images.dtype == np.float32
@@ -97,7 +109,7 @@ def test_shape_and_range(dataset):
 
 def test_splits_are_disjoint(dataset, request):
     """By content; Fashion-MNIST itself holds a few images twice, so it is left out."""
-    dataset, _ = dataset
+    dataset, *_ = dataset
     if type(dataset).__name__ == "FashionMNIST":
         pytest.skip("Fashion-MNIST repeats some images across its official splits")
     seen = [
@@ -109,16 +121,16 @@ def test_splits_are_disjoint(dataset, request):
 
 
 def test_the_test_split_keeps_its_order(dataset):
-    dataset, _ = dataset
+    dataset, *_ = dataset
     assert np.array_equal(images_of(dataset.test), images_of(dataset.test))
 
 
 def test_training_order_is_new_each_epoch_and_repeats_for_a_seed(dataset):
-    dataset, _ = dataset
+    dataset, _, chosen = dataset
     orders = []
     for _ in range(2):
         tf.random.set_seed(5)
-        dataset.configure(batch_size=16, new_size=(8, 8), anomalous_label=2)
+        dataset.configure(batch_size=16, new_size=(8, 8), **chosen)
         first = dataset.train_normal.take(4)
         orders.append([images_of(first), images_of(first)])
     assert not np.array_equal(orders[0][0], orders[0][1])
@@ -154,7 +166,7 @@ def test_a_users_class_that_fails_is_named(tmp_path, body):
 
 
 def test_a_folder_for_a_dataset_that_needs_none(tmp_path):
-    with pytest.raises(InputError, match="Digits takes no folder"):
+    with pytest.raises(InputError, match="--data-dir: means nothing to --dataset Digits"):
         load_dataset("Digits", tmp_path)
 
 
