@@ -263,6 +263,35 @@ def predict(
             sys.exit(1)
 
 
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["savedmodel", "onnx", "tflite"], case_sensitive=False),
+    default="savedmodel",
+    show_default=True,
+    help="savedmodel: for TensorFlow and its servers; onnx: for other runtimes; tflite: for small devices.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="File or folder to write; by default in the run's folder."
+)
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier export wrote there.")
+@click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")
+def export(run: Path, file_format: str, output: Path | None, overwrite: bool, debug: bool) -> None:
+    """Write the detector of a finished RUN for programs that do not have this toolbox.
+
+    Images go in, as bytes; score, calibrated score, anomaly map and reconstruction come out. All that has to be done to
+    an image before and to a score after is inside.
+    """
+    with _errors_in_one_line(debug):
+        _import_tensorflow(debug)
+
+        from anomaly_toolbox import export as exporting
+
+        click.echo(exporting.export(run, file_format, output, overwrite))
+
+
 @contextlib.contextmanager
 def _errors_in_one_line(debug: bool) -> Iterator[None]:
     """Turns whatever is raised into one line and an exit code; the traceback is shown with `debug` only."""

@@ -5,15 +5,12 @@ They come from the publisher's `mnist_c.zip` or its folder `mnist_c`, which hold
 downloads them to `data_dir` once (https://zenodo.org/record/3239543, CC BY 4.0).
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from anomaly_toolbox.datasets.archives import data_folder
-from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.datasets.labelled import Split
+from anomaly_toolbox.datasets.labelled import ImagesInMemory, Split
 from anomaly_toolbox.datasets.mnist import held_for_validation, load_tfds
 from anomaly_toolbox.errors import InputError, ToolboxError, did_you_mean
 
@@ -38,7 +35,7 @@ CORRUPTIONS = (
 URL = "https://zenodo.org"
 
 
-class CorruptedMNIST(AnomalyDetectionDataset):
+class CorruptedMNIST(ImagesInMemory):
     """Clean digits are normal, corrupted ones anomalous (Mu and Gilmer, arXiv 1906.02337).
 
     One looks for corrupted images among clean ones, whichever digits they show. `class_label` names the corruption:
@@ -87,8 +84,8 @@ class CorruptedMNIST(AnomalyDetectionDataset):
                 f"class_label: expected a corruption, received {class_label!r}: "
                 f"{did_you_mean(str(class_label), CORRUPTIONS)}"
             )
-        pipeline = partial(
-            self.pipeline,
+        self.fill(
+            self._splits(class_label),
             new_size=new_size,
             batch_size=batch_size,
             cache=cache,
@@ -96,11 +93,6 @@ class CorruptedMNIST(AnomalyDetectionDataset):
             drop_remainder=drop_remainder,
             output_range=output_range,
         )
-        for split, (images, is_corrupted) in self._splits(class_label).items():
-            for suffix, kinds in (("_normal", [0]), ("_anomalous", [1]), ("", [0, 1])):
-                chosen = np.isin(is_corrupted, kinds)
-                pairs = tf.data.Dataset.from_tensor_slices((images[chosen], is_corrupted[chosen]))
-                setattr(self, f"_{split}{suffix}", pipeline(pairs, is_training=split == "train"))
 
     def _splits(self, corruption: str) -> dict[str, Split]:
         """Training, validation and test, with the label 1 for corrupted images."""

@@ -1,6 +1,6 @@
 """Datasets of small labelled images, one of whose labels is declared anomalous."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +16,19 @@ class Split(NamedTuple):
     labels: np.ndarray
 
 
-class LabelledImages(AnomalyDetectionDataset):
+class ImagesInMemory(AnomalyDetectionDataset):
+    """Images that are held as one array a split."""
+
+    def fill(self, splits: dict[str, Split], **options: Any) -> None:
+        """Makes the nine datasets: each split has the label 1 (or True) for anomalous images; options of `pipeline`."""
+        for split, (images, labels) in splits.items():
+            for suffix, kinds in (("_normal", [0]), ("_anomalous", [1]), ("", [0, 1])):
+                chosen = np.isin(labels, kinds)
+                pairs = tf.data.Dataset.from_tensor_slices((images[chosen], labels[chosen].astype(np.int32)))
+                setattr(self, f"_{split}{suffix}", self.pipeline(pairs, is_training=split == "train", **options))
+
+
+class LabelledImages(ImagesInMemory):
     """All images in memory as uint8; every label but one is normal.
 
     Args:
@@ -50,22 +62,12 @@ class LabelledImages(AnomalyDetectionDataset):
             raise InputError(
                 f"anomalous_label: {anomalous_label!r} is not a label of {name}; it has {', '.join(map(str, labels))}"
             )
-        for split, (images, raw_labels) in self._raw.items():
-            is_anomalous = raw_labels == anomalous_label
-            for suffix, chosen in (
-                ("_normal", ~is_anomalous),
-                ("_anomalous", is_anomalous),
-                ("", np.ones_like(is_anomalous)),
-            ):
-                pairs = images[chosen], is_anomalous[chosen].astype(np.int32)
-                dataset = self.pipeline(
-                    tf.data.Dataset.from_tensor_slices(pairs),
-                    new_size,
-                    batch_size,
-                    cache,
-                    shuffle_buffer_size,
-                    is_training=split == "train",
-                    drop_remainder=drop_remainder,
-                    output_range=output_range,
-                )
-                setattr(self, f"_{split}{suffix}", dataset)
+        self.fill(
+            {split: Split(images, kinds == anomalous_label) for split, (images, kinds) in self._raw.items()},
+            new_size=new_size,
+            batch_size=batch_size,
+            cache=cache,
+            shuffle_buffer_size=shuffle_buffer_size,
+            drop_remainder=drop_remainder,
+            output_range=output_range,
+        )
