@@ -1,7 +1,7 @@
 """What happens around the loop, as Keras callbacks.
 
-At the end of an epoch they act in this order: `Timing`, `Validation`, `KeepBest`, `Summaries`, `EpochProgress`,
-`Checkpoint`. The checkpoint comes last, so whatever is killed before it is done again, and gives the same.
+At the end of an epoch they act in this order: `Timing`, `Validation`, `KeepBest`, `Summaries`, `Checkpoint`, and then
+`progress.EpochProgress`. Whatever is killed before the checkpoint is done again, and gives the same.
 """
 
 import contextlib

@@ -55,13 +55,14 @@ class OneLineErrors(click.Group):
 @click.option(
     "--aspect",
     type=click.Choice(["stretch", "pad", "crop"], case_sensitive=False),
-    help="What becomes of images in a folder that are no squares: they are stretched (if nothing is said), padded with "
-    "black, or cut to their middle.",
+    show_default="stretch",
+    help="What becomes of images in a folder that are no squares: stretched, padded with black, or cut to the middle.",
 )
 @click.option(
     "--on-bad-image",
     type=click.Choice(["error", "skip"], case_sensitive=False),
-    help="Stop at the first image file in a folder that cannot be used (if nothing is said), or skip and list them.",
+    show_default="error",
+    help="Stop if image files in a folder cannot be used, or leave them out and say so.",
 )
 @click.option(
     "--all-test-images",
@@ -132,7 +133,7 @@ class OneLineErrors(click.Group):
 )
 @click.option(
     "--log-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     default=Path("logs"),
     show_default=True,
     help="Folder for the runs and for TensorBoard.",
@@ -202,8 +203,11 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
     with _errors_in_one_line(debug):
         from anomaly_toolbox import report as reporting
 
-        for path in reporting.write(log_dir, output or log_dir):
+        paths, n_left_out = reporting.write(log_dir, output or log_dir)
+        for path in paths:
             click.echo(path)
+        if n_left_out:
+            click.echo(f"{n_left_out} folders were left out; the report says why", err=True)
 
 
 @main.command()

@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from anomaly_toolbox import hps
 from anomaly_toolbox.datasets.images import image_of_array
 from anomaly_toolbox.models import detector_class, method_name
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
@@ -67,7 +68,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         X = self._validated(X, reset=True)
         self.black_white_ = (0, WHITE[X.dtype.name]) if X.dtype.name in WHITE else (float(X.min()), float(X.max()))
         cls = detector_class(method_name(self.method))
-        hp = cls.Hyperparameters.model_validate(self.hyperparameters or {})
+        hp = hps.whole_trial(cls.Hyperparameters, self.hyperparameters or {})
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
         channels = X.shape[-1] if X.ndim == 4 else 1
         images = self._prepared(X, hp.image_size, channels)

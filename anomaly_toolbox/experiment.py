@@ -185,8 +185,8 @@ def _train(
                 validate,
                 keep_best,
                 summaries.Summaries(run.folder, validate, hp.step_log_frequency, steps),
-                progress.EpochProgress(bar, hp.epochs, keep_best),
                 checkpoint,
+                progress.EpochProgress(bar, hp.epochs, keep_best),
             ]
             if watch:
                 told = lambda epoch, logs: watch(epoch + 1, logs)  # noqa: E731

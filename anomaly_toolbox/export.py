@@ -184,7 +184,7 @@ def _check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
     if not output.exists():
         return
     if not overwrite:
-        raise ToolboxError(f"{output} exists already; --overwrite replaces it")
+        raise InputError(f"--output {output}: is there already; --overwrite replaces it")
     if not (output / "saved_model.pb" if is_folder else output).is_file():
         raise InputError(f"{output} is nothing that an export in this format replaces; choose another --output")
 

@@ -39,7 +39,7 @@ def heat(images: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndar
     low, high = heat_range
     strength = np.clip((maps - low) / max(high - low, np.finfo(np.float32).tiny), 0.0, 1.0)[..., np.newaxis]
     glow = matplotlib.colormaps["autumn"](strength[..., 0])[..., :3]
-    return _rgb((images + 1) / 2) * (1 - strength) + glow * strength
+    return np.clip(_rgb((images + 1) / 2) * (1 - strength) + glow * strength, 0.0, 1.0)  # sums may be just above 1
 
 
 def usual_heat(maps: np.ndarray) -> HeatRange:

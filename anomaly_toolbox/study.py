@@ -207,7 +207,8 @@ class Sweep:
         elif any(summary.user_attrs.get("definition", self.definition) != self.definition for summary in mine):
             raise InputError(
                 f"--sweep-name {self.name}: the storage has another sweep of that name, with other methods, labels, "
-                "hyperparameters, data, seed or sampler; choose another name, or start anew with --overwrite"
+                "hyperparameters, data, seed, sampler or number of trials; choose another name, or start anew with "
+                "--overwrite"
             )
         for row, plan in zip(self.rows, plans, strict=True):
             self._prepare(row, plan)

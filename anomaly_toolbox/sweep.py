@@ -73,7 +73,7 @@ class Runner:
             "all_test_images": options.all_test_images or None,
         }
         self._dataset = load_dataset(options.dataset, options.data_dir, options.seed, **of_images)
-        self._source = source(options.dataset, options.data_dir, **of_images)
+        self._source = source(options.dataset, options.data_dir, **of_images, fingerprint=self._dataset.fingerprint)
 
     def run(self, method: str, hyperparameters: BaseModel, overwrite: bool, watch=None) -> tuple[Path, dict[str, Any]]:
         """The run's folder and its results; see `run_trial`."""
@@ -125,8 +125,8 @@ def run(options: Options) -> None:
         ToolboxError: the first failure, after everything else was run and shown.
     """
     console = plain_console()
-    console.print(f"device: {device(options.require_gpu)}", soft_wrap=True)
     found = _domains(options, _methods(options, console))
+    console.print(f"device: {device(options.require_gpu)}", soft_wrap=True)
     if options.is_shared:
         sweep = open_sweep(options, found)
         finished, failures = _shared(options, console, sweep)

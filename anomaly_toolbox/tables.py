@@ -9,6 +9,7 @@ from anomaly_toolbox import comparison
 from anomaly_toolbox.comparison import Finished, Row
 
 TABLE_WIDTH = 80  # a narrower terminal wraps lines, but no figure is cut off
+LONGEST_WORD = len("prevalence")
 MOST_RUNS_LISTED = 12
 
 
@@ -121,7 +122,7 @@ def _show_every_score(console: Console, runs: Sequence[Finished], n_labels: int)
 
 def _table(title: str, figures: Sequence[str], has_label: bool = False) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("method")
+    table.add_column("method", min_width=LONGEST_WORD)
     if has_label:
         table.add_column("anomaly")
     for figure in figures:

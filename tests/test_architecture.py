@@ -19,7 +19,7 @@ ALLOWED = {
     "cli": {"sweep", "report", "predict", "export", "models", "datasets"},
     "predict": {"detector", "datasets", "pictures"},
     "detector": {"experiment", "models", "datasets", "evaluation", "runs"},
-    "estimator": {"models", "datasets"},
+    "estimator": {"models", "datasets", "hps"},
     "export": {"datasets", "experiment", "layers", "losses", "models", "runs"},
     "sweep": {"experiment", "study", "workers", "tables", "comparison", "progress", "hps", "datasets", "models"},
     "study": {"hps"},

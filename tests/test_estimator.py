@@ -65,7 +65,7 @@ def test_parameters_and_a_grid_search(X):
     [
         ({"contamination": 0.7}, "contamination"),
         ({"method": "PCB"}, "did you mean PCA"),
-        ({"hyperparameters": {"width": 1}}, "width"),
+        ({"hyperparameters": {"width": 1}}, "hyperparameters .*width"),
     ],
 )
 def test_bad_parameters(X, options, told):

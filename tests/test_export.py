@@ -193,7 +193,7 @@ def test_goes_where_it_is_told_and_replaces_only_when_told(run, tmp_path, file_f
     output = tmp_path / "new" / "folder" / "exported"
     assert exported(run, file_format, output=output) == output
     assert opened(output, file_format)(np.zeros((1, 16, 16, 1), np.uint8))
-    with pytest.raises(ToolboxError, match="exported exists already; --overwrite replaces it"):
+    with pytest.raises(InputError, match="exported: is there already; --overwrite replaces it"):
         export.export(run, file_format, output)
     assert exported(run, file_format, output=output, overwrite=True) == output
     assert [path.name for path in output.parent.iterdir()] == ["exported"]

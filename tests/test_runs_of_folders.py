@@ -57,10 +57,15 @@ def test_masks_tell_how_well_maps_show_where(parts, tmp_path):
     assert "PRO of the anomaly maps:" in (logs / "results_table.md").read_text()
 
 
-def test_another_aspect_is_another_run(parts, tmp_path):
+def test_another_aspect_or_other_images_are_another_run(parts, tmp_path):
     arguments = ["--experiment", "PCA", "--dataset", parts, "--set", "image_size=16", "--log-dir", tmp_path / "logs"]
     assert box(*arguments)[0] == 0
     code, _, err = box(*arguments, "--aspect", "pad")
+    assert code == 1
+    assert "choose another --log-dir" in err
+    assert "finished before, skipped" in box(*arguments)[1]
+    fill(parts, seed=9, test__scratch=1)
+    code, _, err = box(*arguments)
     assert code == 1
     assert "choose another --log-dir" in err
 

@@ -23,6 +23,8 @@ class AnomalyDetectionDataset(abc.ABC):
     test_files: Sequence[str] | None = None
     #: Where the defects of the test images are, (n, height, width), bool, in the order of `test`, where that is known.
     test_masks: np.ndarray | None = None
+    #: Tells these images from others, where they come from files that may change.
+    fingerprint: str | None = None
     #: How images that are no squares become squares, where they come from files.
     aspect: str | None = None
 

@@ -7,6 +7,7 @@ or 16 bits: in memory if they take less than 1 GiB, else in a file that goes wit
 import collections
 import concurrent.futures
 import errno
+import hashlib
 import math
 import os
 import shutil
@@ -61,7 +62,9 @@ class ImageFolder(AnomalyDetectionDataset):
         self._items, bad = find_items(root, seed, all_test_images)
         self._leave_out(bad)
         headers = self._of_each("looking at", lambda item: (read_header(item.path), sha256(item.path)))
-        self._without_leaks([digest for _, digest in headers])
+        digests = [digest for _, digest in headers]
+        self.fingerprint = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:12]
+        self._without_leaks(digests)
         self._describe([header for header, _ in headers])
         self._pixels = np.empty((0, 0, 0, 0))
 
@@ -169,7 +172,7 @@ class ImageFolder(AnomalyDetectionDataset):
     def _leave_out(self, bad: Sequence[BadImage]) -> None:
         """Notes what is left out, or refuses to go on without it."""
         if bad and not self._skips_bad_images:
-            more = f"; and {len(bad) - 1} more" if len(bad) > 1 else ""
+            more = f" (and at least {len(bad) - 1} more)" if len(bad) > 1 else ""
             raise ToolboxError(f"{bad[0]}{more}; mend or remove it, or leave such files out with --on-bad-image skip")
         self.notes += [f"left out: {problem}" for problem in bad[:MOST_BAD_TOLD]]
         if len(bad) > MOST_BAD_TOLD:

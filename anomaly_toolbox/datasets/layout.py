@@ -56,6 +56,8 @@ def find_items(root: Path, seed: int, all_test_images: bool) -> tuple[list[Item]
     except OSError as problem:
         raise ToolboxError(f"{root}: {problem.strerror}") from problem
     bad: list[BadImage] = []
+    if "train" in folders and folders & set(NORMAL):
+        raise InputError(f"{root}: has two layouts, train and {', '.join(sorted(folders & set(NORMAL)))}; expected one")
     if "train" in folders:
         items = [item for split in SPLITS if split in folders for item in _of_split(root / split, bad)]
     else:

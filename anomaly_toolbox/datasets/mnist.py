@@ -30,7 +30,9 @@ class MNIST(LabelledImages):
 
     def __init__(self, data_dir: Path | None = None):
         if data_dir is not None and not data_dir.is_dir():
-            raise InputError(f"--data-dir {data_dir}: there is no such folder")
+            raise InputError(
+                f"--data-dir {data_dir}: {'is a file' if data_dir.exists() else 'there is no such folder'}"
+            )
         name = type(self).__name__
         if _has_idx(data_dir):
             train, test = self._read_idx(data_dir)

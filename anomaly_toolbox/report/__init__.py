@@ -21,12 +21,15 @@ from anomaly_toolbox.report.gather import gather, picture, read_scores
 PICTURES = {"most_anomalous.png": "The highest scores", "most_wrong.png": "The most wrongly judged"}
 
 
-def write(log_dir: Path, output: Path) -> list[Path]:
-    """Writes `results_table.md`, `results_table.csv`, `report.html` and its bar charts as files; returns their paths.
+def write(log_dir: Path, output: Path) -> tuple[list[Path], int]:
+    """Writes `results_table.md`, `results_table.csv`, `report.html` and its bar charts as files.
 
     Args:
         log_dir: the log folder of earlier commands; its runs may lie at any depth.
         output: the folder to write to, made if it is not there.
+
+    Returns:
+        Their paths, and how many folders had to be left out of the comparison.
 
     Raises:
         InputError: there is no such log folder or it holds no run, or `output` is a file.
@@ -48,7 +51,7 @@ def write(log_dir: Path, output: Path) -> list[Path]:
     for name, content in contents.items():
         with whole(output / name) as beside:
             beside.write_text(content, encoding="utf-8")
-    return [output / name for name in contents]
+    return [output / name for name in contents], len(left_out)
 
 
 def page(datasets: Sequence[dict[str, Any]], left_out: Sequence[tuple[Path, str]]) -> str:

@@ -30,7 +30,8 @@ def gather(log_dir: Path) -> Gathered:
         InputError: there is no such folder, or no run in it.
     """
     if not log_dir.is_dir():
-        raise InputError(f"{log_dir}: there is no such folder; expected the --log-dir of earlier commands")
+        there = "is a file" if log_dir.exists() else "there is no such folder"
+        raise InputError(f"{log_dir}: {there}; expected the --log-dir of earlier commands")
     folders = sorted({path.parent for sign in SIGNS_OF_A_RUN for path in log_dir.rglob(sign)})
     gathered, known = Gathered(), {}
     for folder in folders:

@@ -175,3 +175,15 @@ def test_no_folder(tmp_path):
 def test_a_label_means_nothing_here(tmp_path):
     with pytest.raises(InputError, match="anomalous_label: 2 given; the folders of"):
         ImageFolder(fill(tmp_path, normal=10)).configure(4, (8, 8), anomalous_label=2)
+
+
+def test_two_layouts_at_once(tmp_path):
+    with pytest.raises(InputError, match="has two layouts, train and normal; expected one"):
+        ImageFolder(fill(tmp_path, normal=5, train__good=5))
+
+
+def test_other_images_have_another_fingerprint(tmp_path):
+    before = ImageFolder(fill(tmp_path, normal=12)).fingerprint
+    assert ImageFolder(tmp_path).fingerprint == before
+    fill(tmp_path, seed=1, anomalous=1)
+    assert ImageFolder(tmp_path).fingerprint != before

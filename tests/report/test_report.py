@@ -92,7 +92,8 @@ def test_the_page_is_whole_and_loads_nothing(log_dir):
 
 
 def test_charts_are_files_too(log_dir):
-    paths = report.write(log_dir, log_dir / "out")
+    paths, n_left_out = report.write(log_dir, log_dir / "out")
+    assert n_left_out == 5
     for name in ("Digits_auprc.svg", "Digits_other_scores.svg"):
         assert log_dir / "out" / name in paths
         root = ElementTree.parse(log_dir / "out" / name).getroot()
