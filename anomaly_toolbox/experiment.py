@@ -274,7 +274,7 @@ def _test(
         "score": hp.score,
         "validation": {**of_validation[hp.score], "score_min": low, "score_max": high, "scores": of_validation},
         "test": {**of_test[hp.score], **of_pixels, "scores": of_test},
-        "heat_range": heat_range,
+        "heat_range": list(heat_range),
         **of_training,
         "score_images_per_second": images_per_second,
         "score_seconds": len(test.labels) / images_per_second,

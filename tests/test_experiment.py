@@ -134,7 +134,7 @@ def test_tensorboard_has_every_curve(finished):
     assert {"validation/auprc", "validation/auroc", "validation/loss", "learning_rate/g", "learning_rate/d"} <= tags
     assert {"scores/paper/normal", "scores/paper/anomalous", "test/auprc", "kept/auprc"} <= tags
     assert any(tag.startswith("precision_recall/paper") for tag in tags)
-    assert {"image, reconstruction, residual", "_hparams_/session_start_info"} <= tags
+    assert {"image, reconstruction, residual, where", "_hparams_/session_start_info"} <= tags
     assert len(events.Tensors("losses/d_loss")) == 3 * (972 // 64) // 5
     assert len(events.Tensors("validation/auprc")) == 3
 
