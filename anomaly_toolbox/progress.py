@@ -18,7 +18,11 @@ class Bar(Progress):
     def __init__(self, console: Console):
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._said = 0.0
+
+    def add_task(self, *arguments, **options):
         self._said = time.monotonic()
+        return super().add_task(*arguments, **options)
 
     def advance(self, task_id, advance=1):
         super().advance(task_id, advance)
