@@ -85,6 +85,7 @@ def draw(path: Path, cold: dict[int, float], warm: dict[int, float], prevalence:
         axes.plot(list(figures), list(figures.values()), "o-", color=colour, label=name)
     axes.axhline(prevalence, color="gray", linestyle="--", linewidth=1, label="a guess")
     axes.set_xscale("symlog", linthresh=5)
+    axes.set_xlim(left=-1)
     axes.set_xticks(sorted(cold.keys() | warm.keys()), labels=sorted(cold.keys() | warm.keys()), minor=False)
     axes.minorticks_off()
     axes.set(xlabel="Γ, steps of the search", ylabel="AUPRC", ylim=(0, None))
