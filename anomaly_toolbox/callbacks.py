@@ -230,7 +230,7 @@ def damage_is_told(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
         raise ToolboxError(
-            f"{path} is damaged or missing ({type(problem).__name__}); --overwrite starts this run anew"
+            f"{path} is damaged or missing ({type(problem).__name__}); train again, with --overwrite"
         ) from problem
 
 

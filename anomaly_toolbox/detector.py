@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anomaly_toolbox import evaluation
-from anomaly_toolbox.datasets.images import BadImage, image_of_array, read_image
+from anomaly_toolbox.datasets.images import Aspect, BadImage, image_of_array, read_image
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.experiment import load_detector
 from anomaly_toolbox.files import read_json
@@ -25,14 +25,12 @@ class Verdict(NamedTuple):
         score: the score that decides, higher being more anomalous.
         calibrated: the same in [0, 1], 0 and 1 being the lowest and the highest of the validation images.
         is_anomalous: whether the score reaches the threshold that was chosen on the validation images.
-        image: as the networks saw it, (size, size, channels) in [-1, 1].
         map: where it is anomalous, (size, size), >= 0.
     """
 
     score: float
     calibrated: float
     is_anomalous: bool
-    image: np.ndarray
     map: np.ndarray
 
 
@@ -44,6 +42,7 @@ class Detector:
 
     Attributes:
         threshold: scores at or above it are called anomalous.
+        aspect: how images that are no squares become squares, see `read_image`.
         heat_range: how strong anomaly maps have to be to show, see `pictures.heat`.
 
     Raises:
@@ -61,12 +60,13 @@ class Detector:
         try:
             self._model = load_detector(run.folder)
             self._model.gives_maps = True
-            self._score, self._aspect = results["score"], hparams.get("aspect") or "stretch"
+            self._score = results["score"]
+            self.aspect: Aspect = hparams.get("aspect") or "stretch"
             self._range = results["validation"]["score_min"], results["validation"]["score_max"]
             self.threshold: float = results["test"]["threshold"]
             self.heat_range: tuple[float, float] = tuple(results["heat_range"])
         except (KeyError, TypeError, ValueError, OSError) as problem:
-            raise ToolboxError(f"{folder}: is damaged, or of another version ({problem!r})") from problem
+            raise ToolboxError(f"{folder}: JSON files are damaged, or of another version ({problem!r})") from problem
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -114,13 +114,13 @@ class Detector:
     def _prepare(self, image: np.ndarray | str | Path) -> np.ndarray:
         size, _, channels = self.image_shape
         read = read_image if isinstance(image, str | Path) else image_of_array
-        return 2 * read(Path(image) if isinstance(image, str) else image, size, channels, self._aspect) - 1
+        return 2 * read(Path(image) if isinstance(image, str) else image, size, channels, self.aspect) - 1
 
     def _judge(self, images: Sequence[np.ndarray]) -> list[Verdict]:
         scores, maps = self._score_prepared(images)
         return [
-            Verdict(float(score), float(calibrated), bool(score >= self.threshold), image, map_)
-            for score, calibrated, image, map_ in zip(scores, self.calibrate(scores), images, maps, strict=True)
+            Verdict(float(score), float(calibrated), bool(score >= self.threshold), map_)
+            for score, calibrated, map_ in zip(scores, self.calibrate(scores), maps, strict=True)
         ]
 
     def _score_prepared(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

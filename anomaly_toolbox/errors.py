@@ -41,10 +41,10 @@ def did_you_mean(received: str, valid: Iterable[str]) -> str:
     """The end of an error about a name: the nearest valid one if any is near, then all of them.
 
     >>> did_you_mean("ganomali", ["GANomaly"])
-    'did you mean GANomaly? There are: GANomaly'
+    'did you mean GANomaly? There are GANomaly'
     """
     valid = list(valid)
     lowered = {name.lower(): name for name in valid}
     near = difflib.get_close_matches(received.lower(), lowered, n=1)
-    question = f"did you mean {lowered[near[0]]}? " if near else ""
-    return f"{question}There are: {', '.join(valid) or 'none'}"
+    there = f"here are {', '.join(valid) or 'none'}"
+    return f"did you mean {lowered[near[0]]}? T{there}" if near else f"t{there}"

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import importlib.metadata
 import math
 import time
@@ -16,12 +15,10 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress
 
-from anomaly_toolbox import callbacks, evaluation, pictures, progress, summaries
+from anomaly_toolbox import callbacks, evaluation, gallery, pictures, progress, summaries
 from anomaly_toolbox.datasets.batches import (
-    EXAMPLES_OF_EACH_KIND,
     ScoringSplit,
     count_images,
-    images_at,
     sample_images,
     scoring_split,
     training_batches,
@@ -263,8 +260,8 @@ def _test(
     of_pixels = evaluation.pixel_figures(masks, maps) if masks is not None else {}
     normal = validation.examples[: np.count_nonzero(validation.labels == 0)]  # they come first
     heat_range = pictures.usual_heat(detector.anomaly_map(normal).numpy())
-    _draw(run.folder, detector, test, decisive, of_test[hp.score], heat_range)
-    summaries.summarise_figures(run.folder, of_validation, of_test, hp.score, of_training["epochs"])
+    gallery.draw(run.folder, detector, trial.dataset, test, decisive, of_test[hp.score], heat_range, masks)
+    summaries.summarise_test(run.folder, of_validation, of_test, hp.score, of_training["epochs"])
     return {
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,
@@ -323,40 +320,6 @@ def _write_scores(path: Path, files: Sequence[str] | None, labels: np.ndarray, c
             writer.writerow([name, label, *(f"{value:.9g}" for value in values)])
 
 
-def _draw(
-    folder: Path,
-    detector: AnomalyDetector,
-    test: ScoringSplit,
-    scores: np.ndarray,
-    figures: dict[str, Any],
-    heat_range: pictures.HeatRange,
-) -> None:
-    n_normal = min(EXAMPLES_OF_EACH_KIND, figures["n_normal"])
-    kinds = ["normal"] * n_normal + ["anomalous"] * (len(test.examples) - n_normal)
-    draw = functools.partial(_draw_images, detector, heat_range)
-    draw(folder / "reconstructions.png", test.examples, kinds)
-
-    by_score = np.argsort(-scores, kind="stable")
-    normal, anomalous = (by_score[test.labels[by_score] == kind] for kind in (0, 1))
-    highest = by_score[: 2 * EXAMPLES_OF_EACH_KIND]
-    kinds = ["anomalous" if test.labels[index] else "normal" for index in highest]
-    draw(folder / "most_anomalous.png", images_at(test, highest), kinds)
-    wrong = np.concatenate([normal[:EXAMPLES_OF_EACH_KIND], anomalous[::-1][:EXAMPLES_OF_EACH_KIND]])
-    kinds = ["normal, highest scores"] * len(normal[:EXAMPLES_OF_EACH_KIND])
-    kinds += ["anomalous, lowest scores"] * (len(wrong) - len(kinds))
-    draw(folder / "most_wrong.png", images_at(test, wrong), kinds)
-
-    if figures["auprc"] is not None:
-        pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
-    pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
-
-
-def _draw_images(
-    detector: AnomalyDetector, heat_range: pictures.HeatRange, path: Path, images: np.ndarray, captions: Sequence[str]
-) -> None:
-    pictures.save_reconstructions(path, images, detector.reconstruct(images).numpy(), captions, heat_range)
-
-
 def _with_default_label(trial: Trial) -> Trial:
     """The dataset's own choice of an anomalous label, where nobody made one."""
     hp = trial.hyperparameters
@@ -371,6 +334,7 @@ def _hparams(trial: Trial) -> dict[str, Any]:
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,
         "source": trial.source,
+        "fingerprint_of_images": trial.dataset.fingerprint(trial.hyperparameters.class_label),
         "hyperparameters": trial.hyperparameters.model_dump(),
         "seed": trial.seed,
         "versions": {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES},

@@ -76,7 +76,7 @@ def export(run_folder: Path, file_format: str, output: Path | None = None, overw
         detector, validation = load_detector(run_folder), results["validation"]
         functions = judging_functions(detector, validation["score_min"], validation["score_max"], aspect)
     except (KeyError, TypeError, ValueError, OSError) as problem:
-        raise ToolboxError(f"{run_folder}: is damaged, or of another version ({problem!r})") from problem
+        raise ToolboxError(f"{run_folder}: JSON files are damaged, or of another version ({problem!r})") from problem
     output.parent.mkdir(parents=True, exist_ok=True)
     write = {"savedmodel": _write_saved_model, "onnx": _write_onnx, "tflite": _write_tflite}[file_format]
     with problems_of(f"the conversion to {file_format}"):

@@ -43,9 +43,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise ToolboxError(f"{path} is damaged: not JSON ({problem}); --overwrite starts this run anew") from None
+        raise ToolboxError(f"{path} is damaged: not JSON ({problem}); train again, with --overwrite") from None
     if not isinstance(content, dict):
-        raise ToolboxError(f"{path} is damaged: expected a JSON object; --overwrite starts this run anew")
+        raise ToolboxError(f"{path} is damaged: expected a JSON object; train again, with --overwrite")
     return content
 
 

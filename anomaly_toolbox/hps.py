@@ -226,7 +226,7 @@ def _interval(schema: type[BaseModel], name: str, domain: dict[str, Any], place:
 def _parse_override(schema: type[BaseModel], override: str) -> tuple[str, Any]:
     name, equals, text = override.partition("=")
     if not equals:
-        raise InputError(f"--set {override}: expected name=value, for example epochs=3")
+        raise InputError(f"--set {override!r}: expected name=value, for example epochs=3")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -26,20 +27,20 @@ def grid(images: np.ndarray, reconstructions: np.ndarray, heat_range: HeatRange)
     """
     residuals = np.abs(images - reconstructions)
     rows = [_rgb((images + 1) / 2), _rgb((reconstructions + 1) / 2), _rgb(residuals / 2)]
-    rows.append(heat(images, residuals.mean(axis=-1), heat_range))
+    rows.append(heat(rows[0], residuals.mean(axis=-1), heat_range))
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
 def heat(images: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndarray:
-    """Images, (n, size, size, channels) in [-1, 1], glowing where their anomaly maps, (n, size, size), are high.
+    """Images, (..., height, width, 3) in [0, 1], glowing where their anomaly maps, (..., height, width), are high.
 
-    From the lower end of `heat_range` to the upper one, the glow grows from nothing to full yellow. Returns
-    (n, size, size, 3) in [0, 1].
+    From the lower end of `heat_range` to the upper one, the glow grows from nothing to full yellow. Returns what has
+    the shape and the range of `images`.
     """
     low, high = heat_range
     strength = np.clip((maps - low) / max(high - low, np.finfo(np.float32).tiny), 0.0, 1.0)[..., np.newaxis]
     glow = matplotlib.colormaps["autumn"](strength[..., 0])[..., :3]
-    return np.clip(_rgb((images + 1) / 2) * (1 - strength) + glow * strength, 0.0, 1.0)  # sums may be just above 1
+    return np.clip(images * (1 - strength) + glow * strength, 0.0, 1.0)  # sums may be just above 1
 
 
 def usual_heat(maps: np.ndarray) -> HeatRange:
@@ -74,6 +75,36 @@ def save_reconstructions(
     axes.set_xticks(middles, [caption for caption, _ in groups])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    _save(figure, path)
+
+
+class Located(NamedTuple):
+    """An image for `save_where`.
+
+    Attributes:
+        caption: what stands above it.
+        image: (height, width, 3) in [0, 1].
+        map: its anomaly map, (height, width).
+        mask: where the defect is, (height, width), bool, or None where that is not known.
+    """
+
+    caption: str
+    image: np.ndarray
+    map: np.ndarray
+    mask: np.ndarray | None
+
+
+def save_where(path: Path, found: Sequence[Located], heat_range: HeatRange) -> None:
+    """Each image above itself with `heat`, a line around its defect if that is known."""
+    figure = Figure(figsize=(1.7 * len(found), 3.9), layout="constrained")
+    for axes, one in zip(figure.subplots(2, len(found), squeeze=False).T, found, strict=True):
+        axes[0].set_title(one.caption, fontsize=7)
+        axes[0].imshow(one.image)
+        axes[1].imshow(heat(one.image, one.map, heat_range))
+        if one.mask is not None and one.mask.any():
+            axes[1].contour(one.mask, [0.5], colors="cyan", linewidths=1)
+        for each in axes:
+            each.set_axis_off()
     _save(figure, path)
 
 

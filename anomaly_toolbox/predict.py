@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox import pictures
-from anomaly_toolbox.datasets.images import BadImage, image_files
-from anomaly_toolbox.detector import Detector, Verdict
+from anomaly_toolbox.datasets.images import BadImage, image_files, read_original, unsquare
+from anomaly_toolbox.detector import Detector
 from anomaly_toolbox.errors import InputError
 
 COLUMNS = ("file", "score", "calibrated", "anomalous", "problem")
-LEAST_SIDE = 256  # of a heatmap, in pixels: smaller ones are enlarged
 
 
 def predict(
@@ -67,7 +66,7 @@ def predict(
         calibrated = round(verdict.calibrated, 6)
         tell(file=str(path), score=float(f"{verdict.score:.9g}"), calibrated=calibrated, anomalous=verdict.is_anomalous)
         if heatmaps is not None:
-            _save_heat(heatmaps / path.absolute().relative_to(above), verdict, detector.heat_range)
+            _save_heat(heatmaps / path.absolute().relative_to(above), read_original(path), verdict.map, detector)
     return n_scored, len(bad)
 
 
@@ -101,10 +100,8 @@ def _json_lines(output: TextIO) -> Callable[..., None]:
     return tell
 
 
-def _save_heat(path: Path, verdict: Verdict, heat_range: pictures.HeatRange) -> None:
-    glowing = pictures.heat(verdict.image[np.newaxis], verdict.map[np.newaxis], heat_range)[0]
-    times = max(1, -(-LEAST_SIDE // len(glowing)))
-    picture = Image.fromarray(np.round(255 * glowing).astype(np.uint8).repeat(times, axis=0).repeat(times, axis=1))
+def _save_heat(path: Path, original: np.ndarray, anomaly_map: np.ndarray, detector: Detector) -> None:
+    glowing = pictures.heat(original, unsquare(anomaly_map, original.shape[:2], detector.aspect), detector.heat_range)
     path = path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    Image.fromarray(np.round(255 * glowing).astype(np.uint8)).save(path)

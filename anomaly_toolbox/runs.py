@@ -80,7 +80,7 @@ class Run:
         """Claims the folder for these hyperparameters; ToolboxError if it holds another run or is damaged."""
         if not self.hparams_path.exists():
             if self.results_path.exists() or self.checkpoint.exists():
-                raise ToolboxError(f"{self.hparams_path} is missing; --overwrite starts this run anew")
+                raise ToolboxError(f"{self.hparams_path} is missing; train again, with --overwrite")
             write_json(self.hparams_path, self.hparams)
             return
         there = read_json(self.hparams_path)
@@ -102,10 +102,10 @@ class Run:
         results = read_json(self.results_path)
         checksums = results.pop("sha256", None)
         if not isinstance(checksums, dict) or checksums.get(self.results_path.name) != _digest(results):
-            raise ToolboxError(f"{self.results_path} is damaged; --overwrite starts this run anew")
+            raise ToolboxError(f"{self.results_path} is damaged; train again, with --overwrite")
         for path in (self.weights_path, self.scores_path):
             if not path.exists() or sha256(path) != checksums.get(path.name):
-                raise ToolboxError(f"{path} is damaged or missing; --overwrite starts this run anew")
+                raise ToolboxError(f"{path} is damaged or missing; train again, with --overwrite")
         return results
 
     def finish(self, results: dict[str, Any]) -> None:

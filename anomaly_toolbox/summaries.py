@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
@@ -78,14 +79,14 @@ def summarise_hyperparameters(folder: Path, hyperparameters: dict[str, Any]) -> 
         hparams_api.hparams(known, trial_id=folder.name)
 
 
-def summarise_figures(
+def summarise_test(
     folder: Path,
     of_validation: dict[str, dict[str, Any]],
     of_test: dict[str, dict[str, Any]],
     decisive: str,
     step: int,
 ) -> None:
-    """Adds the figures of every score to the trial's TensorBoard run; `step` is where training ended.
+    """Adds the figures of every score, and `where.png`, to the trial's TensorBoard run; `step` is where training ended.
 
     `kept/` are the validation figures of the networks that were kept, `validation/` those of each epoch.
     """
@@ -97,3 +98,6 @@ def summarise_figures(
         for score, figures in of_test.items():
             if figures["auprc"] is not None:
                 tf.summary.scalar(f"test/{score}/auprc", figures["auprc"])
+        if (folder / "where.png").exists():
+            with Image.open(folder / "where.png") as picture:
+                tf.summary.image("where, the highest test scores", np.asarray(picture.convert("RGB"))[None])

@@ -73,7 +73,7 @@ class Runner:
             "all_test_images": options.all_test_images or None,
         }
         self._dataset = load_dataset(options.dataset, options.data_dir, options.seed, **of_images)
-        self._source = source(options.dataset, options.data_dir, **of_images, fingerprint=self._dataset.fingerprint)
+        self._source = source(options.dataset, options.data_dir, **of_images)
 
     def run(self, method: str, hyperparameters: BaseModel, overwrite: bool, watch=None) -> tuple[Path, dict[str, Any]]:
         """The run's folder and its results; see `run_trial`."""

@@ -91,7 +91,8 @@ def test_arrays_that_are_no_images(run, image, told):
 
 
 def test_files_that_cannot_be_used_do_not_stop_the_rest(run, images, tmp_path):
-    fill(tmp_path, a=1, b=1)
+    fill(tmp_path, a=1)
+    fill(tmp_path, size=(300, 40), b=1)
     (tmp_path / "a" / "bad.png").write_text("text")
     (tmp_path / "b" / "empty.jpg").touch()
     code, out, err = predict(run, tmp_path, "--format", "jsonl", "--heatmaps", tmp_path / "heat")
@@ -100,8 +101,8 @@ def test_files_that_cannot_be_used_do_not_stop_the_rest(run, images, tmp_path):
     assert "2 images scored, 2 files could not be used" in err
     assert [row.get("problem", "")[:12] for row in rows] == ["", "is not a PNG", "", "is empty"]
     assert isinstance(rows[0]["anomalous"], bool)
-    for name in ("a/0.png", "b/0.png"):
-        assert np.asarray(Image.open(tmp_path / "heat" / name)).shape == (256, 256, 3)
+    for name, shape in (("a/0.png", (252, 252, 3)), ("b/0.png", (300, 40, 3))):
+        assert np.asarray(Image.open(tmp_path / "heat" / name)).shape == shape
 
 
 def test_what_is_there_is_not_overwritten(run, images, tmp_path):

@@ -104,7 +104,7 @@ def test_set_replaces_what_the_file_says(write):
         ("[1]", "expected an object"),
         ("[" * 100_000, "is not JSON"),
         ('{"ganomaly": {}, "ganomaly": {}}', "'ganomaly' stands in one object twice"),
-        ("{}", "no section 'ganomaly': There are: none"),
+        ("{}", "no section 'ganomaly': there are none"),
         ({"width": discrete(10**19)}, "ganomaly.width: should be less than or equal to"),
         ('{"anogan": {}}', "no section 'ganomaly'"),
         ('{"ganomaly": 3}', "ganomaly: expected an object"),

@@ -22,7 +22,7 @@ def test_a_grid_has_image_reconstruction_residual_and_heat_below_each_other(imag
 def test_heat_is_where_the_map_is_high():
     maps = np.zeros((1, 4, 4))
     maps[0, 1, 2] = 0.5
-    glow = pictures.heat(np.zeros((1, 4, 4, 1)), maps, heat_range=(0.1, 0.5))
+    glow = pictures.heat(np.full((1, 4, 4, 3), 0.5), maps, heat_range=(0.1, 0.5))
     assert glow.shape == (1, 4, 4, 3)
     np.testing.assert_allclose(glow[0, 0, 0], 0.5)
     np.testing.assert_allclose(glow[0, 1, 2], [1, 1, 0])
@@ -37,6 +37,9 @@ def test_every_picture_is_written_and_not_empty(tmp_path, images, channels):
     pictures.save_reconstructions(tmp_path / "a.png", colour, colour / 2, ["normal", "anomalous"], (0.0, 1.0))
     pictures.save_precision_recall(tmp_path / "b.png", labels, scores, auprc=0.83)
     pictures.save_histogram(tmp_path / "c.png", labels, scores, threshold=0.35)
+    mask = np.eye(8, dtype=bool)
+    found = [pictures.Located("a.png", np.zeros((8, 8, 3)), mask.astype(float), known) for known in (mask, None)]
+    pictures.save_where(tmp_path / "d.png", found, (0.0, 1.0))
     for path in sorted(tmp_path.iterdir()):
         assert len(np.unique(np.asarray(Image.open(path)))) > 10
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import anomaly_toolbox
 from anomaly_toolbox.cli import main
@@ -21,6 +22,10 @@ def box(*arguments):
 def only_run(log_dir):
     (results,) = log_dir.rglob("results.json")
     return results.parent, json.loads(results.read_text())
+
+
+def tensorboard_tags(folder):
+    return EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tags()["tensors"]
 
 
 @pytest.fixture
@@ -52,8 +57,11 @@ def test_masks_tell_how_well_maps_show_where(parts, tmp_path):
     with open(folder / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"].startswith("test/spot/") for row in rows] == [row["label"] == "1" for row in rows]
+    assert (folder / "where.png").exists()
+    assert "where, the highest test scores" in tensorboard_tags(folder)
     assert box("report", logs)[0] == 0
     assert "PRO" in (logs / "report.html").read_text()
+    assert "on the originals" in (logs / "report.html").read_text()
     assert "PRO of the anomaly maps:" in (logs / "results_table.md").read_text()
 
 

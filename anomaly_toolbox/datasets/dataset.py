@@ -1,10 +1,14 @@
 """The interface of every dataset, and the `tf.data` pipeline that they share."""
 
 import abc
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+
+LARGEST_CACHE = 2**32  # bytes
 
 
 class AnomalyDetectionDataset(abc.ABC):
@@ -21,10 +25,10 @@ class AnomalyDetectionDataset(abc.ABC):
     notes: Sequence[str] = ()
     #: The test images' files in the order of `test`, where images come from files.
     test_files: Sequence[str] | None = None
+    #: What the names in `test_files` are relative to.
+    test_folder: Path | None = None
     #: Where the defects of the test images are, (n, height, width), bool, in the order of `test`, where that is known.
     test_masks: np.ndarray | None = None
-    #: Tells these images from others, where they come from files that may change.
-    fingerprint: str | None = None
     #: How images that are no squares become squares, where they come from files.
     aspect: str | None = None
 
@@ -54,10 +58,14 @@ class AnomalyDetectionDataset(abc.ABC):
             anomalous_label: the raw label that counts as anomalous; all others are normal.
             class_label: the class to look at, where each class has normal and anomalous images of its own.
             shuffle_buffer_size: images among which the next training image is drawn.
-            cache: keep decoded, resized images in memory after the first epoch.
+            cache: keep decoded, resized images in memory after the first epoch, unless they take more than 4 GiB.
             drop_remainder: leave out the last, incomplete batch of training images.
             output_range: what black and white become.
         """
+
+    def fingerprint(self, class_label: int | str | None = None) -> str | None:
+        """Tells the images of a class from others, where they come from files that may change; else None."""
+        return None
 
     @property
     def channels(self) -> int:
@@ -138,6 +146,7 @@ class AnomalyDetectionDataset(abc.ABC):
         shuffled or have a remainder dropped.
         """
         low, high = output_range
+        bytes_cached = 4 * math.prod(new_size) * (dataset.element_spec[0].shape[-1] or 3) * int(dataset.cardinality())
         white = dataset.element_spec[0].dtype.max if dataset.element_spec[0].dtype.is_integer else 255
 
         def prepare(image, label):
@@ -148,7 +157,7 @@ class AnomalyDetectionDataset(abc.ABC):
             dataset = dataset.batch(256).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
         else:
             dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-        if cache:
+        if cache and bytes_cached <= LARGEST_CACHE:  # where the cardinality is not known it is below 0
             dataset = dataset.cache()
         if is_training:
             dataset = dataset.shuffle(shuffle_buffer_size, reshuffle_each_iteration=True)

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.datasets.images import Aspect, BadImage, Header, read_header, read_image, read_mask
+from anomaly_toolbox.datasets.images import Aspect, BadImage, Header, decode, read_header, read_mask, squared
 from anomaly_toolbox.datasets.layout import SPLITS, Item, find_items
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import sha256
@@ -45,7 +45,7 @@ class ImageFolder(AnomalyDetectionDataset):
 
     Raises:
         InputError: there is no such folder, or it has another layout.
-        ToolboxError: some files cannot be used.
+        ToolboxError: some files cannot be used; what is only seen when they are decoded, `configure` says.
     """
 
     def __init__(
@@ -57,21 +57,23 @@ class ImageFolder(AnomalyDetectionDataset):
         all_test_images: bool = False,
     ):
         super().__init__()
-        self.aspect, self.notes = aspect, []
-        self._root, self._skips_bad_images = root, on_bad_image == "skip"
+        self.aspect, self.notes, self.test_folder = aspect, [], root
+        self._skips_bad_images = on_bad_image == "skip"
         self._items, bad = find_items(root, seed, all_test_images)
         self._leave_out(bad)
-        headers = self._of_each("looking at", lambda item: (read_header(item.path), sha256(item.path)))
-        digests = [digest for _, digest in headers]
-        self.fingerprint = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:12]
-        self._without_leaks(digests)
-        self._describe([header for header, _ in headers])
+        looked_at = self._of_each("looking at", lambda item: (read_header(item.path), self._digest(item)))
+        self._fingerprint = hashlib.sha256("".join(digest for _, digest in looked_at).encode()).hexdigest()[:12]
+        self._describe([header for header, _ in looked_at])
         self._pixels = np.empty((0, 0, 0, 0))
+
+    def fingerprint(self, class_label=None):
+        """See `AnomalyDetectionDataset.fingerprint`; it follows from all files' names and contents."""
+        return self._fingerprint
 
     @property
     def test_files(self) -> list[str]:
         """The test images' files, in the order of `test`, relative to the folder."""
-        return [item.path.relative_to(self._root).as_posix() for item in self._items if item.split == "test"]
+        return [item.path.relative_to(self.test_folder).as_posix() for item in self._items if item.split == "test"]
 
     @property
     def test_masks(self) -> np.ndarray | None:
@@ -100,7 +102,7 @@ class ImageFolder(AnomalyDetectionDataset):
         """See `AnomalyDetectionDataset.configure`; there are no labels to choose, and images are always kept."""
         for name, label in (("anomalous_label", anomalous_label), ("class_label", class_label)):
             if label is not None:
-                raise InputError(f"{name}: {label!r} given; the folders of {self._root} say what is anomalous")
+                raise InputError(f"{name}: {label!r} given; the folders of {self.test_folder} say what is anomalous")
         if new_size[0] != new_size[1]:
             raise InputError(f"images become squares, received a size of {new_size}")
         if self._pixels.shape[1] != new_size[0]:
@@ -132,16 +134,20 @@ class ImageFolder(AnomalyDetectionDataset):
         pixels, white = _room_for(shape, self._dtype), np.iinfo(self._dtype).max
         place = {item: number for number, item in enumerate(self._items)}
 
-        def read(item: Item) -> int:
-            image = read_image(item.path, size, self._channels, self.aspect)
-            pixels[place[item]] = np.round(image * white).astype(self._dtype)
-            return place[item]
+        def read(item: Item) -> bytes:
+            image = decode(item.path, self._channels)
+            prepared = squared(image, size, self._channels, self.aspect)
+            pixels[place[item]] = np.round(prepared * white).astype(self._dtype)
+            return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
 
-        kept = self._of_each("reading", read)
-        for number, index in enumerate(kept):  # closes the gaps that bad images left
-            if number < index:
-                pixels[number] = pixels[index]
-        self._pixels = pixels[: len(kept)]
+        self._without_leaks(self._of_each("reading", read))
+        for number, item in enumerate(self._items):  # closes the gaps that bad images left
+            if number < place[item]:
+                pixels[number] = pixels[place[item]]
+        self._pixels = pixels[: len(self._items)]
+
+    def _digest(self, item: Item) -> str:
+        return f"{item.path.relative_to(self.test_folder)} {sha256(item.path)} {item.mask and sha256(item.mask)}"
 
     def _of_each(self, what: str, action: Callable[[Item], Any]) -> list[Any]:
         """What `action` gives for each image, several at a time; those that cannot be used are left out."""
@@ -178,16 +184,23 @@ class ImageFolder(AnomalyDetectionDataset):
         if len(bad) > MOST_BAD_TOLD:
             self.notes.append(f"left out: {len(bad) - MOST_BAD_TOLD} more")
 
-    def _without_leaks(self, digests: Sequence[str]) -> None:
-        """Leaves out training and validation images that are tested too: figures would be too good."""
-        first: dict[str, Item] = {}
-        bad = {}
+    def _without_leaks(self, digests: Sequence[bytes]) -> None:
+        """Leaves out training and validation images that are tested too, or figures would be too good.
+
+        Likewise what is normal in one place and anomalous in another: nobody knows which is right. Decoded pixels are
+        compared, so a copy in another format is found.
+        """
+        first: dict[bytes, Item] = {}
+        bad: dict[Item, BadImage] = {}
         order = sorted(zip(self._items, digests, strict=True), key=lambda pair: -SPLITS.index(pair[0].split))
         for item, digest in order:
             other = first.setdefault(digest, item)
-            if other.split != item.split:
-                bad[item] = BadImage(item.path, f"is the same image as {other.path}, in {item.split} and {other.split}")
-        self._leave_out(list(bad.values()))
+            same = f"is the same image as {other.path}"
+            if bool(other.defect) != bool(item.defect):
+                bad[item] = bad[other] = BadImage(item.path, f"{same}, once normal and once anomalous")
+            elif other.split != item.split:
+                bad[item] = BadImage(item.path, f"{same}, in {item.split} and {other.split}")
+        self._leave_out(list(dict.fromkeys(bad.values())))
         self._items = [item for item in self._items if item not in bad]
 
     def _describe(self, headers: Sequence[Header]) -> None:

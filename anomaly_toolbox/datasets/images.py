@@ -3,6 +3,7 @@
 Every place that reads files goes through here, so an image has the same pixels wherever it is scored.
 """
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from anomaly_toolbox.errors import ToolboxError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MOST_PIXELS = 100_000_000
+SHORTEST_SHOWN, LONGEST_SHOWN = 256, 1024  # sides of an image in pictures for people
 GREY, DEEP_GREY, COLOURED = ("1", "L", "LA"), ("I;16", "I;16B", "I;16L"), ("P", "PA", "RGB", "RGBA")
 MODES = (*GREY, *DEEP_GREY, *COLOURED)
 
@@ -61,13 +63,21 @@ def read_image(path: Path, size: int, channels: int, aspect: Aspect = "stretch")
     Raises:
         BadImage: names the file and the reason.
     """
-    with _opened(path) as image:
-        white = 65535 if image.mode in DEEP_GREY else 255
-        try:
-            image = _square(_plain(ImageOps.exif_transpose(image), channels), size, aspect)
-        except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as problem:
-            raise BadImage(path, f"is damaged or truncated ({_first_line(problem)})") from problem
-    pixels = np.asarray(image, np.float32).reshape(size, size, -1) / white
+    return squared(decode(path, channels), size, channels, aspect)
+
+
+def decode(path: Path, channels: int) -> Image.Image:
+    """The whole image of a file, turned as its EXIF orientation says: grey of 8 bits (L) or 16 (F), or RGB.
+
+    Raises BadImage.
+    """
+    with _opened(path) as image, _damage_is_told(path):
+        return _plain(ImageOps.exif_transpose(image), channels)
+
+
+def squared(image: Image.Image, size: int, channels: int, aspect: Aspect) -> np.ndarray:
+    """What `read_image` gives, of an image that is decoded."""
+    pixels = _pixels(_square(image, size, aspect))
     return np.repeat(pixels, channels, axis=-1) if pixels.shape[-1] < channels else pixels
 
 
@@ -106,12 +116,50 @@ def image_of_array(pixels: np.ndarray, size: int, channels: int, aspect: Aspect 
 
 def read_mask(path: Path, size: int, aspect: Aspect = "stretch") -> np.ndarray:
     """Where a mask marks a defect, (size, size), bool: pixels of which at least half is not black."""
-    with _opened(path) as image:
-        try:
-            marked = ImageOps.exif_transpose(image).convert("L").point(lambda value: 255 if value else 0)
-            return np.asarray(_square(marked, size, aspect)) >= 128
-        except (OSError, ValueError, SyntaxError, IndexError) as problem:
-            raise BadImage(path, f"is damaged or truncated ({_first_line(problem)})") from problem
+    with _opened(path) as image, _damage_is_told(path):
+        marked = ImageOps.exif_transpose(image).convert("L").point(lambda value: 255 if value else 0)
+        return np.asarray(_square(marked, size, aspect)) >= 128
+
+
+def read_original(path: Path) -> np.ndarray:
+    """An image file as people look at it: (height, width, 3), in [0, 1], float32, in its own shape.
+
+    Turned as its EXIF orientation says. What is smaller than 256 pixels is enlarged by a whole number, what is larger
+    than 1,024 reduced. Raises BadImage.
+    """
+    image = decode(path, channels=3)
+    image.thumbnail((LONGEST_SHOWN, LONGEST_SHOWN), Image.Resampling.BILINEAR)
+    times = max(1, SHORTEST_SHOWN // max(image.size))
+    return np.broadcast_to(_pixels(image), (image.height, image.width, 3)).repeat(times, axis=0).repeat(times, axis=1)
+
+
+def unsquare(values: np.ndarray, shape: tuple[int, int], aspect: Aspect) -> np.ndarray:
+    """A map of the square that an image became -> a map of the image itself.
+
+    Args:
+        values: (size, size), such as an anomaly map.
+        shape: (height, width) of the image.
+        aspect: how it became a square; what was cut off gets the value 0.
+
+    Returns:
+        (height, width), float32, linear between the values.
+    """
+    size, (height, width) = len(values), shape
+    square, resizing = Image.fromarray(values.astype(np.float32)), Image.Resampling.BILINEAR
+    match aspect:
+        case "stretch":
+            return np.asarray(square.resize((width, height), resizing))
+        case "pad":
+            inside = ImageOps.contain(Image.new("1", (width, height)), (size, size))
+            left, top = round((size - inside.width) / 2), round((size - inside.height) / 2)
+            box = (left, top, left + inside.width, top + inside.height)
+            return np.asarray(square.resize((width, height), resizing, box))
+        case "crop":
+            side = min(shape)
+            whole = np.zeros(shape, np.float32)
+            top, left = (height - side) // 2, (width - side) // 2
+            whole[top : top + side, left : left + side] = square.resize((side, side), resizing)
+            return whole
 
 
 def image_files(folder: Path, bad: list[BadImage]) -> Iterator[Path]:
@@ -178,6 +226,12 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(height, width, 1 or 3), float32, as shares of white."""
+    white = 65535 if image.mode == "F" else 255
+    return np.asarray(image, np.float32).reshape(image.height, image.width, -1) / white
+
+
 def _square(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
     resizing = Image.Resampling.BILINEAR  # which Pillow widens when it makes an image smaller
     match aspect:
@@ -187,6 +241,14 @@ def _square(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
             return ImageOps.pad(image, (size, size), resizing)
         case "crop":
             return ImageOps.fit(image, (size, size), resizing)
+
+
+@contextlib.contextmanager
+def _damage_is_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as problem:
+        raise BadImage(path, f"is damaged or truncated ({_first_line(problem)})") from problem
 
 
 def _first_line(problem: BaseException) -> str:

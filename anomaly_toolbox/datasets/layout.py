@@ -47,7 +47,7 @@ def find_items(root: Path, seed: int, all_test_images: bool) -> tuple[list[Item]
         all_test_images: keep all of `test` for the test and let a tenth of the normal training images validate.
 
     Raises:
-        InputError: there is no such folder, or no normal images where they are expected.
+        InputError: there is no such folder, or not enough normal images where they are expected.
     """
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder")
@@ -68,12 +68,18 @@ def find_items(root: Path, seed: int, all_test_images: bool) -> tuple[list[Item]
         ]
     if not any(item.split in ("", "train") and not item.defect for item in items):
         there = ", ".join(sorted(folders)) or "no folder"
+        if any(path.suffix.lower() in SUFFIXES for path in root.iterdir()):
+            there += ", and images beside them, which belong into one of those"
         raise InputError(
             f"{root}: no normal images to learn from; expected PNG, JPEG, BMP or TIFF files in train/good or "
             f"in normal; there is {there}"
         )
     items = _with_masks(root / MASKS, items, bad) if MASKS in folders else items
-    return sorted(_in_splits(items, seed, all_test_images), key=lambda item: item.path), bad
+    items = sorted(_in_splits(items, seed, all_test_images), key=lambda item: item.path)
+    for split in SPLITS:
+        if not any(item.split == split and not item.defect for item in items):
+            raise InputError(f"{root}: no normal images for {split}; expected at least 5 in normal, or 2 in test/good")
+    return items, bad
 
 
 def _of_split(folder: Path, bad: list[BadImage]) -> list[Item]:

@@ -64,6 +64,11 @@ class MVTecAD(AnomalyDetectionDataset):
             raise InputError(f"--data-dir {data_dir}: expected folders such as bottle in it, with train/good in them")
         self._class, self._folder = None, None
 
+    def fingerprint(self, class_label=None):
+        """See `AnomalyDetectionDataset.fingerprint`; raises InputError for a class that is not there."""
+        self._choose(class_label)
+        return self._folder.fingerprint()
+
     @property
     def notes(self) -> Sequence[str]:
         """Lines about the class's images, see `AnomalyDetectionDataset`; empty before `configure`."""
@@ -71,8 +76,13 @@ class MVTecAD(AnomalyDetectionDataset):
 
     @property
     def test_files(self) -> Sequence[str] | None:
-        """The test images' files, in the order of `test`, relative to the class's folder."""
+        """The test images' files, in the order of `test`, relative to `test_folder`."""
         return self._folder and self._folder.test_files
+
+    @property
+    def test_folder(self) -> Path | None:
+        """The class's folder."""
+        return self._folder and self._folder.test_folder
 
     @property
     def test_masks(self) -> np.ndarray | None:
@@ -95,13 +105,7 @@ class MVTecAD(AnomalyDetectionDataset):
             raise InputError(
                 f"anomalous_label: {anomalous_label!r} given; MVTecAD has classes: use class_label instead"
             )
-        if class_label not in self._classes:
-            raise InputError(
-                f"class_label: expected a class of MVTecAD, received {class_label!r}: "
-                f"{did_you_mean(str(class_label), self._classes)}"
-            )
-        if class_label != self._class:
-            self._class, self._folder = class_label, ImageFolder(self._root / class_label, **self._options)
+        self._choose(class_label)
         self._folder.configure(
             batch_size,
             new_size,
@@ -114,6 +118,16 @@ class MVTecAD(AnomalyDetectionDataset):
         for split in SPLITS:
             for suffix in ("_normal", "_anomalous", ""):
                 setattr(self, f"_{split}{suffix}", getattr(self._folder, f"{split}{suffix}"))
+
+    def _choose(self, class_label: str | None) -> None:
+        if class_label not in self._classes:
+            raise InputError(
+                f"class_label: expected a class of MVTecAD, received {class_label!r}: "
+                f"{did_you_mean(str(class_label), self._classes)}"
+            )
+        if class_label != self._class:
+            self._folder = ImageFolder(self._root / class_label, **self._options)
+            self._class = class_label
 
 
 def _is_class(folder: Path) -> bool:

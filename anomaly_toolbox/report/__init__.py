@@ -18,7 +18,17 @@ from anomaly_toolbox.files import whole
 from anomaly_toolbox.report import charts, texts
 from anomaly_toolbox.report.gather import gather, picture, read_scores
 
-PICTURES = {"most_anomalous.png": "The highest scores", "most_wrong.png": "The most wrongly judged"}
+ROWS = "images, then their reconstructions, the residuals, and heat where they are odd"
+#: Captions, and what is seen, of the pictures of a run.
+PICTURES = {
+    "where.png": (
+        "The highest scores, on the originals",
+        "images, and below them the same with heat where they are odd",
+    ),
+    "most_anomalous.png": ("The highest scores", ROWS),
+    "most_wrong.png": ("The most wrongly judged", ROWS),
+}
+ONLY_OF_FILES = "where.png"  # which runs on images that come from no files do not have
 
 
 def write(log_dir: Path, output: Path) -> tuple[list[Path], int]:
@@ -165,8 +175,9 @@ def _part(dataset: str, label: str, rows: Sequence[Row], colours: dict[str, str]
         ),
         "histograms": charts.histograms(scores, thresholds, f"{title}: scores"),
         "pictures": [
-            {"method": name, "caption": caption, "data": picture(run, file), "folder": str(run.folder)}
+            {"method": name, "caption": caption, "seen": seen, "data": data, "folder": str(run.folder)}
             for name, run in runs.items()
-            for file, caption in PICTURES.items()
+            for file, (caption, seen) in PICTURES.items()
+            if (data := picture(run, file)) or file != ONLY_OF_FILES
         ],
     }

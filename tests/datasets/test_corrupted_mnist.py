@@ -135,7 +135,7 @@ def test_without_files_or_network_both_ways_are_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("label", "told"),
     [
-        (None, "received None: There are: shot_noise"),
+        (None, "received None: there are shot_noise"),
         ("fogg", r"received 'fogg': did you mean fog\?"),
         ("identity", "received 'identity'"),
     ],

@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.datasets import DATASETS, dataset_name, load_dataset
+from anomaly_toolbox.datasets import dataset as interface
+from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import FASHION_MNIST, write_idx_folder
 from tests.datasets.test_corrupted_mnist import publish as publish_mnist_c
@@ -179,3 +181,24 @@ def test_a_label_that_is_none(label, told):
 def test_a_class_where_there_are_labels():
     with pytest.raises(InputError, match="use anomalous_label"):
         load_dataset("Digits").configure(16, (8, 8), class_label="bottle")
+
+
+def test_what_is_too_large_is_not_cached(monkeypatch):
+    def times_read(largest):
+        monkeypatch.setattr(interface, "LARGEST_CACHE", largest)
+        read = []
+
+        def note(image):
+            read.append(1)
+            return image
+
+        raw = tf.data.Dataset.from_tensor_slices((np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, np.int32)))
+        raw = raw.map(lambda image, label: (tf.numpy_function(note, [image], tf.uint8), label))
+        raw = raw.map(lambda image, label: (tf.ensure_shape(image, (4, 4, 1)), label))
+        dataset = AnomalyDetectionDataset.pipeline(raw, (8, 8), 2, cache=True, shuffle_buffer_size=3)
+        for _ in range(2):
+            list(dataset)
+        return len(read)
+
+    assert times_read(3 * 8 * 8 * 4) == 3
+    assert times_read(3 * 8 * 8 * 4 - 1) == 6

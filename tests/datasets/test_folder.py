@@ -148,8 +148,49 @@ def test_one_image_in_two_splits(tmp_path):
     copied = next(name for name in ImageFolder(tmp_path).test_files if "good" in name)
     shutil.copy(tmp_path / copied, tmp_path / "train" / "good" / "copy.png")
     with pytest.raises(ToolboxError, match=r"copy\.png: is the same image as .*, in train and test"):
-        ImageFolder(tmp_path)
+        configured(tmp_path)
     assert counts(configured(tmp_path, on_bad_image="skip"))["train"] == [6, 0]
+
+
+def test_a_copy_in_another_format_is_the_same_image(tmp_path):
+    fill(tmp_path, train__good=6, test__good=4)
+    copied = ImageFolder(tmp_path).test_files[0]
+    Image.open(tmp_path / copied).save(tmp_path / "train" / "good" / "copy.bmp")
+    with pytest.raises(ToolboxError, match=r"copy\.bmp: is the same image as .*, in train and test"):
+        configured(tmp_path)
+
+
+def test_one_image_that_is_normal_and_anomalous(tmp_path):
+    fill(tmp_path, normal=10, anomalous=4)
+    shutil.copy(tmp_path / "normal" / "3.png", tmp_path / "anomalous" / "copy.png")
+    with pytest.raises(ToolboxError, match=r"is the same image as .*, once normal and once anomalous; mend"):
+        configured(tmp_path)
+    found = counts(configured(tmp_path, on_bad_image="skip"))
+    assert np.sum(list(found.values()), axis=0).tolist() == [9, 4]
+
+
+def test_too_few_normal_images(tmp_path):
+    fill(tmp_path / "few", normal=1, anomalous=4)
+    with pytest.raises(InputError, match="few: no normal images for validation; expected at least 5 in normal"):
+        ImageFolder(tmp_path / "few")
+    fill(tmp_path / "loose", **{".": 3})
+    with pytest.raises(InputError, match="there is no folder, and images beside them, which belong into one of those"):
+        ImageFolder(tmp_path / "loose")
+
+
+def test_other_images_names_or_masks_have_another_fingerprint(tmp_path):
+    fill(tmp_path, train__good=6, test__good=4, test__crack=2, ground_truth__crack=1)
+    (tmp_path / "ground_truth" / "crack" / "0.png").rename(tmp_path / "ground_truth" / "crack" / "0_mask.png")
+    known = [ImageFolder(tmp_path).fingerprint()]
+    assert ImageFolder(tmp_path).fingerprint() == known[0]
+    fill(tmp_path, seed=1, train__good=1)
+    known.append(ImageFolder(tmp_path).fingerprint())
+    fill(tmp_path, seed=1, ground_truth__crack=1)
+    (tmp_path / "ground_truth" / "crack" / "0.png").rename(tmp_path / "ground_truth" / "crack" / "0_mask.png")
+    known.append(ImageFolder(tmp_path).fingerprint())
+    (tmp_path / "test" / "crack" / "1.png").rename(tmp_path / "test" / "good" / "other.png")
+    known.append(ImageFolder(tmp_path).fingerprint())
+    assert len(set(known)) == 4
 
 
 def test_one_odd_size_among_many_is_noted(tmp_path):

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_toolbox.datasets.images import BadImage, image_files, read_header, read_image, read_mask
+from anomaly_toolbox.datasets.images import (
+    BadImage,
+    image_files,
+    read_header,
+    read_image,
+    read_mask,
+    read_original,
+    unsquare,
+)
 
 
 def saved(path, pixels, **options):
@@ -65,6 +73,35 @@ def test_aspect(tmp_path):
     assert padded[5:11, 5:11].min() == 1
     stretched = read_image(path, 16, 1)[..., 0]
     np.testing.assert_array_equal(stretched[0], stretched[-1])
+
+
+@pytest.mark.parametrize("aspect", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("shape", [(40, 100), (100, 40), (64, 64)])
+def test_a_map_of_the_square_finds_its_place_on_the_image(tmp_path, aspect, shape):
+    pixels = np.zeros(shape, np.uint8)
+    height, width = shape
+    top, left = height // 2 - 4, width // 2 + 2
+    pixels[top : top + 10, left : left + 10] = 255
+    square = read_image(saved(tmp_path / "spot.png", pixels), 32, 1, aspect)[..., 0]
+    found = unsquare(square, shape, aspect)
+    assert found.shape == shape
+    expected = np.argwhere(pixels > 127).mean(axis=0)
+    np.testing.assert_allclose(np.average(np.indices(shape), axis=(1, 2), weights=[found] * 2), expected, atol=0.75)
+    assert found[top + 3 : top + 7, left + 3 : left + 7].min() > 0.6
+
+
+def test_what_was_cut_off_is_nowhere():
+    found = unsquare(np.ones((8, 8)), (4, 10), "crop")
+    np.testing.assert_array_equal(found[0], [0, 0, 0, 1, 1, 1, 1, 0, 0, 0])
+
+
+def test_an_original_is_shown_in_its_own_shape(tmp_path):
+    small = read_original(saved(tmp_path / "small.png", np.uint8([[0, 255, 51]])))
+    assert small.shape == (85, 255, 3)
+    np.testing.assert_allclose(small[40, [20, 120, 220], 1], [0, 1, 0.2], atol=1e-6)
+    assert read_original(saved(tmp_path / "large.png", np.zeros((500, 2000, 3), np.uint8))).shape == (256, 1024, 3)
+    deep = read_original(saved(tmp_path / "deep.png", np.full((300, 300), 13107, np.uint16)))
+    np.testing.assert_allclose(deep, 0.2, atol=1e-6)
 
 
 def test_a_mask_marks_what_is_not_black(tmp_path):

@@ -59,6 +59,17 @@ def test_one_class_after_another(tmp_path):
     assert dataset.test_files == configured(tmp_path, "grid").test_files
 
 
+def test_each_class_has_its_fingerprint(tmp_path):
+    dataset = MVTecAD(publish(tmp_path))
+    known = {dataset.fingerprint(label) for label in ("bottle", "grid", "bottle")}
+    assert len(known) == 2
+    assert dataset.test_folder == tmp_path / "bottle"
+    fill(tmp_path / "bottle", seed=5, mode="RGB", train__good=1)
+    assert MVTecAD(tmp_path).fingerprint("bottle") not in known
+    with pytest.raises(InputError, match="class_label: expected a class"):
+        dataset.fingerprint()
+
+
 def test_options_reach_the_images(tmp_path):
     publish(tmp_path)
     (tmp_path / "bottle" / "train" / "good" / "3.png").write_bytes(b"")
@@ -84,10 +95,10 @@ def test_the_publishers_archive(tmp_path):
 @pytest.mark.parametrize(
     ("label", "told"),
     [
-        (None, "expected a class of MVTecAD, received None: There are: bottle, grid"),
-        ("botle", r"received 'botle': did you mean bottle\? There are: bottle, grid"),
-        ("../bottle", "There are: bottle, grid"),
-        (3, "received 3: There are: bottle, grid"),
+        (None, "expected a class of MVTecAD, received None: there are bottle, grid"),
+        ("botle", r"received 'botle': did you mean bottle\? There are bottle, grid"),
+        ("../bottle", "there are bottle, grid"),
+        (3, "received 3: there are bottle, grid"),
     ],
 )
 def test_a_class_that_is_not_there(tmp_path, label, told):

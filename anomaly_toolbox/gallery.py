@@ -1,0 +1,79 @@
+"""The pictures in a run's folder: test images, what the detector makes of them, and how well it separates them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_toolbox import pictures
+from anomaly_toolbox.datasets.batches import EXAMPLES_OF_EACH_KIND, ScoringSplit, images_at
+from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.datasets.images import read_original, unsquare
+from anomaly_toolbox.models.base import AnomalyDetector
+
+LONGEST_CAPTION = 24  # characters of a file's name above its image
+
+
+def draw(
+    folder: Path,
+    detector: AnomalyDetector,
+    dataset: AnomalyDetectionDataset,
+    test: ScoringSplit,
+    scores: np.ndarray,
+    figures: dict[str, Any],
+    heat_range: pictures.HeatRange,
+    masks: np.ndarray | None,
+) -> None:
+    """Writes all pictures of a run.
+
+    Args:
+        folder: of the run.
+        detector: trained.
+        dataset: the test images' files, if they come from files.
+        test: the test images.
+        scores: (n,), those that decide.
+        figures: of these scores, see `evaluation.figures`.
+        heat_range: see `pictures.heat`.
+        masks: where the defects are, see `AnomalyDetectionDataset.test_masks`.
+    """
+
+    def draw_images(name: str, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+        """Returns the reconstructions."""
+        reconstructions = detector.reconstruct(images).numpy()
+        pictures.save_reconstructions(folder / name, images, reconstructions, captions, heat_range)
+        return reconstructions
+
+    n_normal = min(EXAMPLES_OF_EACH_KIND, figures["n_normal"])
+    kinds = ["normal"] * n_normal + ["anomalous"] * (len(test.examples) - n_normal)
+    draw_images("reconstructions.png", test.examples, kinds)
+
+    by_score = np.argsort(-scores, kind="stable")
+    normal, anomalous = (by_score[test.labels[by_score] == kind][:: 1 - 2 * kind] for kind in (0, 1))
+    wrong = np.concatenate([normal[:EXAMPLES_OF_EACH_KIND], anomalous[:EXAMPLES_OF_EACH_KIND]])
+    kinds = ["anomalous, lowest scores" if test.labels[index] else "normal, highest scores" for index in wrong]
+    draw_images("most_wrong.png", images_at(test, wrong), kinds)
+
+    highest = by_score[: 2 * EXAMPLES_OF_EACH_KIND]
+    kinds = ["anomalous" if test.labels[index] else "normal" for index in highest]
+    images = images_at(test, highest)
+    reconstructions = draw_images("most_anomalous.png", images, kinds)
+    if dataset.test_folder is not None:
+        maps = np.abs(images - reconstructions).mean(axis=-1)
+        found = [_located(dataset, index, map_, masks) for index, map_ in zip(highest, maps, strict=True)]
+        pictures.save_where(folder / "where.png", found[:EXAMPLES_OF_EACH_KIND], heat_range)
+
+    if figures["auprc"] is not None:
+        pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
+    pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
+
+
+def _located(
+    dataset: AnomalyDetectionDataset, index: int, anomaly_map: np.ndarray, masks: np.ndarray | None
+) -> pictures.Located:
+    name = dataset.test_files[index]
+    original = read_original(dataset.test_folder / name)
+    shape = original.shape[:2]
+    mask = None if masks is None else unsquare(masks[index], shape, dataset.aspect) > 0.5
+    caption = name if len(name) <= LONGEST_CAPTION else f"…{name[1 - LONGEST_CAPTION :]}"
+    return pictures.Located(caption, original, unsquare(anomaly_map, shape, dataset.aspect), mask)
