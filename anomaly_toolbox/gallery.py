@@ -1,7 +1,8 @@
 """The pictures in a run's folder: test images, what the detector makes of them, and how well it separates them."""
 
+import itertools
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.images import read_original, unsquare
 from anomaly_toolbox.models.base import AnomalyDetector
 
+MOST_LOCATED = 8
 LONGEST_CAPTION = 24  # characters of a file's name above its image
 
 
@@ -38,11 +40,9 @@ def draw(
         masks: where the defects are, see `AnomalyDetectionDataset.test_masks`.
     """
 
-    def draw_images(name: str, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
-        """Returns the reconstructions."""
+    def draw_images(name: str, images: np.ndarray, captions: Sequence[str]) -> None:
         reconstructions = detector.reconstruct(images).numpy()
         pictures.save_reconstructions(folder / name, images, reconstructions, captions, heat_range)
-        return reconstructions
 
     n_normal = min(EXAMPLES_OF_EACH_KIND, figures["n_normal"])
     kinds = ["normal"] * n_normal + ["anomalous"] * (len(test.examples) - n_normal)
@@ -56,16 +56,26 @@ def draw(
 
     highest = by_score[: 2 * EXAMPLES_OF_EACH_KIND]
     kinds = ["anomalous" if test.labels[index] else "normal" for index in highest]
-    images = images_at(test, highest)
-    reconstructions = draw_images("most_anomalous.png", images, kinds)
+    draw_images("most_anomalous.png", images_at(test, highest), kinds)
     if dataset.test_folder is not None:
-        maps = np.abs(images - reconstructions).mean(axis=-1)
+        highest = _highest_of_each_folder(dataset.test_files, by_score)[:MOST_LOCATED]
+        images = images_at(test, highest)
+        maps = detector.anomaly_map(images).numpy()
         found = [_located(dataset, index, map_, masks) for index, map_ in zip(highest, maps, strict=True)]
-        pictures.save_where(folder / "where.png", found[:EXAMPLES_OF_EACH_KIND], heat_range)
+        pictures.save_where(folder / "where.png", found, heat_range)
 
     if figures["auprc"] is not None:
         pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
     pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
+
+
+def _highest_of_each_folder(files: Sequence[str], by_score: np.ndarray) -> np.ndarray:
+    """`by_score` in another order: the highest score of each folder, such as a kind of defect, then the next ones."""
+    folders = {}
+    for index in by_score:
+        folders.setdefault(PurePosixPath(files[index]).parent, []).append(index)
+    rounds = itertools.zip_longest(*folders.values())
+    return np.array([index for one_of_each in rounds for index in one_of_each if index is not None])
 
 
 def _located(

@@ -34,13 +34,14 @@ def grid(images: np.ndarray, reconstructions: np.ndarray, heat_range: HeatRange)
 def heat(images: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndarray:
     """Images, (..., height, width, 3) in [0, 1], glowing where their anomaly maps, (..., height, width), are high.
 
-    From the lower end of `heat_range` to the upper one, the glow grows from nothing to full yellow. Returns what has
-    the shape and the range of `images`.
+    From the lower end of `heat_range` to the upper one, the glow grows from nothing to full yellow, at first quickly,
+    so that it is seen on dark images too. Returns what has the shape and the range of `images`.
     """
     low, high = heat_range
     strength = np.clip((maps - low) / max(high - low, np.finfo(np.float32).tiny), 0.0, 1.0)[..., np.newaxis]
     glow = matplotlib.colormaps["autumn"](strength[..., 0])[..., :3]
-    return np.clip(images * (1 - strength) + glow * strength, 0.0, 1.0)  # sums may be just above 1
+    cover = np.sqrt(strength)
+    return np.clip(images * (1 - cover) + glow * cover, 0.0, 1.0)  # sums may be just above 1
 
 
 def usual_heat(maps: np.ndarray) -> HeatRange:

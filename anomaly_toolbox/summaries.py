@@ -100,4 +100,6 @@ def summarise_test(
                 tf.summary.scalar(f"test/{score}/auprc", figures["auprc"])
         if (folder / "where.png").exists():
             with Image.open(folder / "where.png") as picture:
-                tf.summary.image("where, the highest test scores", np.asarray(picture.convert("RGB"))[None])
+                tf.summary.image(
+                    "where, the highest test scores of each folder", np.asarray(picture.convert("RGB"))[None]
+                )

@@ -2,9 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
+import skimage.data
 import tensorflow as tf
 
+from anomaly_toolbox.datasets.folder import ImageFolder
+from benchmarks import textures
 from benchmarks.flops import gflop
 
 
@@ -46,3 +50,17 @@ def test_a_loop_is_not_counted():
         return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.matmul(y, y)), (0, x))[1]
 
     assert math.isnan(gflop(loop, tf.TensorSpec((3, 3))))
+
+
+def test_textures_with_defects_and_their_masks(tmp_path):
+    photograph = skimage.data.brick()
+    textures.write_texture(tmp_path, photograph, 32, n_train=3, n_test=4)
+    dataset = ImageFolder(tmp_path, all_test_images=True)
+    dataset.configure(2, (32, 32))
+    kinds = [name.split("/")[1] for name in dataset.test_files]
+    assert sorted(kinds) == sorted([*textures.DEFECTS, *["good"] * 4])
+    assert [mask.any() for mask in dataset.test_masks] == [kind != "good" for kind in kinds]
+    piece = photograph[:32, :32]
+    for kind in textures.DEFECTS:
+        spoilt, mask = textures.defect(piece, kind, np.random.default_rng(0))
+        assert 0 < np.count_nonzero(spoilt != piece) <= np.count_nonzero(mask) < 32 * 32 / 4

@@ -13,7 +13,7 @@ def images():
 
 
 def test_a_grid_has_image_reconstruction_residual_and_heat_below_each_other(images):
-    grid = pictures.grid(images, np.zeros_like(images), heat_range=(0, 1e9))
+    grid = pictures.grid(images, np.zeros_like(images), heat_range=(0, 1e18))
     assert grid.shape == (16, 8, 3)
     columns = [grid[row, column, 0] for row in (0, 4, 8, 12) for column in (0, 4)]
     assert columns == pytest.approx([0, 1, 0.5, 0.5, 0.5, 0.5, 0, 1], abs=1e-6)

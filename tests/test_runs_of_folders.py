@@ -58,7 +58,7 @@ def test_masks_tell_how_well_maps_show_where(parts, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["file"].startswith("test/spot/") for row in rows] == [row["label"] == "1" for row in rows]
     assert (folder / "where.png").exists()
-    assert "where, the highest test scores" in tensorboard_tags(folder)
+    assert "where, the highest test scores of each folder" in tensorboard_tags(folder)
     assert box("report", logs)[0] == 0
     assert "PRO" in (logs / "report.html").read_text()
     assert "on the originals" in (logs / "report.html").read_text()

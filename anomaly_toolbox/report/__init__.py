@@ -22,7 +22,7 @@ ROWS = "images, then their reconstructions, the residuals, and heat where they a
 #: Captions, and what is seen, of the pictures of a run.
 PICTURES = {
     "where.png": (
-        "The highest scores, on the originals",
+        "The highest scores of each folder, on the originals",
         "images, and below them the same with heat where they are odd",
     ),
     "most_anomalous.png": ("The highest scores", ROWS),

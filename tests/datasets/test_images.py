@@ -1,7 +1,10 @@
 """What an image file becomes, and what is said of one that cannot be used."""
 
+import contextlib
 import os
+import tempfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,13 +152,32 @@ def test_bad_files_are_told(tmp_path):
             read_image(tmp_path / name, 8, 3)
 
 
-def test_files_that_may_not_be_read(tmp_path):
-    path = saved(tmp_path / "secret.png", np.zeros((8, 8), np.uint8))
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read everything")
-    with pytest.raises(BadImage, match=r"secret\.png: Permission denied"):
-        read_image(path, 8, 1)
+@contextlib.contextmanager
+def without_privileges():
+    """Root may read everything; for a moment the process is nobody."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_what_may_not_be_read():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # pytest's own temporary folders are closed to others
+        path = saved(folder / "secret.png", np.zeros((8, 8), np.uint8))
+        path.chmod(0)
+        (folder / "closed").mkdir(mode=0)
+        bad = []
+        with without_privileges():
+            with pytest.raises(BadImage, match=r"secret\.png: Permission denied"):
+                read_image(path, 8, 1)
+            assert list(image_files(folder, bad)) == [path]
+        assert str(bad[0]) == f"{folder / 'closed'}: Permission denied"
+        (folder / "closed").chmod(0o700)
 
 
 def test_files_of_a_folder(tmp_path):
