@@ -103,7 +103,7 @@ def judging_functions(detector: AnomalyDetector, low: float, high: float, aspect
         return {
             "score": score,
             "calibrated": tf.clip_by_value((score - low) / max(high - low, np.finfo(np.float32).tiny), 0.0, 1.0),
-            "map": losses.l1_per_pixel(x, rating.reconstruction),
+            "map": detector.locate(x, rating.reconstruction),
             "reconstruction": (rating.reconstruction + 1) / 2,
         }
 

@@ -41,8 +41,11 @@ def draw(
     """
 
     def draw_images(name: str, images: np.ndarray, captions: Sequence[str]) -> None:
-        reconstructions = detector.reconstruct(images).numpy()
-        pictures.save_reconstructions(folder / name, images, reconstructions, captions, heat_range)
+        reconstructions = detector.reconstruct(images)
+        maps = detector.locate(images, reconstructions)
+        pictures.save_reconstructions(
+            folder / name, images, reconstructions.numpy(), maps.numpy(), captions, heat_range
+        )
 
     n_normal = min(EXAMPLES_OF_EACH_KIND, figures["n_normal"])
     kinds = ["normal"] * n_normal + ["anomalous"] * (len(test.examples) - n_normal)

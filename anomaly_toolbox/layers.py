@@ -9,6 +9,8 @@ import math
 import keras
 import tensorflow as tf
 
+WINDOW = 5
+
 
 def pyramid_sizes(image_size: int) -> list[int]:
     """Sides of the feature maps below the image: halved while even and above 4.
@@ -78,6 +80,17 @@ def up(image_size: int, width: int, channels: int, latent: int) -> keras.Sequent
 def flatten(x: tf.Tensor) -> tf.Tensor:
     """(batch, ...) -> (batch, dimensions)."""
     return tf.reshape(x, (-1, math.prod(x.shape[1:])))
+
+
+def surroundings(network: keras.Sequential, x: tf.Tensor) -> tf.Tensor:
+    """What the first convolution of a discriminator finds around each place of an image.
+
+    Mean and mean square, over windows of 5x5, of each channel that it has after its activation:
+    (batch, size, size, channels) -> (batch, size / 2, size / 2, 2 width).
+    """
+    convolution, activation = network.layers[:2]
+    found = activation(convolution(x))
+    return tf.nn.avg_pool2d(tf.concat([found, found**2], axis=-1), WINDOW, 1, "SAME")
 
 
 def normal(shape: tuple[int, ...], noise: keras.random.SeedGenerator) -> tf.Tensor:

@@ -4,6 +4,8 @@ What is remembered lies in weights, so it is saved and loaded with the networks 
 A memory starts empty; its first `remember` decides its size.
 """
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -129,4 +131,16 @@ class Mahalanobis(Memory):
         self.keep(mean=fitted.location_, whitening=axes / np.sqrt(variances))
 
     def call(self, vectors):
-        return tf.norm(tf.matmul(vectors - self.arrays["mean"], self.arrays["whitening"]), axis=1)
+        return tf.norm(tf.matmul(vectors - self.arrays["mean"], self.arrays["whitening"]), axis=-1)
+
+
+class Surroundings(Mahalanobis):
+    """How unusual each place of an image is: the root mean square of its whitened vector, about 1 for normal images.
+
+    It remembers vectors of any places, and compares all places of images: (batch, height, width, dimensions) ->
+    (batch, height, width).
+    """
+
+    def call(self, vectors):
+        flat = tf.reshape(vectors, (-1, vectors.shape[-1]))
+        return tf.reshape(super().call(flat), tf.shape(vectors)[:-1]) / math.sqrt(vectors.shape[-1])

@@ -19,15 +19,15 @@ HeatRange = tuple[float, float]
 NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # told apart by colour-blind readers too
 
 
-def grid(images: np.ndarray, reconstructions: np.ndarray, heat_range: HeatRange) -> np.ndarray:
+def grid(images: np.ndarray, reconstructions: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndarray:
     """One column an image: the image, its reconstruction, their absolute difference, and the image with `heat`.
 
-    (n, size, size, channels) in [-1, 1], twice -> (4 size, n size, 3) in [0, 1]. Channels that are neither grey nor
-    RGB are averaged.
+    (n, size, size, channels) in [-1, 1], twice, and anomaly maps (n, size, size) -> (4 size, n size, 3) in [0, 1].
+    Channels that are neither grey nor RGB are averaged.
     """
     residuals = np.abs(images - reconstructions)
     rows = [_rgb((images + 1) / 2), _rgb((reconstructions + 1) / 2), _rgb(residuals / 2)]
-    rows.append(heat(rows[0], residuals.mean(axis=-1), heat_range))
+    rows.append(heat(rows[0], maps, heat_range))
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
@@ -56,12 +56,17 @@ def _rgb(images: np.ndarray) -> np.ndarray:
 
 
 def save_reconstructions(
-    path: Path, images: np.ndarray, reconstructions: np.ndarray, captions: Sequence[str], heat_range: HeatRange
+    path: Path,
+    images: np.ndarray,
+    reconstructions: np.ndarray,
+    maps: np.ndarray,
+    captions: Sequence[str],
+    heat_range: HeatRange,
 ) -> None:
     """`grid` with a caption for each image; neighbours with the same one share it."""
     figure = Figure(figsize=(max(4, 0.8 * len(images) + 1.1), 3.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(grid(images, reconstructions, heat_range))
+    axes.imshow(grid(images, reconstructions, maps, heat_range))
     size = images.shape[1]
     axes.set_yticks([size * (row + 0.5) for row in range(4)], ["image", "reconstruction", "residual", "where"])
     for row in (1, 2, 3):

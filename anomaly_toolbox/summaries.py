@@ -48,10 +48,10 @@ class Summaries(keras.callbacks.Callback):
             for player, optimizer in self.model.optimizers.items():
                 tf.summary.scalar(f"learning_rate/{player}", optimizer.learning_rate)
             with self.model.quickly():
-                reconstructions = self.model.reconstruct(split.examples).numpy()
-            maps = np.abs(split.examples - reconstructions).mean(axis=-1)
+                reconstructions = self.model.reconstruct(split.examples)
+            maps = self.model.locate(split.examples, reconstructions).numpy()
             heat_range = pictures.usual_heat(maps[:EXAMPLES_OF_EACH_KIND])  # the normal ones come first
-            grid = pictures.grid(split.examples, reconstructions, heat_range)
+            grid = pictures.grid(split.examples, reconstructions.numpy(), maps, heat_range)
             tf.summary.image("image, reconstruction, residual, where", grid[None])
             self._separation(split.labels, scores)
         self.writer.flush()

@@ -13,7 +13,7 @@ def images():
 
 
 def test_a_grid_has_image_reconstruction_residual_and_heat_below_each_other(images):
-    grid = pictures.grid(images, np.zeros_like(images), heat_range=(0, 1e18))
+    grid = pictures.grid(images, np.zeros_like(images), np.ones((2, 4, 4)), heat_range=(0, 1e18))
     assert grid.shape == (16, 8, 3)
     columns = [grid[row, column, 0] for row in (0, 4, 8, 12) for column in (0, 4)]
     assert columns == pytest.approx([0, 1, 0.5, 0.5, 0.5, 0.5, 0, 1], abs=1e-6)
@@ -32,9 +32,9 @@ def test_heat_is_where_the_map_is_high():
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_every_picture_is_written_and_not_empty(tmp_path, images, channels):
     labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
-    colour = np.repeat(images, channels, axis=-1)
-    assert pictures.grid(colour, colour, (0.0, 1.0)).shape == (16, 8, 3)
-    pictures.save_reconstructions(tmp_path / "a.png", colour, colour / 2, ["normal", "anomalous"], (0.0, 1.0))
+    colour, maps = np.repeat(images, channels, axis=-1), np.zeros((2, 4, 4))
+    assert pictures.grid(colour, colour, maps, (0.0, 1.0)).shape == (16, 8, 3)
+    pictures.save_reconstructions(tmp_path / "a.png", colour, colour / 2, maps, ["normal", "anomalous"], (0.0, 1.0))
     pictures.save_precision_recall(tmp_path / "b.png", labels, scores, auprc=0.83)
     pictures.save_histogram(tmp_path / "c.png", labels, scores, threshold=0.35)
     mask = np.eye(8, dtype=bool)

@@ -226,6 +226,10 @@ class AnoGAN(AnomalyDetector):
             vectors |= {"latent_neighbours": code, "mahalanobis": code - self.encoder(self.generator(code))}
         return vectors
 
+    def places(self, x):
+        """By D's first convolution."""
+        return layers.surroundings(self.discriminator.features, x)
+
     def conclude(self, images, callbacks=()):
         """With `warm_start`, fits E."""
         hp = self.hyperparameters

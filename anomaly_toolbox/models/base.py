@@ -17,10 +17,12 @@ import tensorflow as tf
 from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly_toolbox import losses
-from anomaly_toolbox.memory import Mahalanobis, Memory, Neighbours
+from anomaly_toolbox.memory import Mahalanobis, Memory, Neighbours, Surroundings
 
 DRAWS_IN_AN_EPOCH = 2**20
 MAP = "map"
+UNUSUAL = "unusual"
+PLACES_REMEMBERED = 20_000
 FEATURE_COMPONENTS = 64
 
 
@@ -163,6 +165,7 @@ class AnomalyDetector(Game):
             "latent_neighbours": Neighbours(),
             "feature_neighbours": Neighbours(FEATURE_COMPONENTS),
             "mahalanobis": Mahalanobis(),
+            UNUSUAL: Surroundings(),
         }
         self.gives_maps = False
         self.compile_scores_anew()
@@ -180,6 +183,10 @@ class AnomalyDetector(Game):
     def rate(self, x: tf.Tensor) -> Rating:
         """Score, reconstruction and vectors, from one pass where they can share it."""
         return Rating(self.anomaly_score(x), self.reconstruct(x), {})
+
+    def places(self, x: tf.Tensor) -> tf.Tensor | None:
+        """What is compared at each place for the anomaly map, `layers.surroundings` of D; None where there is no D."""
+        return None
 
     def conclude(self, images: np.ndarray, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
         """What is learnt from a sample of normal training images once the epochs are over; mostly nothing."""
@@ -207,7 +214,14 @@ class AnomalyDetector(Game):
             "residual": losses.l1_per_image(x, rating.reconstruction),
             **{name: memory(rating.vectors[name]) for name, memory in compared.items()},
         }
-        return scores, losses.l1_per_pixel(x, rating.reconstruction)
+        return scores, self.locate(x, rating.reconstruction)
+
+    def locate(self, x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
+        """`anomaly_map` of images whose reconstructions are known."""
+        residual, places = losses.l1_per_pixel(x, x_hat), self.places(x)
+        if places is None or self.memories[UNUSUAL].is_empty:
+            return residual
+        return residual * tf.repeat(tf.repeat(self.memories[UNUSUAL](places), 2, axis=1), 2, axis=2)
 
     def vectors(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The vectors of `rate` alone."""
@@ -217,20 +231,39 @@ class AnomalyDetector(Game):
         """Takes in a sample of normal training images (n, size, size, channels) for the scores by comparison."""
         size = self.hyperparameters.batch_size
         filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), np.float32)])
-        batches = [self._compiled_vectors(tf.constant(filled[i : i + size])) for i in range(0, len(filled), size)]
-        if any(self.memories[name].is_empty for name in batches[0]):
+        n_batches, n_places = len(filled) // size, (self.hyperparameters.image_size // 2) ** 2
+        places = np.random.default_rng(0).integers(n_places, size=(n_batches, -(-PLACES_REMEMBERED // len(images))))
+        batches = [
+            self._compiled_vectors(tf.constant(x), tf.constant(of_batch))
+            for x, of_batch in zip(np.split(filled, n_batches), places, strict=True)
+        ]
+        known = {name: memory for name, memory in self.memories.items() if name in batches[0]}
+        if any(memory.is_empty for memory in known.values()):
             self.compile_scores_anew()
-        for name in batches[0]:
-            self.memories[name].remember(np.concatenate([batch[name] for batch in batches])[: len(images)])
+        for name, memory in known.items():
+            vectors = np.concatenate([batch[name] for batch in batches])[: len(images)]
+            memory.remember(vectors.reshape(-1, vectors.shape[-1]))
+
+    def _vectors_and_places(self, x: tf.Tensor, places: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What the memories take in of a batch: `vectors`, and `places` at these numbers, counted row by row."""
+        vectors, of_all = self.vectors(x), self.places(x)
+        if of_all is None:
+            return vectors
+        return vectors | {UNUSUAL: tf.gather(tf.reshape(of_all, (x.shape[0], -1, of_all.shape[-1])), places, axis=1)}
 
     def compile_scores_anew(self) -> None:
         """To be called where a detector comes to know more scores than when `predict` was compiled."""
         self.predict_function = None
-        self._compiled_vectors = tf.function(self.vectors, jit_compile=True)
+        self._compiled_vectors = tf.function(self._vectors_and_places, jit_compile=True)
 
     def anomaly_map(self, x: tf.Tensor) -> tf.Tensor:
-        """Where the image is odd: mean over channels of |x - reconstruct(x)|, (batch, size, size), >= 0."""
-        return losses.l1_per_pixel(x, self.reconstruct(x))
+        """Where the image is odd, (batch, size, size), >= 0.
+
+        The mean over channels of |x - reconstruct(x)|, times how unusual D finds the surroundings, about 1 in normal
+        images, once `remember` has seen some. What a detector cannot draw, such as grass, leaves residuals all over
+        normal images too; and what is smooth leaves few, even if it is a hole in the grass.
+        """
+        return self.locate(x, self.reconstruct(x))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """`detector(x)` is its anomaly score."""

@@ -214,3 +214,7 @@ class EGBAD(AnomalyDetector):
             "mahalanobis": code - encoder(x_hat),
         }
         return Rating(score, x_hat, vectors)
+
+    def places(self, x):
+        """By D's first convolution."""
+        return layers.surroundings(self.averages[2].of_x, x)

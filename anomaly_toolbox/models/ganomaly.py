@@ -113,3 +113,7 @@ class GANomaly(AnomalyDetector):
             "mahalanobis": z - z_hat,
         }
         return Rating(losses.distance(z, z_hat), x_hat, vectors)
+
+    def places(self, x):
+        """By D's first convolution."""
+        return layers.surroundings(self.discriminator.features, x)
