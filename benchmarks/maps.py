@@ -1,0 +1,53 @@
+"""What the two factors of an anomaly map are worth alone: residuals, and how unusual D finds the surroundings.
+
+    python -m benchmarks.maps logs/GANomaly/brick/RUN textures/brick
+
+takes a finished run on a folder of images with masks, such as `benchmarks.textures` makes, and measures both factors
+and their product, which is the detector's map, on the test images.
+"""
+
+import os
+from pathlib import Path
+
+import click
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from anomaly_toolbox import losses
+from anomaly_toolbox.datasets.folder import ImageFolder
+from anomaly_toolbox.evaluation import pixel_figures
+from anomaly_toolbox.experiment import load_detector
+
+FIGURES = ("pixel_auroc", "pixel_auprc", "pro")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def main(run: Path, folder: Path) -> None:
+    """Measures residuals, unusual surroundings and anomaly maps of RUN on the test images of FOLDER."""
+    detector = load_detector(run)
+    dataset = ImageFolder(folder)
+    dataset.configure(detector.hyperparameters.batch_size, detector.image_shape[:2], drop_remainder=False)
+    if dataset.test_masks is None:
+        raise click.UsageError(f"{folder}: expected a mask for each anomalous test image, in ground_truth")
+    residuals, maps = [], []
+    for images, _ in dataset.test:
+        reconstructions = detector.reconstruct(images)
+        residuals.append(losses.l1_per_pixel(images, reconstructions).numpy())
+        maps.append(detector.locate(images, reconstructions).numpy())
+    residuals, maps = np.concatenate(residuals), np.concatenate(maps)
+    table = Table("", *FIGURES, box=None)
+    unusual = maps / np.maximum(residuals, np.finfo(np.float32).tiny)
+    for name, values in (("residual", residuals), ("unusual surroundings", unusual), ("map", maps)):
+        figures = pixel_figures(dataset.test_masks, values)
+        table.add_row(name, *(f"{figures[figure]:.3f}" for figure in FIGURES))
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()
