@@ -63,17 +63,7 @@ class CorruptedMNIST(ImagesInMemory):
             raise InputError(f"--data-dir {data_dir}: expected an archive with mnist_c/{CLEAN} and the like in it")
         self._clean = self._read(CLEAN)
 
-    def configure(
-        self,
-        batch_size,
-        new_size,
-        anomalous_label=None,
-        class_label=None,
-        shuffle_buffer_size=10_000,
-        cache=True,
-        drop_remainder=True,
-        output_range=(-1.0, 1.0),
-    ):
+    def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
         """See `AnomalyDetectionDataset.configure`; raises InputError for what is no corruption."""
         if anomalous_label is not None:
             raise InputError(
@@ -84,15 +74,7 @@ class CorruptedMNIST(ImagesInMemory):
                 f"class_label: expected a corruption, received {class_label!r}: "
                 f"{did_you_mean(str(class_label), CORRUPTIONS)}"
             )
-        self.fill(
-            self._splits(class_label),
-            new_size=new_size,
-            batch_size=batch_size,
-            cache=cache,
-            shuffle_buffer_size=shuffle_buffer_size,
-            drop_remainder=drop_remainder,
-            output_range=output_range,
-        )
+        self.fill(self._splits(class_label), batch_size=batch_size, new_size=new_size, **options)
 
     def _splits(self, corruption: str) -> dict[str, Split]:
         """Training, validation and test, with the label 1 for corrupted images."""

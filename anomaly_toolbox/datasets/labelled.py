@@ -42,17 +42,7 @@ class LabelledImages(ImagesInMemory):
         self._raw = {"train": train, "validation": validation, "test": test}
         self._channels = train.images.shape[-1]
 
-    def configure(
-        self,
-        batch_size,
-        new_size,
-        anomalous_label=None,
-        class_label=None,
-        shuffle_buffer_size=10_000,
-        cache=True,
-        drop_remainder=True,
-        output_range=(-1.0, 1.0),
-    ):
+    def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
         """See `AnomalyDetectionDataset.configure`; raises InputError for a label that the images do not have."""
         name = type(self).__name__
         if class_label is not None:
@@ -62,12 +52,5 @@ class LabelledImages(ImagesInMemory):
             raise InputError(
                 f"anomalous_label: {anomalous_label!r} is not a label of {name}; it has {', '.join(map(str, labels))}"
             )
-        self.fill(
-            {split: Split(images, kinds == anomalous_label) for split, (images, kinds) in self._raw.items()},
-            new_size=new_size,
-            batch_size=batch_size,
-            cache=cache,
-            shuffle_buffer_size=shuffle_buffer_size,
-            drop_remainder=drop_remainder,
-            output_range=output_range,
-        )
+        splits = {split: Split(images, kinds == anomalous_label) for split, (images, kinds) in self._raw.items()}
+        self.fill(splits, batch_size=batch_size, new_size=new_size, **options)

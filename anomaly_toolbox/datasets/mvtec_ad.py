@@ -89,31 +89,14 @@ class MVTecAD(AnomalyDetectionDataset):
         """Where the defects of the test images are, see `ImageFolder`."""
         return self._folder and self._folder.test_masks
 
-    def configure(
-        self,
-        batch_size,
-        new_size,
-        anomalous_label=None,
-        class_label=None,
-        shuffle_buffer_size=10_000,
-        cache=True,
-        drop_remainder=True,
-        output_range=(-1.0, 1.0),
-    ):
+    def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
         """See `AnomalyDetectionDataset.configure`; raises InputError for a class that is not there."""
         if anomalous_label is not None:
             raise InputError(
                 f"anomalous_label: {anomalous_label!r} given; MVTecAD has classes: use class_label instead"
             )
         self._choose(class_label)
-        self._folder.configure(
-            batch_size,
-            new_size,
-            shuffle_buffer_size=shuffle_buffer_size,
-            cache=cache,
-            drop_remainder=drop_remainder,
-            output_range=output_range,
-        )
+        self._folder.configure(batch_size, new_size, **options)
         self._channels = self._folder.channels
         for split in SPLITS:
             for suffix in ("_normal", "_anomalous", ""):

@@ -221,10 +221,3 @@ def test_a_label_means_nothing_here(tmp_path):
 def test_two_layouts_at_once(tmp_path):
     with pytest.raises(InputError, match="has two layouts, train and normal; expected one"):
         ImageFolder(fill(tmp_path, normal=5, train__good=5))
-
-
-def test_other_images_have_another_fingerprint(tmp_path):
-    before = ImageFolder(fill(tmp_path, normal=12)).fingerprint
-    assert ImageFolder(tmp_path).fingerprint == before
-    fill(tmp_path, seed=1, anomalous=1)
-    assert ImageFolder(tmp_path).fingerprint != before

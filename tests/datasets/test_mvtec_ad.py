@@ -97,7 +97,7 @@ def test_the_publishers_archive(tmp_path):
     [
         (None, "expected a class of MVTecAD, received None: there are bottle, grid"),
         ("botle", r"received 'botle': did you mean bottle\? There are bottle, grid"),
-        ("../bottle", "there are bottle, grid"),
+        ("../bottle", r"did you mean bottle\? There are bottle, grid"),
         (3, "received 3: there are bottle, grid"),
     ],
 )
