@@ -45,8 +45,8 @@ def heat(images: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndar
 
 
 def usual_heat(maps: np.ndarray) -> HeatRange:
-    """The range for `heat`, from the maps of normal images: a tenth of their pixels glows, hardly one is yellow."""
-    low, high = np.quantile(maps, [0.9, 0.999])
+    """The range for `heat`, from the maps of normal images: a twentieth of their pixels glows, hardly one is yellow."""
+    low, high = np.quantile(maps, [0.95, 0.999])
     return float(low), float(1.25 * high)
 
 
