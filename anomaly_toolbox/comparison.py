@@ -31,9 +31,9 @@ class Finished:
 
     @property
     def label(self) -> str:
-        """What counts as anomalous, or the class that was looked at; `-` where a dataset has neither."""
+        """What counts as anomalous, or the class that was looked at; `all` where a dataset has neither."""
         chosen = [self.results[name] for name in ("anomalous_label", "class_label") if self.results[name] is not None]
-        return " ".join(map(str, chosen)) or "-"
+        return " ".join(map(str, chosen)) or "all"
 
     @property
     def is_measured(self) -> bool:
