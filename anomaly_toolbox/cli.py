@@ -168,7 +168,7 @@ def main(
     """
     if context.invoked_subcommand:
         return
-    with _errors_in_one_line(debug):
+    with _errors_in_one_line(debug, "The same command goes on after the last finished epoch, if there was one."):
         if bool(experiment) == run_all:
             raise InputError("give either --experiment NAME or --run-all")
         if dataset is None:
@@ -207,7 +207,7 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
         for path in paths:
             click.echo(path)
         if n_left_out:
-            click.echo(f"{n_left_out} folders were left out; the report says why", err=True)
+            click.echo(f"left out: {_counted(n_left_out, 'folder')}; the report says why", err=True)
 
 
 @main.command()
@@ -225,7 +225,7 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
 @click.option(
     "--heatmaps", type=click.Path(path_type=Path), help="Folder for a picture of each image, glowing where it is odd."
 )
-@click.option("--overwrite", is_flag=True, help="Replace the output file if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace the output file and heatmaps if they are there.")
 @click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")
 def predict(
     run: Path,
@@ -246,8 +246,11 @@ def predict(
         for option, path in (("--output", output), ("--heatmaps", heatmaps)):
             if path is not None and path.exists() and path.is_dir() == (option == "--output"):
                 raise InputError(f"{option} {path}: expected a {'file' if option == '--output' else 'folder'}")
-        if output is not None and output.exists() and not overwrite:
-            raise InputError(f"--output {output}: is there already; --overwrite replaces it")
+        if output is not None and output.exists():
+            if not overwrite:
+                raise InputError(f"--output {output}: is there already; --overwrite replaces it")
+            if not output.is_file() or any(path.exists() and path.samefile(output) for path in paths):
+                raise InputError(f"--output {output}: is no file, or one of the images; choose another")
         _import_tensorflow(debug)
         from rich.console import Console
 
@@ -260,9 +263,14 @@ def predict(
             if output is None:
                 lines = sys.stdout
             else:
-                lines = stack.enter_context(open(stack.enter_context(whole(output)), "w", newline="", encoding="utf-8"))
-            n_scored, n_bad = predicting.predict(run, paths, lines, as_json, heatmaps, console)
-        click.echo(f"{n_scored:,} images scored" + (f", {n_bad:,} files could not be used" if n_bad else ""), err=True)
+                lines = stack.enter_context(
+                    open(
+                        stack.enter_context(whole(output)), "w", newline="", encoding="utf-8", errors="backslashreplace"
+                    )
+                )
+            n_scored, n_bad = predicting.predict(run, paths, lines, as_json, heatmaps, overwrite, console)
+        unusable = f", {_counted(n_bad, 'file')} could not be used" if n_bad else ""
+        click.echo(f"{_counted(n_scored, 'image')} scored{unusable}", err=True)
         if n_bad:
             sys.exit(1)
 
@@ -297,12 +305,12 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
 
 
 @contextlib.contextmanager
-def _errors_in_one_line(debug: bool) -> Iterator[None]:
+def _errors_in_one_line(debug: bool, when_interrupted: str = "") -> Iterator[None]:
     """Turns whatever is raised into one line and an exit code; the traceback is shown with `debug` only."""
     try:
         yield
     except KeyboardInterrupt:
-        _leave("Interrupted. The same command goes on after the last finished epoch, if there was one.", INTERRUPTED)
+        _leave(f"Interrupted. {when_interrupted}".rstrip(), INTERRUPTED)
     except (click.ClickException, click.exceptions.Exit):
         raise
     except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
@@ -317,6 +325,10 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
             place = f"{problem.filename}: " if problem.filename else ""
             _leave(f"Error: {place}{problem.strerror}", 1)
         _leave(f"Error: {reason(problem)} (--debug shows where)", 1)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _leave(line: str, code: int) -> None:

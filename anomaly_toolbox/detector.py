@@ -82,8 +82,12 @@ class Detector:
 
         Raises:
             ToolboxError: a file that cannot be used.
-            ValueError: an array that is no image.
+            ValueError: an array that is no image, or no list of images.
         """
+        if isinstance(images, str | Path):
+            raise ValueError(f"expected a list of images, received one path; give [{str(images)!r}]")
+        if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (1, 3):
+            raise ValueError(f"an array of shape {images.shape} is one image or {len(images)}; give a list of images")
         batches = _batched(images, self._model.hyperparameters.batch_size)
         scores = [self._score_prepared([self._prepare(image) for image in batch])[0] for batch in batches]
         return np.concatenate([np.zeros(0, np.float32), *scores])
@@ -113,6 +117,8 @@ class Detector:
 
     def _prepare(self, image: np.ndarray | str | Path) -> np.ndarray:
         size, _, channels = self.image_shape
+        if not isinstance(image, str | Path | np.ndarray):
+            raise ValueError(f"expected images as paths or NumPy arrays, received {type(image).__name__}")
         read = read_image if isinstance(image, str | Path) else image_of_array
         return 2 * read(Path(image) if isinstance(image, str) else image, size, channels, self.aspect) - 1
 

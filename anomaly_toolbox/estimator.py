@@ -7,6 +7,7 @@ detector.predict(new_images)
 """
 
 import tempfile
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
     Args:
         method: registered name, such as GANomaly.
         hyperparameters: those of the method that differ from its defaults, by name; None: none.
-        contamination: share of the training images that `predict` calls outliers, in [0, 0.5].
+        contamination: share of the training images that `predict` calls outliers, in [0, 0.5]. Of new normal images it
+            may be more, above all with KNN and PCA, which know the training images best: `score_samples` of normal
+            images that were not trained on give a better threshold.
         random_state: seed of weights and order, or a `RandomState`, or None: another one each time.
 
     Attributes:
@@ -63,8 +66,8 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         Raises:
             ValueError, InputError: a parameter or X is not what it should be.
         """
-        if not 0 <= self.contamination <= 0.5:
-            raise ValueError(f"contamination: expected a share in [0, 0.5], received {self.contamination}")
+        if not (isinstance(self.contamination, Real) and 0 <= self.contamination <= 0.5):
+            raise ValueError(f"contamination: expected a share in [0, 0.5], received {self.contamination!r}")
         X = self._validated(X, reset=True)
         self.black_white_ = (0, WHITE[X.dtype.name]) if X.dtype.name in WHITE else (float(X.min()), float(X.max()))
         cls = detector_class(method_name(self.method))
@@ -114,7 +117,12 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _validated(self, X, reset: bool) -> np.ndarray:
         X = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric", ensure_min_samples=2 if reset else 1)
-        return X[:, np.newaxis] if X.ndim == 2 else X
+        X = X[:, np.newaxis] if X.ndim == 2 else X
+        if reset:
+            self._image_shape = X.shape[1:]
+        elif X.shape[1:] != self._image_shape:
+            raise ValueError(f"expected images of shape {self._image_shape} as in fit, received {X.shape[1:]}")
+        return X
 
     def _prepared(self, X: np.ndarray, size: int, channels: int) -> np.ndarray:
         """(n, size, size, channels) in [-1, 1], float32."""

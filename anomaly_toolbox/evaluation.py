@@ -46,12 +46,13 @@ def figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[st
     }
 
 
-def pixel_figures(masks: np.ndarray, maps: np.ndarray) -> dict[str, float]:
+def pixel_figures(masks: np.ndarray, maps: np.ndarray, padding: np.ndarray | None = None) -> dict[str, float]:
     """How well anomaly maps show where the defects are.
 
     Args:
         masks: (n, height, width), bool, where the defects are; some of them, not all.
         maps: (n, height, width), higher being more anomalous.
+        padding: (n, height, width), bool, what is no part of the images and does not count.
 
     Returns:
         `pixel_auroc` and `pixel_auprc` over all pixels, `pixel_prevalence`, which is the `pixel_auprc` of a guess, and
@@ -59,12 +60,13 @@ def pixel_figures(masks: np.ndarray, maps: np.ndarray) -> dict[str, float]:
         function of the share of normal pixels that are taken for anomalous; the area under that curve up to a share of
         0.3, divided by 0.3. A guess reaches 0.15.
     """
-    is_defect, values = masks.ravel(), maps.astype(np.float64).ravel()
+    counts = np.ones(masks.shape, bool) if padding is None else ~padding
+    is_defect, values = masks[counts], maps[counts].astype(np.float64)
     weights = np.ones(masks.shape)
     for mask, weight in zip(masks, weights, strict=True):
         regions, _ = scipy.ndimage.label(mask, structure=np.ones((3, 3)))
         weight[mask] = 1 / np.bincount(regions.ravel())[regions[mask]]  # each region counts as one
-    false_positives, overlap, _ = roc_curve(is_defect, values, sample_weight=weights.ravel())
+    false_positives, overlap, _ = roc_curve(is_defect, values, sample_weight=weights[counts])
     n_inside = np.count_nonzero(false_positives < MOST_FALSE_POSITIVES)
     end = np.interp(MOST_FALSE_POSITIVES, false_positives, overlap)
     area = auc([*false_positives[:n_inside], MOST_FALSE_POSITIVES], [*overlap[:n_inside], end])

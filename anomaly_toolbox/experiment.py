@@ -5,7 +5,7 @@ import dataclasses
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from anomaly_toolbox.datasets.batches import (
     training_batches,
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.errors import InputError, ToolboxError, problems_of
+from anomaly_toolbox.errors import ToolboxError, problems_of
 from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.base import MAP, AnomalyDetector, Hyperparameters
@@ -46,6 +46,7 @@ class Trial:
         source: where the dataset comes from: `--dataset` and `--data-dir` as absolute paths.
         dataset: not yet configured; the trial configures it.
         seed: of the weights, the shuffling and every random number of a method.
+        reading: how images are read where that is not as usual: `aspect` or `all_test_images`.
     """
 
     experiment: str
@@ -54,6 +55,7 @@ class Trial:
     source: str
     dataset: AnomalyDetectionDataset
     seed: int
+    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 Watch = Callable[[int, dict[str, float]], None]  # called with an epoch's number, from 1, and its figures
@@ -80,7 +82,7 @@ def run_trial(
     """
     trial = _with_default_label(trial)
     schema = type(trial.hyperparameters)
-    name = run_name(trial.hyperparameters.model_dump(), schema().model_dump(), trial.seed)
+    name = run_name({**trial.hyperparameters.model_dump(), **trial.reading}, schema().model_dump(), trial.seed)
     run = Run(log_dir / trial.experiment / trial.dataset_name / name, _hparams(trial))
     with run.locked():
         if overwrite:
@@ -92,7 +94,7 @@ def run_trial(
         else:
             try:
                 results = _train_and_test(trial, run, console, watch)
-            except InputError:
+            except ToolboxError:
                 run.discard_unbegun()
                 raise
     return run.folder, results
@@ -238,6 +240,7 @@ def _test(
     with progress.Bar(console) as bar:
         on_validation, _ = _score(run, bar, detector, validation, "validation")
         masks = trial.dataset.test_masks
+        masks = masks if masks is not None and masks.any() else None
         on_test, images_per_second = _score(run, bar, detector, test, "test", with_maps=masks is not None)
     maps = on_test.pop(MAP, None)
     _say(console, f"{len(test.labels):,} test images scored; figures and pictures follow")
@@ -257,7 +260,7 @@ def _test(
     calibrated = evaluation.rescale(decisive, low, high)
     columns = {"score": decisive, "calibrated": calibrated, **on_test}
     _write_scores(run.scores_path, trial.dataset.test_files, test.labels, columns)
-    of_pixels = evaluation.pixel_figures(masks, maps) if masks is not None else {}
+    of_pixels = evaluation.pixel_figures(masks, maps, trial.dataset.test_padding) if masks is not None else {}
     normal = validation.examples[: np.count_nonzero(validation.labels == 0)]  # they come first
     heat_range = pictures.usual_heat(detector.anomaly_map(normal).numpy())
     gallery.draw(run.folder, detector, trial.dataset, test, decisive, of_test[hp.score], heat_range, masks)
@@ -312,7 +315,7 @@ def _checked_counts(counts: dict[str, dict[str, int]], select_by: str | None) ->
 
 def _write_scores(path: Path, files: Sequence[str] | None, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
     """One row a test image; nine digits are enough to get a float32 back exactly."""
-    with whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+    with whole(path) as beside, open(beside, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["index" if files is None else "file", "label", *columns])
         names = range(len(labels)) if files is None else files
@@ -334,6 +337,7 @@ def _hparams(trial: Trial) -> dict[str, Any]:
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,
         "source": trial.source,
+        "reading": dict(trial.reading),
         "fingerprint_of_images": trial.dataset.fingerprint(trial.hyperparameters.class_label),
         "hyperparameters": trial.hyperparameters.model_dump(),
         "seed": trial.seed,

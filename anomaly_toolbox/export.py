@@ -74,6 +74,7 @@ def export(run_folder: Path, file_format: str, output: Path | None = None, overw
     try:
         aspect = read_json(run.hparams_path).get("aspect") or "stretch"
         detector, validation = load_detector(run_folder), results["validation"]
+        detector.hyperparameters = detector.hyperparameters.model_copy(update={"score": results["score"]})
         functions = judging_functions(detector, validation["score_min"], validation["score_max"], aspect)
     except (KeyError, TypeError, ValueError, OSError) as problem:
         raise ToolboxError(f"{run_folder}: JSON files are damaged, or of another version ({problem!r})") from problem
@@ -154,7 +155,7 @@ def _weights(n: tf.Tensor, across: tf.Tensor, size: int, aspect: Aspect) -> tf.T
     """The matrix (size, n) that resizes a line of `n` pixels, in an image that has `across` the other way."""
     match aspect:
         case "pad":
-            covered = tf.round(n * size / tf.maximum(n, across))
+            covered = tf.maximum(tf.round(n * size / tf.maximum(n, across)), 1.0)
             step = n / covered
             beginning = -tf.round((size - covered) / 2) * step
         case "crop":

@@ -10,7 +10,7 @@ import numpy as np
 from anomaly_toolbox import pictures
 from anomaly_toolbox.datasets.batches import EXAMPLES_OF_EACH_KIND, ScoringSplit, images_at
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.datasets.images import read_original, unsquare
+from anomaly_toolbox.datasets.images import read_original, seen, unsquare
 from anomaly_toolbox.models.base import AnomalyDetector
 
 MOST_LOCATED = 8
@@ -88,5 +88,8 @@ def _located(
     original = read_original(dataset.test_folder / name)
     shape = original.shape[:2]
     mask = None if masks is None else unsquare(masks[index], shape, dataset.aspect) > 0.5
+    name = name.encode(errors="replace").decode()
     caption = name if len(name) <= LONGEST_CAPTION else f"…{name[1 - LONGEST_CAPTION :]}"
+    is_seen, _ = seen(shape, len(anomaly_map), dataset.aspect)
+    original = pictures.dimmed(original, is_seen)
     return pictures.Located(caption, original, unsquare(anomaly_map, shape, dataset.aspect), mask)

@@ -1,6 +1,7 @@
 """Pictures of a run: what the detector makes of images, and how well its scores separate them."""
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,11 @@ def heat(images: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndar
     return np.clip(images * (1 - cover) + glow * cover, 0.0, 1.0)  # sums may be just above 1
 
 
+def dimmed(image: np.ndarray, is_seen: np.ndarray) -> np.ndarray:
+    """An image, (height, width, 3), dark where a detector did not see it, as `is_seen`, (height, width), says."""
+    return np.where(is_seen[..., np.newaxis], image, image / 4)
+
+
 def usual_heat(maps: np.ndarray) -> HeatRange:
     """The range for `heat`, from the maps of normal images: a twentieth of their pixels glows, hardly one is yellow."""
     low, high = np.quantile(maps, [0.95, 0.999])
@@ -71,11 +77,13 @@ def save_reconstructions(
     axes.set_yticks([size * (row + 0.5) for row in range(4)], ["image", "reconstruction", "residual", "where"])
     for row in (1, 2, 3):
         axes.axhline(size * row - 0.5, color="white", linewidth=2)
+    for column in range(1, len(images)):
+        axes.axvline(size * column - 0.5, color="white", linewidth=1)
     middles, end = [], 0
     groups = [(caption, len(list(same))) for caption, same in itertools.groupby(captions)]
     for _, count in groups:
         if end:
-            axes.axvline(size * end - 0.5, color="white", linewidth=2)
+            axes.axvline(size * end - 0.5, color="white", linewidth=5)
         middles.append(size * (end + count / 2))
         end += count
     axes.set_xticks(middles, [caption for caption, _ in groups])
@@ -143,5 +151,6 @@ def save_histogram(path: Path, labels: np.ndarray, scores: np.ndarray, threshold
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with whole(path) as beside:
+    with whole(path) as beside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a file's name in a script that the font lacks
         figure.savefig(beside, dpi=130)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox import pictures
-from anomaly_toolbox.datasets.images import BadImage, image_files, read_original, unsquare
+from anomaly_toolbox.datasets.images import BadImage, image_files, read_original, seen, unsquare
 from anomaly_toolbox.detector import Detector
 from anomaly_toolbox.errors import InputError
 
@@ -21,7 +21,13 @@ COLUMNS = ("file", "score", "calibrated", "anomalous", "problem")
 
 
 def predict(
-    run: Path, paths: Sequence[Path], output: TextIO, as_json: bool, heatmaps: Path | None, console: Console
+    run: Path,
+    paths: Sequence[Path],
+    output: TextIO,
+    as_json: bool,
+    heatmaps: Path | None,
+    overwrite: bool,
+    console: Console,
 ) -> tuple[int, int]:
     """Writes a line for each image file as soon as its batch is scored.
 
@@ -31,21 +37,22 @@ def predict(
         output: where the lines go.
         as_json: a JSON object a line, instead of CSV.
         heatmaps: a folder for a picture of each image, or None.
+        overwrite: replace pictures that are there.
         console: where progress is shown.
 
     Returns:
         How many images were scored, and how many files could not be used; the lines of those say why.
 
     Raises:
-        InputError: a path or the run is not there, or there are no images.
+        InputError: a path or the run is not there, there are no images, or pictures would be replaced.
     """
     bad: list[BadImage] = []
     files = list(_files(paths, bad))
     if not files and not bad:
         raise InputError(f"{paths[0]}: there are no images in it; expected PNG, JPEG, BMP or TIFF files")
+    pictured = _pictures_of(files, heatmaps, overwrite) if heatmaps else {}
     detector = Detector(run)
     tell = _json_lines(output) if as_json else _csv_lines(output)
-    above = Path(os.path.commonpath([path.parent.absolute() for path in files])) if files else Path()
     for problem in bad:
         tell(file=str(problem.path), problem=problem.reason)
     judged = track(
@@ -66,7 +73,7 @@ def predict(
         calibrated = round(verdict.calibrated, 6)
         tell(file=str(path), score=float(f"{verdict.score:.9g}"), calibrated=calibrated, anomalous=verdict.is_anomalous)
         if heatmaps is not None:
-            _save_heat(heatmaps / path.absolute().relative_to(above), read_original(path), verdict.map, detector)
+            _save_heat(pictured[path], read_original(path), verdict.map, detector)
     return n_scored, len(bad)
 
 
@@ -78,6 +85,19 @@ def _files(paths: Sequence[Path], bad: list[BadImage]) -> Iterator[Path]:
             yield from image_files(path, bad)
         else:
             yield path
+
+
+def _pictures_of(files: Sequence[Path], heatmaps: Path, overwrite: bool) -> dict[Path, Path]:
+    """Where the picture of each file goes: laid out as the files are, below the folder that all of them are in."""
+    places = {file: Path(os.path.abspath(file)) for file in files}  # without `..`
+    above = os.path.commonpath([place.parent for place in places.values()]) if files else ""
+    pictured = {
+        file: heatmaps / place.relative_to(above).with_name(f"{place.name}.heat.png") for file, place in places.items()
+    }
+    there = [picture for picture in pictured.values() if picture.exists()]
+    if there and not overwrite:
+        raise InputError(f"--heatmaps {heatmaps}: {there[0]} is there already; --overwrite replaces it")
+    return pictured
 
 
 def _csv_lines(output: TextIO) -> Callable[..., None]:
@@ -101,7 +121,8 @@ def _json_lines(output: TextIO) -> Callable[..., None]:
 
 
 def _save_heat(path: Path, original: np.ndarray, anomaly_map: np.ndarray, detector: Detector) -> None:
-    glowing = pictures.heat(original, unsquare(anomaly_map, original.shape[:2], detector.aspect), detector.heat_range)
-    path = path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
+    on_original = unsquare(anomaly_map, original.shape[:2], detector.aspect)
+    is_seen, _ = seen(original.shape[:2], len(anomaly_map), detector.aspect)
+    glowing = pictures.heat(pictures.dimmed(original, is_seen), on_original, detector.heat_range)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.round(255 * glowing).astype(np.uint8)).save(path)

@@ -85,6 +85,11 @@ class Run:
             return
         there = read_json(self.hparams_path)
         for name, wanted in self.hparams.items():
+            if name == "fingerprint_of_images" and there.get(name) != wanted:
+                raise ToolboxError(
+                    f"{self.folder}: the images have changed since this run was made; choose another --log-dir, or "
+                    "start anew with --overwrite"
+                )
             if name != "versions" and there.get(name) != wanted:
                 raise ToolboxError(
                     f"{self.hparams_path} is damaged or another run's: {name} is {there.get(name)!r}, this run has "

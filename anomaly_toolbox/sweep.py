@@ -52,6 +52,12 @@ class Options:
     debug: bool = False
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """What is unusual in how images are read; see `Trial`."""
+        unusual = {"aspect": self.aspect not in (None, "stretch"), "all_test_images": self.all_test_images}
+        return {name: getattr(self, name) for name, is_given in unusual.items() if is_given}
+
+    @property
     def is_shared(self) -> bool:
         """Whether there may be more trials than one a method, or more workers than one."""
         return self.tuning or self.workers > 1 or self.storage is not None
@@ -73,12 +79,13 @@ class Runner:
             "all_test_images": options.all_test_images or None,
         }
         self._dataset = load_dataset(options.dataset, options.data_dir, options.seed, **of_images)
-        self._source = source(options.dataset, options.data_dir, **of_images)
+        self._source = source(options.dataset, options.data_dir)
 
     def run(self, method: str, hyperparameters: BaseModel, overwrite: bool, watch=None) -> tuple[Path, dict[str, Any]]:
         """The run's folder and its results; see `run_trial`."""
         options = self.options
-        trial = Trial(method, hyperparameters, options.dataset_name, self._source, self._dataset, options.seed)
+        known = (options.dataset_name, self._source, self._dataset, options.seed, options.reading)
+        trial = Trial(method, hyperparameters, *known)
         return run_trial(trial, options.log_dir, self.console, overwrite, watch)
 
     def run_of_a_sweep(self, row: Row, hyperparameters: BaseModel, trial: optuna.Trial) -> dict[str, Any]:
@@ -170,15 +177,16 @@ def open_sweep(options: Options, found: dict[str, dict[str, hps.Domain]] | None 
         for values in itertools.product(*listed.values()):
             labels = dict(zip(listed, values, strict=True))
             rows.append(Row(method, detector_class(method).Hyperparameters, labels, settings, place))
+    images = ", ".join([options.dataset_name, *(f"{name}={value}" for name, value in options.reading.items())])
     search = Search(options.sampler, options.trials, options.pruner, options.seed)
     name = options.sweep_name
     if name is None:
         purpose = options.hps_path.stem if options.hps_path else "defaults"
-        of_this = study.digest(study.definition(rows, search, options.dataset_name))
+        of_this = study.digest(study.definition(rows, search, images))
         name = f"{options.dataset_name}-{purpose}-{of_this}"
     folder = options.log_dir / SWEEPS / name
     storage = study.open_storage(options.storage or str(folder / "journal.log"))
-    return Sweep(name, rows, search, options.dataset_name, storage, folder)
+    return Sweep(name, rows, search, images, storage, folder)
 
 
 def _methods(options: Options, console: Console | None) -> Sequence[str]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 
@@ -15,6 +16,7 @@ from rich.console import Console
 import anomaly_toolbox
 from anomaly_toolbox.cli import main
 from anomaly_toolbox.datasets.folder import ImageFolder
+from anomaly_toolbox.datasets.images import image_of_array
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.experiment import Trial, run_trial
 from anomaly_toolbox.models import detector_class
@@ -90,6 +92,26 @@ def test_arrays_that_are_no_images(run, image, told):
         anomaly_toolbox.load(run).score_images([image])
 
 
+def test_colours_are_the_same_grey_in_every_type(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
+    of_bytes = image_of_array(colours, 16, 1)
+    np.testing.assert_allclose(image_of_array(colours / 255, 16, 1), of_bytes, atol=0.01)
+    np.testing.assert_allclose(image_of_array(colours.astype(np.uint16) * 257, 16, 1), of_bytes, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("received", "told"),
+    [
+        ("a.png", "expected a list of images, received one path"),
+        (np.zeros((64, 64, 3), np.uint8), r"one image or 64; give a list"),
+        ([[1, 2]], "received list"),
+    ],
+)
+def test_what_is_no_list_of_images(run, received, told):
+    with pytest.raises(ValueError, match=told):
+        anomaly_toolbox.load(run).score_images(received)
+
+
 def test_files_that_cannot_be_used_do_not_stop_the_rest(run, images, tmp_path):
     fill(tmp_path, a=1)
     fill(tmp_path, size=(300, 40), b=1)
@@ -101,7 +123,7 @@ def test_files_that_cannot_be_used_do_not_stop_the_rest(run, images, tmp_path):
     assert "2 images scored, 2 files could not be used" in err
     assert [row.get("problem", "")[:12] for row in rows] == ["", "is not a PNG", "", "is empty"]
     assert isinstance(rows[0]["anomalous"], bool)
-    for name, shape in (("a/0.png", (252, 252, 3)), ("b/0.png", (300, 40, 3))):
+    for name, shape in (("a/0.png.heat.png", (252, 252, 3)), ("b/0.png.heat.png", (300, 40, 3))):
         assert np.asarray(Image.open(tmp_path / "heat" / name)).shape == shape
 
 
@@ -114,6 +136,39 @@ def test_what_is_there_is_not_overwritten(run, images, tmp_path):
     assert "is there already; --overwrite replaces it" in err
     assert predict(run, images / "test" / "crack", "--output", output, "--overwrite")[0] == 0
     assert len(output.read_text().splitlines()) == 9
+
+
+def test_heatmaps_replace_nothing(run, tmp_path):
+    """Not the images themselves, not by `..`, and not one another."""
+    fill(tmp_path, size=(40, 40), here=1, elsewhere=1)
+    (tmp_path / "here" / "0.jpg").write_bytes((tmp_path / "here" / "0.png").read_bytes())
+    (tmp_path / "here" / "0.jpg.png").write_bytes((tmp_path / "here" / "0.png").read_bytes())
+    (tmp_path / "here" / "in").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*g")}
+    paths = [tmp_path / "here", tmp_path / "here" / "in" / ".." / ".." / "elsewhere"]
+    assert predict(run, *paths, "--heatmaps", tmp_path / "here" / "in")[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
+    heat = set(tmp_path.rglob("*.heat.png"))
+    assert len(heat) == 4
+    assert all(path.is_relative_to(tmp_path / "here" / "in") for path in heat)
+    code, _, err = predict(run, tmp_path / "here", paths[1], "--heatmaps", tmp_path / "here" / "in")
+    assert code == 2
+    assert "is there already; --overwrite replaces it" in err
+    code, _, err = predict(run, tmp_path / "here" / "0.png", "--output", tmp_path / "here" / "0.png", "--overwrite")
+    assert code == 2
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_name_that_is_not_utf8(run, tmp_path):
+    name = os.fsdecode(b"bad\xff.png")
+    try:
+        fill(tmp_path, a=2)
+        (tmp_path / "a" / "0.png").rename(tmp_path / "a" / name)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert predict(run, tmp_path / "a", "--output", tmp_path / "o.csv", "--heatmaps", tmp_path / "heat")[0] == 0
+    lines = (tmp_path / "o.csv").read_text().splitlines()
+    assert [line.split(",")[0].rsplit("/", 1)[1] for line in lines[1:]] == ["1.png", "bad\\udcff.png"]
 
 
 def test_wrong_paths(run, images, tmp_path):

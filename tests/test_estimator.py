@@ -50,6 +50,14 @@ def test_numbers_of_any_range_and_colours(X):
     assert detector.detector_.image_shape == (16, 16, 3)
 
 
+def test_wrong_input_is_told(X):
+    with pytest.raises(ValueError, match=r"contamination: expected a share in \[0, 0.5\], received 'auto'"):
+        ImageOutlierDetector("PCA", contamination="auto").fit(X)
+    detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"]).fit(X)
+    with pytest.raises(ValueError, match=r"expected images of shape \(16, 16\) as in fit, received \(16, 10\)"):
+        detector.predict(X[..., :10])
+
+
 def test_parameters_and_a_grid_search(X):
     places = [5, 20, 33]  # an outlier in each of three folds
     X, y = np.insert(X[:36], places, X[40:], axis=0), np.insert(np.ones(36, int), places, -1)

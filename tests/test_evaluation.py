@@ -105,3 +105,13 @@ def test_per_region_overlap_weighs_regions_alike():
     expected_at = np.array([0.0, 63 / 95, 1.0])  # shares of normal pixels; the pixel comes last of all
     area = np.interp(0.3, expected_at, [0.5, 0.5, 1.0]) * 0.3
     assert evaluation.pixel_figures(masks, maps)["pro"] == pytest.approx(area / 0.3)
+
+
+def test_padding_does_not_count():
+    masks = np.zeros((2, 6, 6), bool)
+    masks[0, 2, 2] = masks[1, 3, 1:3] = True
+    maps = np.random.default_rng(0).uniform(size=masks.shape)
+    padding = np.zeros_like(masks)
+    padding[:, :2] = padding[:, 5:] = True
+    assert evaluation.pixel_figures(masks, maps, padding) == evaluation.pixel_figures(masks[:, 2:5], maps[:, 2:5])
+    assert evaluation.pixel_figures(masks, maps, padding)["pixel_prevalence"] == 3 / 36

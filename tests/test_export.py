@@ -72,7 +72,8 @@ def finished_run(folder, detector, aspect=None, score_min=0.0, score_max=1.0):
     run.record(channels=detector.image_shape[-1], aspect=aspect)
     detector.save_networks(run.weights_path)
     run.scores_path.write_text("index,label,score\n")
-    run.finish({"experiment": method, "validation": {"score_min": score_min, "score_max": score_max}})
+    of_validation = {"score_min": score_min, "score_max": score_max}
+    run.finish({"experiment": method, "score": detector.hyperparameters.score, "validation": of_validation})
     return folder
 
 
@@ -166,7 +167,7 @@ def test_resizes_as_the_toolbox_does(trained, tmp_path, file_format, aspect):
 
 
 @pytest.mark.parametrize("aspect", ["stretch", "pad", "crop"])
-@pytest.mark.parametrize("shape", [(16, 16), (32, 32), (61, 40), (17, 90), (9, 13), (1, 2)])
+@pytest.mark.parametrize("shape", [(16, 16), (32, 32), (61, 40), (17, 90), (9, 13), (1, 2), (101, 37), (200, 3)])
 def test_resizing_is_pillows(tmp_path, aspect, shape):
     photograph = np.random.default_rng(4).integers(0, 256, (*shape, 1), dtype=np.uint8)
     Image.fromarray(photograph[..., 0]).save(tmp_path / "photograph.png")

@@ -1,6 +1,7 @@
 """Runs on a person's own images: with masks, and with normal images alone."""
 
 import csv
+import io
 import json
 
 import numpy as np
@@ -26,6 +27,12 @@ def only_run(log_dir):
 
 def tensorboard_tags(folder):
     return EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tags()["tensors"]
+
+
+def png(pixels):
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "PNG")
+    return written.getvalue()
 
 
 @pytest.fixture
@@ -68,14 +75,46 @@ def test_masks_tell_how_well_maps_show_where(parts, tmp_path):
 def test_another_aspect_or_other_images_are_another_run(parts, tmp_path):
     arguments = ["--experiment", "PCA", "--dataset", parts, "--set", "image_size=16", "--log-dir", tmp_path / "logs"]
     assert box(*arguments)[0] == 0
-    code, _, err = box(*arguments, "--aspect", "pad")
-    assert code == 1
-    assert "choose another --log-dir" in err
-    assert "finished before, skipped" in box(*arguments)[1]
+    assert box(*arguments, "--aspect", "pad")[0] == 0
+    assert len(list((tmp_path / "logs").rglob("results.json"))) == 2
+    for same in ([], ["--aspect", "stretch"], ["--on-bad-image", "skip"]):
+        assert "finished before, skipped" in box(*arguments, *same)[1]
+    assert box("report", tmp_path / "logs")[0] == 0
+    table = (tmp_path / "logs" / "results_table.md").read_text()
+    assert "the same run" not in table
+    assert "aspect" in (tmp_path / "logs" / "report.html").read_text()
     fill(parts, seed=9, test__scratch=1)
     code, _, err = box(*arguments)
     assert code == 1
-    assert "choose another --log-dir" in err
+    assert "the images have changed since this run was made; choose another --log-dir" in err
+    assert box(*arguments[:-1], tmp_path / "logs" / "later")[0] == 0
+    assert box("report", tmp_path / "logs")[0] == 0
+    assert "other images than" in (tmp_path / "logs" / "results_table.md").read_text()
+
+
+def test_masks_are_looked_at_before_the_training(parts, tmp_path):
+    """Also those of validation images."""
+    options = ["--experiment", "PCA", "--dataset", parts, "--set", "image_size=16", "--log-dir", tmp_path / "logs"]
+    mask = parts / "ground_truth" / "spot" / "3_mask.png"
+    for content, told in (
+        (b"text", "is not a PNG"),
+        (png(np.zeros((8, 8), np.uint8) + 255), "has 8 x 8 pixels, its image 16 x 16"),
+        (png(np.zeros((16, 16), np.uint8)), "is a mask that marks nothing"),
+    ):
+        mask.write_bytes(content)
+        code, out, err = box(*options)
+        assert code == 1
+        assert f"3_mask.png: {told}" in err
+        assert "train:" not in out
+        assert not list((tmp_path / "logs").rglob("hparams.json"))
+    code, out, _ = box(*options, "--on-bad-image", "skip")
+    assert code == 0
+    assert "left out: " in out
+    mask.unlink()
+    code, out, _ = box(*options, "--all-test-images")
+    assert code == 0
+    assert "1 of 8 anomalous test images have no mask, such as" in out
+    assert "pixel AUROC" not in out
 
 
 @pytest.mark.parametrize("method", ["PCA", "GANomaly"])

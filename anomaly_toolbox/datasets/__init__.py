@@ -35,6 +35,8 @@ def dataset_name(name: str) -> str:
         return registered
     if Path(name).is_dir():
         return re.sub(r"[^\w.+-]", "-", Path(name).resolve().name) or "images"
+    if Path(name).is_file():
+        raise InputError(f"--dataset {name}: is a file; expected a folder of images, or a .py file")
     if os.sep in name:
         raise InputError(f"--dataset {name}: there is no such folder")
     raise InputError(
@@ -42,11 +44,10 @@ def dataset_name(name: str) -> str:
     )
 
 
-def source(name: str, data_dir: Path | None, **options: Any) -> str:
-    """Where a dataset comes from, with absolute paths, and how it is read: what a run's folder remembers of it."""
+def source(name: str, data_dir: Path | None) -> str:
+    """Where a dataset comes from, with absolute paths: what a run's folder remembers of it."""
     place = _registered(name) or str(Path(name).resolve())
-    place += "" if data_dir is None else f" in {data_dir.resolve()}"
-    return ", ".join([place, *(f"{key}={value}" for key, value in options.items() if value is not None)])
+    return place if data_dir is None else f"{place} in {data_dir.resolve()}"
 
 
 def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0, **options: Any):

@@ -65,7 +65,10 @@ def training_batches(
         InputError: there is not even one whole batch.
     """
     if count < batch_size:
-        raise InputError(f"batch_size: {batch_size} is larger than the training set, which has {count} normal images")
+        raise InputError(
+            f"batch_size: {batch_size} is larger than the training set, which has {count} normal images; give a "
+            f"smaller one, such as --set batch_size={max(2, count // 4)}"
+        )
     for _ in range(epochs_done):
         iter(train_normal)  # the shuffling draws a new order for each iterator
     return (

@@ -29,6 +29,8 @@ class AnomalyDetectionDataset(abc.ABC):
     test_folder: Path | None = None
     #: Where the defects of the test images are, (n, height, width), bool, in the order of `test`, where that is known.
     test_masks: np.ndarray | None = None
+    #: Where the test images have padding, which is no part of them, likewise; None where nothing was padded.
+    test_padding: np.ndarray | None = None
     #: How images that are no squares become squares, where they come from files.
     aspect: str | None = None
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.datasets.images import Aspect, BadImage, Header, decode, read_header, read_mask, squared
+from anomaly_toolbox.datasets.images import Aspect, BadImage, Header, decode, read_header, read_mask, seen, squared
 from anomaly_toolbox.datasets.layout import SPLITS, Item, find_items
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import sha256
@@ -62,9 +62,11 @@ class ImageFolder(AnomalyDetectionDataset):
         self._items, bad = find_items(root, seed, all_test_images)
         self._leave_out(bad)
         looked_at = self._of_each("looking at", lambda item: (read_header(item.path), self._digest(item)))
-        self._fingerprint = hashlib.sha256("".join(digest for _, digest in looked_at).encode()).hexdigest()[:12]
+        self._fingerprint = hashlib.sha256(os.fsencode("".join(digest for _, digest in looked_at))).hexdigest()[:12]
         self._describe([header for header, _ in looked_at])
         self._pixels = np.empty((0, 0, 0, 0))
+        self._masks: dict[Item, np.ndarray] = {}
+        self._shapes: dict[Item, tuple[int, int]] = {}
 
     def fingerprint(self, class_label=None):
         """See `AnomalyDetectionDataset.fingerprint`; it follows from all files' names and contents."""
@@ -84,9 +86,16 @@ class ImageFolder(AnomalyDetectionDataset):
         items = [item for item in self._items if item.split == "test"]
         if not any(item.mask for item in items) or any(item.defect and not item.mask for item in items):
             return None
-        size = self._pixels.shape[1]
-        nowhere = np.zeros((size, size), bool)
-        return np.stack([read_mask(item.mask, size, self.aspect) if item.mask else nowhere for item in items])
+        nowhere = np.zeros(self._pixels.shape[1:3], bool)
+        return np.stack([self._masks.get(item, nowhere) for item in items])
+
+    @property
+    def test_padding(self) -> np.ndarray | None:
+        """Where the test images have padding, (n, size, size), bool; None unless `aspect` is `pad`."""
+        if self.aspect != "pad":
+            return None
+        size, items = self._pixels.shape[1], [item for item in self._items if item.split == "test"]
+        return np.stack([~seen(self._shapes[item], size, "pad")[1] for item in items])
 
     def configure(
         self,
@@ -136,6 +145,9 @@ class ImageFolder(AnomalyDetectionDataset):
 
         def read(item: Item) -> bytes:
             image = decode(item.path, self._channels)
+            self._shapes[item] = image.size[::-1]
+            if item.mask:
+                self._masks[item] = read_mask(item.mask, size, self.aspect, image.size)
             prepared = squared(image, size, self._channels, self.aspect)
             pixels[place[item]] = np.round(prepared * white).astype(self._dtype)
             return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
@@ -145,6 +157,27 @@ class ImageFolder(AnomalyDetectionDataset):
             if number < place[item]:
                 pixels[number] = pixels[place[item]]
         self._pixels = pixels[: len(self._items)]
+        self._note_masks()
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:
+            self.notes.append(line)
+
+    def _note_masks(self) -> None:
+        """Notes what makes the figures of anomaly maps impossible, or easier than they look."""
+        tested = [item for item in self._items if item.split == "test" and item.defect]
+        missing = [item for item in tested if not item.mask]
+        if 0 < len(missing) < len(tested):
+            self._note(
+                f"{len(missing)} of {len(tested)} anomalous test images have no mask, such as {missing[0].path}: "
+                "anomaly maps are not measured"
+            )
+        hidden = [item for item in tested if item.mask and not self._masks[item].any()]
+        if hidden:
+            self._note(
+                f"{len(hidden)} of {len(tested)} masked defects are not seen at {self._pixels.shape[1]} pixels with "
+                f"--aspect {self.aspect}, such as {hidden[0].path}"
+            )
 
     def _digest(self, item: Item) -> str:
         return f"{item.path.relative_to(self.test_folder)} {sha256(item.path)} {item.mask and sha256(item.mask)}"

@@ -16,8 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from anomaly_toolbox.errors import ToolboxError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+OTHER_SUFFIXES = (".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".tga", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MOST_PIXELS = 100_000_000
+LUMA = np.array([[0.299], [0.587], [0.114]])  # what Pillow makes grey of colours with
 SHORTEST_SHOWN, LONGEST_SHOWN = 256, 1024  # sides of an image in pictures for people
 GREY, DEEP_GREY, COLOURED = ("1", "L", "LA"), ("I;16", "I;16B", "I;16L"), ("P", "PA", "RGB", "RGBA")
 MODES = (*GREY, *DEEP_GREY, *COLOURED)
@@ -106,7 +108,7 @@ def image_of_array(pixels: np.ndarray, size: int, channels: int, aspect: Aspect 
         image = _plain(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels)
         planes = np.asarray(_square(image, size, aspect), np.float32).reshape(size, size, -1)
     else:
-        grey = pixels.mean(axis=-1, keepdims=True) if pixels.shape[-1] > channels else pixels
+        grey = pixels @ LUMA if pixels.shape[-1] > channels else pixels
         planes = [
             _square(Image.fromarray(plane.astype(np.float32)), size, aspect) for plane in np.moveaxis(grey, -1, 0)
         ]
@@ -114,11 +116,24 @@ def image_of_array(pixels: np.ndarray, size: int, channels: int, aspect: Aspect 
     return np.repeat(planes / white, channels, axis=-1) if planes.shape[-1] < channels else planes / np.float32(white)
 
 
-def read_mask(path: Path, size: int, aspect: Aspect = "stretch") -> np.ndarray:
-    """Where a mask marks a defect, (size, size), bool: pixels of which at least half is not black."""
+def read_mask(path: Path, size: int, aspect: Aspect = "stretch", shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Where a mask marks a defect, (size, size), bool: pixels of which at least half is not black.
+
+    Args:
+        path: a file as for `read_image`.
+        size, aspect: as for `read_image`.
+        shape: (width, height) of the image that it belongs to, if that is to be checked.
+
+    Raises:
+        BadImage: names the file and the reason; so does a mask that marks nothing.
+    """
     with _opened(path) as image, _damage_is_told(path):
         marked = ImageOps.exif_transpose(image).convert("L").point(lambda value: 255 if value else 0)
-        return np.asarray(_square(marked, size, aspect)) >= 128
+    if shape is not None and marked.size != shape:
+        raise BadImage(path, "has {} x {} pixels, its image {} x {}".format(*marked.size, *shape))
+    if marked.getbbox() is None:
+        raise BadImage(path, "is a mask that marks nothing")
+    return np.asarray(_square(marked, size, aspect)) >= 128
 
 
 def read_original(path: Path) -> np.ndarray:
@@ -144,28 +159,31 @@ def unsquare(values: np.ndarray, shape: tuple[int, int], aspect: Aspect) -> np.n
     Returns:
         (height, width), float32, linear between the values.
     """
-    size, (height, width) = len(values), shape
-    square, resizing = Image.fromarray(values.astype(np.float32)), Image.Resampling.BILINEAR
-    match aspect:
-        case "stretch":
-            return np.asarray(square.resize((width, height), resizing))
-        case "pad":
-            inside = ImageOps.contain(Image.new("1", (width, height)), (size, size))
-            left, top = round((size - inside.width) / 2), round((size - inside.height) / 2)
-            box = (left, top, left + inside.width, top + inside.height)
-            return np.asarray(square.resize((width, height), resizing, box))
-        case "crop":
-            side = min(shape)
-            whole = np.zeros(shape, np.float32)
-            top, left = (height - side) // 2, (width - side) // 2
-            whole[top : top + side, left : left + side] = square.resize((side, side), resizing)
-            return whole
+    height, width = shape
+    (left, top, right, bottom), (x, y, across, down) = _geometry(width, height, len(values), aspect)
+    left, top, right, bottom = map(int, (left, top, right, bottom))
+    seen = Image.fromarray(values.astype(np.float32)).resize(
+        (right - left, bottom - top), Image.Resampling.BILINEAR, (x, y, x + across, y + down)
+    )
+    whole = np.zeros(shape, np.float32)
+    whole[top:bottom, left:right] = seen
+    return whole
+
+
+def seen(shape: tuple[int, int], size: int, aspect: Aspect) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels of an image, (height, width), come into its square, and which of those, (size, size), are image."""
+    (left, top, right, bottom), (x, y, across, down) = _geometry(shape[1], shape[0], size, aspect)
+    of_image, of_square = np.zeros(shape, bool), np.zeros((size, size), bool)
+    of_image[int(top) : int(bottom), int(left) : int(right)] = True
+    of_square[y : y + down, x : x + across] = True
+    return of_image, of_square
 
 
 def image_files(folder: Path, bad: list[BadImage]) -> Iterator[Path]:
     """Every file below `folder` that is named like an image, in a fixed order; hidden ones are left out.
 
-    Links are followed, but none into a folder that it lies in. Such loops and unreadable folders are added to `bad`.
+    Links are followed, but none into a folder that it lies in. Such loops, unreadable folders and images of other kinds
+    are added to `bad`.
     """
     yield from _walk(folder, (folder.resolve(),), bad)
 
@@ -180,6 +198,8 @@ def _walk(folder: Path, above: tuple[Path, ...], bad: list[BadImage]) -> Iterato
         if not os.path.isdir(path):  # nor is a link that leads to itself; reading it as an image will tell
             if path.suffix.lower() in SUFFIXES:
                 yield path
+            elif path.suffix.lower() in OTHER_SUFFIXES:
+                bad.append(BadImage(path, "is not read; expected PNG, JPEG, BMP or TIFF"))
         elif (real := path.resolve()) in above:
             bad.append(BadImage(path, f"is a link to {real}, in which it lies itself"))
         else:
@@ -233,14 +253,28 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 
 def _square(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
+    """Rows first, then columns: Pillow would choose the order by the shape, and an export could not follow it."""
+    box, (left, top, width, height) = _geometry(*image.size, size, aspect)
     resizing = Image.Resampling.BILINEAR  # which Pillow widens when it makes an image smaller
+    image = image.resize((width, image.height), resizing, (box[0], 0, box[2], image.height))
+    image = image.resize((width, height), resizing, (0, box[1], width, box[3]))
+    square = Image.new(image.mode, (size, size))
+    square.paste(image, (left, top))
+    return square
+
+
+def _geometry(width: int, height: int, size: int, aspect: Aspect) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """What of an image (left, top, right, bottom) goes where in its square (left, top, width, height)."""
+    shorter, longer = min(width, height), max(width, height)
     match aspect:
         case "stretch":
-            return image.resize((size, size), resizing)
+            return (0, 0, width, height), (0, 0, size, size)
         case "pad":
-            return ImageOps.pad(image, (size, size), resizing)
+            inside = [max(1, round(side * size / longer)) for side in (width, height)]
+            return (0, 0, width, height), (*(round((size - side) / 2) for side in inside), *inside)
         case "crop":
-            return ImageOps.fit(image, (size, size), resizing)
+            left, top = (width - shorter) / 2, (height - shorter) / 2
+            return (left, top, left + shorter, top + shorter), (0, 0, size, size)
 
 
 @contextlib.contextmanager

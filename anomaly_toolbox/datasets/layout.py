@@ -25,6 +25,7 @@ from anomaly_toolbox.datasets.images import SUFFIXES, BadImage, image_files
 from anomaly_toolbox.errors import InputError, ToolboxError
 
 NORMAL, ANOMALOUS, MASKS = ("good", "normal", "Negative"), ("anomalous", "Positive"), "ground_truth"
+MOST_TOLD = 100  # characters
 SPLITS = ("train", "validation", "test")
 
 
@@ -67,12 +68,12 @@ def find_items(root: Path, seed: int, all_test_images: bool) -> tuple[list[Item]
             for path in image_files(root / name, bad)
         ]
     if not any(item.split in ("", "train") and not item.defect for item in items):
-        there = ", ".join(sorted(folders)) or "no folder"
-        if any(path.suffix.lower() in SUFFIXES for path in root.iterdir()):
-            there += ", and images beside them, which belong into one of those"
+        found = sorted(path.name for path in (root / "train" if "train" in folders else root).iterdir())
+        there = ", ".join(name for name in found if not name.startswith("."))[:MOST_TOLD] or "nothing"
+        place = "train" if "train" in folders else "it"
         raise InputError(
-            f"{root}: no normal images to learn from; expected PNG, JPEG, BMP or TIFF files in train/good or "
-            f"in normal; there is {there}"
+            f"{root}: no normal images to learn from; expected PNG, JPEG, BMP or TIFF files in train/good or in "
+            f"normal; in {place} there is {there}"
         )
     items = _with_masks(root / MASKS, items, bad) if MASKS in folders else items
     items = sorted(_in_splits(items, seed, all_test_images), key=lambda item: item.path)

@@ -89,6 +89,11 @@ class MVTecAD(AnomalyDetectionDataset):
         """Where the defects of the test images are, see `ImageFolder`."""
         return self._folder and self._folder.test_masks
 
+    @property
+    def test_padding(self) -> np.ndarray | None:
+        """Where the test images have padding, see `ImageFolder`."""
+        return self._folder and self._folder.test_padding
+
     def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
         """See `AnomalyDetectionDataset.configure`; raises InputError for a class that is not there."""
         if anomalous_label is not None:

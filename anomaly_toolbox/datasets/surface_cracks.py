@@ -8,7 +8,7 @@ from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.errors import InputError
 
 FOLDERS = ("Negative", "Positive")
-MOST_TOLD = 5
+MOST_TOLD = 100  # characters
 
 
 class SurfaceCracks(ImageFolder):
@@ -42,7 +42,7 @@ def _with_both(folder: Path) -> Path:
     for candidate in (folder, *entries):
         if all((candidate / name).is_dir() for name in FOLDERS):
             return candidate
-    there = ", ".join(path.name for path in entries[:MOST_TOLD]) or "nothing"
+    there = ", ".join(path.name for path in entries if not path.name.startswith("."))[:MOST_TOLD] or "nothing"
     raise InputError(
         f"--data-dir {folder}: expected the folders Negative and Positive in it; there is {there} (a .rar has to be "
         f"unpacked first)"

@@ -98,7 +98,7 @@ def curves(
 def histograms(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], thresholds: Mapping[str, float], title: str) -> str:
     """Scores of normal and of anomalous images, a panel for each name, up to the 99.5th percentile."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * len(scores) + 0.4, 2.7), layout="constrained")
+        figure = Figure(figsize=(max(4.2, 2.6 * len(scores) + 0.4), 2.7), layout="constrained")
         panels = figure.subplots(1, len(scores), squeeze=False)[0]
         for axes, (name, (labels, values)) in zip(panels, scores.items(), strict=True):
             _histogram(axes, labels, values, thresholds[name])

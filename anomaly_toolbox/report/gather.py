@@ -33,7 +33,7 @@ def gather(log_dir: Path) -> Gathered:
         there = "is a file" if log_dir.exists() else "there is no such folder"
         raise InputError(f"{log_dir}: {there}; expected the --log-dir of earlier commands")
     folders = sorted({path.parent for sign in SIGNS_OF_A_RUN for path in log_dir.rglob(sign)})
-    gathered, known = Gathered(), {}
+    gathered, known, shown = Gathered(), {}, {}
     for folder in folders:
         try:
             run = _read(folder)
@@ -41,10 +41,13 @@ def gather(log_dir: Path) -> Gathered:
             reason = str(problem) if isinstance(problem, ToolboxError) else f"damaged: {problem!r}"
             gathered.left_out.append((folder, reason.replace(f"{folder}/", "").partition(";")[0]))
             continue
-        same = known.setdefault(
-            (run.results["dataset"], run.method, repr(run.hyperparameters), run.results["seed"]), folder
-        )
-        if same == folder:
+        dataset, images = run.results["dataset"], read_json(folder / "hparams.json").get("fingerprint_of_images")
+        same = known.setdefault((dataset, run.method, repr(run.hyperparameters), run.results["seed"]), folder)
+        other = shown.setdefault((dataset, run.label, images is None), (images, folder))
+        if images != other[0]:
+            reason = f"other images than {other[1].relative_to(log_dir)}, though the name is the same"
+            gathered.left_out.append((folder, reason))
+        elif same == folder:
             gathered.finished.append(run)
         else:
             gathered.left_out.append((folder, f"the same run as {same.relative_to(log_dir)}"))
@@ -57,7 +60,8 @@ def _read(folder: Path) -> Finished:
     run = Run(folder, {})
     if not run.hparams_path.exists():
         raise ToolboxError("damaged: hparams.json is missing")
-    hyperparameters = read_json(run.hparams_path)["hyperparameters"]
+    hparams = read_json(run.hparams_path)
+    hyperparameters = hparams["hyperparameters"] | hparams.get("reading", {})
     results = run.finished_results()
     if results is None:
         state = run.checkpoint / "state.json"

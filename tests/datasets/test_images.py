@@ -181,7 +181,7 @@ def test_what_may_not_be_read():
 
 
 def test_files_of_a_folder(tmp_path):
-    for name in ("b.png", "a/c.JPG", ".hidden/d.png", "notes.txt"):
+    for name in ("b.png", "a/c.JPG", ".hidden/d.png", "notes.txt", "e.webp"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     os.symlink(tmp_path, tmp_path / "a" / "loop")
@@ -189,3 +189,4 @@ def test_files_of_a_folder(tmp_path):
     names = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path, bad)]
     assert names == ["a/c.JPG", "b.png"]
     assert "in which it lies itself" in str(bad)
+    assert "e.webp: is not read; expected PNG, JPEG, BMP or TIFF" in str(bad)
