@@ -223,7 +223,9 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
 )
 @click.option("--output", type=click.Path(path_type=Path), help="File for the lines; without it they are printed.")
 @click.option(
-    "--heatmaps", type=click.Path(path_type=Path), help="Folder for a picture of each image, glowing where it is odd."
+    "--heatmaps",
+    type=click.Path(path_type=Path),
+    help="Folder for a picture of each image, <image>.heat.png, glowing where it is odd.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output file and heatmaps if they are there.")
 @click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")

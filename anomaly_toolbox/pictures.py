@@ -110,7 +110,8 @@ class Located(NamedTuple):
 
 def save_where(path: Path, found: Sequence[Located], heat_range: HeatRange) -> None:
     """Each image above itself with `heat`, a line around its defect if that is known."""
-    figure = Figure(figsize=(1.7 * len(found), 3.9), layout="constrained")
+    tallest = max(one.image.shape[0] / one.image.shape[1] for one in found)
+    figure = Figure(figsize=(1.7 * len(found), 3.4 * min(tallest, 2) + 0.5), layout="constrained")
     for axes, one in zip(figure.subplots(2, len(found), squeeze=False).T, found, strict=True):
         axes[0].set_title(one.caption, fontsize=7)
         axes[0].imshow(one.image)

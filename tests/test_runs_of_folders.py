@@ -82,7 +82,7 @@ def test_another_aspect_or_other_images_are_another_run(parts, tmp_path):
     assert box("report", tmp_path / "logs")[0] == 0
     table = (tmp_path / "logs" / "results_table.md").read_text()
     assert "the same run" not in table
-    assert "aspect" in (tmp_path / "logs" / "report.html").read_text()
+    assert "aspect=" in (tmp_path / "logs" / "report.html").read_text()
     fill(parts, seed=9, test__scratch=1)
     code, _, err = box(*arguments)
     assert code == 1

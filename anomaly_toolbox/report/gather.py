@@ -61,7 +61,13 @@ def _read(folder: Path) -> Finished:
     if not run.hparams_path.exists():
         raise ToolboxError("damaged: hparams.json is missing")
     hparams = read_json(run.hparams_path)
-    hyperparameters = hparams["hyperparameters"] | hparams.get("reading", {})
+    hyperparameters = hparams["hyperparameters"]
+    if hparams.get("aspect"):  # images from files; how they are read is a setting too
+        unusual = hparams.get("reading", {})
+        hyperparameters |= {
+            "aspect": hparams["aspect"],
+            "all_test_images": unusual.get("all_test_images", False),
+        }
     results = run.finished_results()
     if results is None:
         state = run.checkpoint / "state.json"
