@@ -108,14 +108,18 @@ class Run:
         checksums = results.pop("sha256", None)
         if not isinstance(checksums, dict) or checksums.get(self.results_path.name) != _digest(results):
             raise ToolboxError(f"{self.results_path} is damaged; train again, with --overwrite")
-        for path in (self.weights_path, self.scores_path):
+        for path in self._guarded:
             if not path.exists() or sha256(path) != checksums.get(path.name):
                 raise ToolboxError(f"{path} is damaged or missing; train again, with --overwrite")
         return results
 
+    @property
+    def _guarded(self) -> tuple[Path, ...]:
+        return self.weights_path, self.scores_path, self.hparams_path
+
     def finish(self, results: dict[str, Any]) -> None:
         """Writes `results.json`, the sign of a finished run, and lets the checkpoint go."""
-        checksums = {path.name: sha256(path) for path in (self.weights_path, self.scores_path)}
+        checksums = {path.name: sha256(path) for path in self._guarded}
         checksums[self.results_path.name] = _digest(results)
         write_json(self.results_path, {**results, "sha256": checksums})
         shutil.rmtree(self.checkpoint, ignore_errors=True)

@@ -192,6 +192,12 @@ def test_unfinished_and_damaged_runs(run, tmp_path):
     with pytest.raises(InputError, match="the run is not finished"):
         anomaly_toolbox.load(copy)
     (tmp_path / "results.json").rename(copy / "results.json")
+    hparams = copy / "hparams.json"
+    before = hparams.read_text()
+    hparams.write_text(before.replace('"paper"', '"residual"'))
+    with pytest.raises(ToolboxError, match=r"hparams\.json is damaged or missing; train again"):
+        anomaly_toolbox.load(copy)
+    hparams.write_text(before)
     weights = copy / "model.weights.h5"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ToolboxError, match=r"model\.weights\.h5 is damaged"):

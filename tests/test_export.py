@@ -236,8 +236,11 @@ def test_what_is_missing_is_told(run, tmp_path, monkeypatch):
 
 
 def test_a_damaged_run_is_refused(run):
-    (run / "hparams.json").write_text("{}")
+    Run(run, {}).finish({"experiment": "PCA"})
     with pytest.raises(ToolboxError, match="run: JSON files are damaged, or of another version"):
+        export.export(run, "savedmodel")
+    (run / "hparams.json").write_text("{}")
+    with pytest.raises(ToolboxError, match=r"hparams\.json is damaged or missing"):
         export.export(run, "savedmodel")
     (run / "model.weights.h5").write_bytes(b"")
     with pytest.raises(ToolboxError, match=r"model\.weights\.h5 is damaged"):
