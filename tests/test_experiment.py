@@ -63,7 +63,7 @@ def test_the_folder_holds_what_it_should(finished):
 def test_the_results_say_what_was_run(finished):
     folder, results, _ = finished
     written = json.loads((folder / "results.json").read_text())
-    assert set(written.pop("sha256")) == {"model.weights.h5", "scores.csv", "results.json"}
+    assert set(written.pop("sha256")) == {"hparams.json", "model.weights.h5", "scores.csv", "results.json"}
     assert results == written
     told = {name: results[name] for name in ("experiment", "dataset", "anomalous_label", "seed", "epochs")}
     assert told == {"experiment": "GANomaly", "dataset": "Digits", "anomalous_label": 2, "seed": 0, "epochs": 3}
