@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from anomaly_toolbox import layers, losses
-from anomaly_toolbox.datasets.images import Aspect
+from anomaly_toolbox.datasets.images import ROUNDING, Aspect
 from anomaly_toolbox.errors import InputError, ToolboxError, did_you_mean, problems_of
 from anomaly_toolbox.experiment import load_detector
 from anomaly_toolbox.files import read_json, whole
@@ -140,15 +140,15 @@ def nearest_images(detector: KNN) -> Callable[[tf.Tensor], Rating]:
 def resize(pixels: tf.Tensor, size: int, aspect: Aspect, round_levels: bool = False) -> tf.Tensor:
     """(batch, height, width, channels) of any height and width -> (batch, size, size, channels), float32.
 
-    Linear, with antialiasing where an image becomes smaller, as `datasets/images.py` does it. With `round_levels`,
-    pixels become whole numbers after the rows and again after the columns, as those of 8 bits do in Pillow.
+    Linear, with antialiasing where an image becomes smaller, as `datasets/images.py` does it; with `round_levels`, to
+    whole numbers, as it does with those of 8 bits.
     """
-    kept = (lambda levels: tf.floor(levels + 0.5)) if round_levels else tf.identity
     height, width = tf.unstack(tf.cast(tf.shape(pixels)[1:3], tf.float32))
     channels = pixels.shape[3]
-    rows = kept(tf.matmul(_weights(width, height, size, aspect), pixels))
+    rows = tf.matmul(_weights(width, height, size, aspect), pixels)
     rows = tf.reshape(rows, (-1, tf.shape(pixels)[1], size * channels))
-    return tf.reshape(kept(tf.matmul(_weights(height, width, size, aspect), rows)), (-1, size, size, channels))
+    square = tf.reshape(tf.matmul(_weights(height, width, size, aspect), rows), (-1, size, size, channels))
+    return tf.floor(square + ROUNDING) if round_levels else square
 
 
 def _weights(n: tf.Tensor, across: tf.Tensor, size: int, aspect: Aspect) -> tf.Tensor:

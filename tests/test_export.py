@@ -173,8 +173,8 @@ def test_resizing_is_pillows(tmp_path, aspect, shape):
     Image.fromarray(photograph[..., 0]).save(tmp_path / "photograph.png")
     expected = 255 * read_image(tmp_path / "photograph.png", 16, 1, aspect)
     resized = export.resize(tf.constant(photograph[np.newaxis], tf.float32), 16, aspect, round_levels=True)[0]
-    np.testing.assert_allclose(resized, expected, atol=1.01)  # a tie may be broken the other way
-    assert np.mean(np.abs(resized - expected)) < 0.1
+    np.testing.assert_allclose(resized, expected, atol=1.01)
+    assert np.mean(np.abs(resized - expected)) < 0.005  # one pixel may be just between two levels
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (61, 40), (9, 13)])

@@ -20,6 +20,7 @@ OTHER_SUFFIXES = (".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".tga", ".
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MOST_PIXELS = 100_000_000
 LUMA = np.array([[0.299], [0.587], [0.114]])  # what Pillow makes grey of colours with
+ROUNDING = 0.5129  # 0.5 would decide by the last digit what is just between two levels
 SHORTEST_SHOWN, LONGEST_SHOWN = 256, 1024  # sides of an image in pictures for people
 GREY, DEEP_GREY, COLOURED = ("1", "L", "LA"), ("I;16", "I;16B", "I;16L"), ("P", "PA", "RGB", "RGBA")
 MODES = (*GREY, *DEEP_GREY, *COLOURED)
@@ -79,7 +80,7 @@ def decode(path: Path, channels: int) -> Image.Image:
 
 def squared(image: Image.Image, size: int, channels: int, aspect: Aspect) -> np.ndarray:
     """What `read_image` gives, of an image that is decoded."""
-    pixels = _pixels(_square(image, size, aspect))
+    pixels = _square(image, size, aspect) / np.float32(65535 if image.mode == "F" else 255)
     return np.repeat(pixels, channels, axis=-1) if pixels.shape[-1] < channels else pixels
 
 
@@ -106,13 +107,13 @@ def image_of_array(pixels: np.ndarray, size: int, channels: int, aspect: Aspect 
         )
     if pixels.dtype == np.uint8:
         image = _plain(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels)
-        planes = np.asarray(_square(image, size, aspect), np.float32).reshape(size, size, -1)
+        planes = _square(image, size, aspect)
     else:
         grey = pixels @ LUMA if pixels.shape[-1] > channels else pixels
         planes = [
             _square(Image.fromarray(plane.astype(np.float32)), size, aspect) for plane in np.moveaxis(grey, -1, 0)
         ]
-        planes = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+        planes = np.concatenate(planes, axis=-1)
     return np.repeat(planes / white, channels, axis=-1) if planes.shape[-1] < channels else planes / np.float32(white)
 
 
@@ -133,7 +134,7 @@ def read_mask(path: Path, size: int, aspect: Aspect = "stretch", shape: tuple[in
         raise BadImage(path, "has {} x {} pixels, its image {} x {}".format(*marked.size, *shape))
     if marked.getbbox() is None:
         raise BadImage(path, "is a mask that marks nothing")
-    return np.asarray(_square(marked, size, aspect)) >= 128
+    return _square(marked, size, aspect)[..., 0] >= 128
 
 
 def read_original(path: Path) -> np.ndarray:
@@ -252,15 +253,21 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, np.float32).reshape(image.height, image.width, -1) / white
 
 
-def _square(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
-    """Rows first, then columns: Pillow would choose the order by the shape, and an export could not follow it."""
+def _square(image: Image.Image, size: int, aspect: Aspect) -> np.ndarray:
+    """(size, size, channels), float32; of 8 bits, whole numbers.
+
+    Rows first, then columns, in floats, and rounded once: what an export can do, too. Pillow by itself would choose the
+    order by the shape and round whole numbers twice. Halves are frequent, and no place to round at where the last digit
+    may differ.
+    """
     box, (left, top, width, height) = _geometry(*image.size, size, aspect)
     resizing = Image.Resampling.BILINEAR  # which Pillow widens when it makes an image smaller
-    image = image.resize((width, image.height), resizing, (box[0], 0, box[2], image.height))
-    image = image.resize((width, height), resizing, (0, box[1], width, box[3]))
-    square = Image.new(image.mode, (size, size))
-    square.paste(image, (left, top))
-    return square
+    square = np.zeros((size, size, len(image.getbands())), np.float32)
+    for channel, band in enumerate(image.split()):
+        band = band.convert("F").resize((width, image.height), resizing, (box[0], 0, box[2], image.height))
+        band = band.resize((width, height), resizing, (0, box[1], width, box[3]))
+        square[top : top + height, left : left + width, channel] = band
+    return square if image.mode == "F" else np.floor(square + ROUNDING)
 
 
 def _geometry(width: int, height: int, size: int, aspect: Aspect) -> tuple[tuple[float, ...], tuple[int, ...]]:
