@@ -245,14 +245,19 @@ def predict(
     instead; then the exit code is 1.
     """
     with _errors_in_one_line(debug):
+        from anomaly_toolbox.datasets.images import SUFFIXES
+
         for option, path in (("--output", output), ("--heatmaps", heatmaps)):
             if path is not None and path.exists() and path.is_dir() == (option == "--output"):
                 raise InputError(f"{option} {path}: expected a {'file' if option == '--output' else 'folder'}")
         if output is not None and output.exists():
             if not overwrite:
                 raise InputError(f"--output {output}: is there already; --overwrite replaces it")
-            if not output.is_file() or any(path.exists() and path.samefile(output) for path in paths):
-                raise InputError(f"--output {output}: is no file, or one of the images; choose another")
+            is_image = output.suffix.lower() in SUFFIXES or any(
+                path.exists() and path.samefile(output) for path in paths
+            )
+            if is_image or not output.is_file():
+                raise InputError(f"--output {output}: is an image or no file at all; choose another")
         _import_tensorflow(debug)
         from rich.console import Console
 

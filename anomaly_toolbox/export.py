@@ -10,8 +10,8 @@ come, as float32 and by name:
     reconstruction   (batch, size, size, channels)  in [0, 1], whatever came in
 
 They are what `anomaly_toolbox.load(run)` says of the same image, alone or in any batch. Resizing to the run's
-`image_size` is part of it and follows Pillow; two matrices do it, which every format can hold where it cannot hold
-`tf.image.resize(antialias=True)`. Only the deciding score and what it needs is exported.
+`image_size` is part of it and follows `datasets/images.py`; two matrices do it, which every format can hold where it
+cannot hold `tf.image.resize(antialias=True)`. Only the deciding score and what it needs is exported.
 """
 
 import os
@@ -74,7 +74,6 @@ def export(run_folder: Path, file_format: str, output: Path | None = None, overw
     try:
         aspect = read_json(run.hparams_path).get("aspect") or "stretch"
         detector, validation = load_detector(run_folder), results["validation"]
-        detector.hyperparameters = detector.hyperparameters.model_copy(update={"score": results["score"]})
         functions = judging_functions(detector, validation["score_min"], validation["score_max"], aspect)
     except (KeyError, TypeError, ValueError, OSError) as problem:
         raise ToolboxError(f"{run_folder}: JSON files are damaged, or of another version ({problem!r})") from problem

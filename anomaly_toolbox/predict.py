@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox import pictures
-from anomaly_toolbox.datasets.images import BadImage, image_files, read_original, seen, unsquare
+from anomaly_toolbox.datasets.images import BadImage, image_files
 from anomaly_toolbox.detector import Detector
 from anomaly_toolbox.errors import InputError
+from anomaly_toolbox.gallery import on_original
 
 COLUMNS = ("file", "score", "calibrated", "anomalous", "problem")
 
@@ -73,7 +74,8 @@ def predict(
         calibrated = round(verdict.calibrated, 6)
         tell(file=str(path), score=float(f"{verdict.score:.9g}"), calibrated=calibrated, anomalous=verdict.is_anomalous)
         if heatmaps is not None:
-            _save_heat(pictured[path], read_original(path), verdict.map, detector)
+            original, map_of_original = on_original(path, verdict.map, detector.aspect)
+            _save_picture(pictured[path], pictures.heat(original, map_of_original, detector.heat_range))
     return n_scored, len(bad)
 
 
@@ -120,9 +122,6 @@ def _json_lines(output: TextIO) -> Callable[..., None]:
     return tell
 
 
-def _save_heat(path: Path, original: np.ndarray, anomaly_map: np.ndarray, detector: Detector) -> None:
-    on_original = unsquare(anomaly_map, original.shape[:2], detector.aspect)
-    is_seen, _ = seen(original.shape[:2], len(anomaly_map), detector.aspect)
-    glowing = pictures.heat(pictures.dimmed(original, is_seen), on_original, detector.heat_range)
+def _save_picture(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.round(255 * glowing).astype(np.uint8)).save(path)
+    Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(path)

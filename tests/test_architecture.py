@@ -17,7 +17,7 @@ LIGHT = ("evaluation", "hps", "files", "runs", "errors", "study", "workers", "ta
 ALLOWED = {
     "__main__": {"cli"},
     "cli": {"sweep", "report", "predict", "export", "models", "datasets"},
-    "predict": {"detector", "datasets", "pictures"},
+    "predict": {"detector", "datasets", "gallery", "pictures"},
     "detector": {"experiment", "models", "datasets", "evaluation", "runs"},
     "estimator": {"models", "datasets", "hps"},
     "export": {"datasets", "experiment", "layers", "losses", "models", "runs"},

@@ -154,8 +154,10 @@ def test_heatmaps_replace_nothing(run, tmp_path):
     code, _, err = predict(run, tmp_path / "here", paths[1], "--heatmaps", tmp_path / "here" / "in")
     assert code == 2
     assert "is there already; --overwrite replaces it" in err
-    code, _, err = predict(run, tmp_path / "here" / "0.png", "--output", tmp_path / "here" / "0.png", "--overwrite")
-    assert code == 2
+    for given in (tmp_path / "here" / "0.png", tmp_path / "here"):
+        code, _, err = predict(run, given, "--output", tmp_path / "here" / "0.png", "--overwrite")
+        assert code == 2
+        assert "is an image" in err
     assert {path: path.read_bytes() for path in before} == before
 
 
