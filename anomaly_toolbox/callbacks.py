@@ -1,7 +1,8 @@
 """What happens around the loop, as Keras callbacks.
 
-At the end of an epoch they act in this order: `Timing`, `Validation`, `KeepBest`, `Summaries`, `Checkpoint`, and then
-`progress.EpochProgress`. Whatever is killed before the checkpoint is done again, and gives the same.
+At the end of an epoch they act in this order: `Timing`, `Divergence`, `Validation`, `KeepBest`, `Summaries`,
+`Checkpoint`, and then `progress.EpochProgress`. Whatever is killed before the checkpoint is done again, and gives the
+same.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import numpy as np
 
 from anomaly_toolbox import evaluation
 from anomaly_toolbox.datasets.batches import ScoringSplit
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.errors import DIVERGED, REMEDY, DamagedFile, ToolboxError
 from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models.base import AnomalyDetector
 
@@ -58,6 +59,33 @@ class Timing(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._seconds += time.perf_counter() - self._since
+
+
+class Divergence(keras.callbacks.Callback):
+    """Ends a training whose losses are no numbers any more, with a ToolboxError that says so.
+
+    Args:
+        every: steps from one look to the next; there is one at the end of each epoch besides.
+    """
+
+    def __init__(self, every: int):
+        super().__init__()
+        self._every, self._epoch = every, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch % self._every == 0:
+            self._check(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check(logs)
+
+    def _check(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise ToolboxError(f"{DIVERGED}: {name} is {float(value)} in epoch {self._epoch}; {REMEDY}")
 
 
 class Validation(keras.callbacks.Callback):
@@ -104,7 +132,7 @@ class KeepBest(keras.callbacks.Callback):
         return self._folder / f"best-{self.best_epoch}.weights.h5"
 
     def restore(self, model: AnomalyDetector) -> None:
-        """Gives `model` the networks of the best epoch; ToolboxError if they are damaged."""
+        """Gives `model` the networks of the best epoch; DamagedFile if they are damaged."""
         with damage_is_told(self.path):
             model.load_networks(self.path)
 
@@ -146,7 +174,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Brings `model` back to the last finished epoch and returns how many are finished, 0 without a checkpoint.
 
         Raises:
-            ToolboxError: the checkpoint is damaged.
+            DamagedFile: the checkpoint is damaged.
         """
         if not self._state_path.exists():
             return 0
@@ -229,9 +257,7 @@ def damage_is_told(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
-        raise ToolboxError(
-            f"{path} is damaged or missing ({type(problem).__name__}); train again, with --overwrite"
-        ) from problem
+        raise DamagedFile(f"{path} is damaged or missing ({type(problem).__name__})") from problem
 
 
 def bytes_of(variables: Sequence[keras.Variable]) -> int:

@@ -13,9 +13,14 @@ from typing import Any
 import click
 
 from anomaly_toolbox import __version__
+from anomaly_toolbox.console import open_streams
 from anomaly_toolbox.datasets import DATASETS, dataset_name
 from anomaly_toolbox.errors import INTERRUPTED, InputError, ToolboxError, reason
 from anomaly_toolbox.models import METHODS, method_name
+
+ENVIRONMENT = "ANOMALY_BOX"  # what the names of environment variables begin with
+LONGEST_SWEEP_NAME = 150  # bytes; it is the name of a folder
+READER_GONE = 141  # what a shell reports of a command that wrote to a closed pipe
 
 
 class OneLineErrors(click.Group):
@@ -23,6 +28,7 @@ class OneLineErrors(click.Group):
 
     def main(self, *arguments, **options):
         """Runs the command; see `click.Command.main`."""
+        open_streams()
         try:
             return super().main(*arguments, **options | {"standalone_mode": False})
         except click.ClickException as problem:
@@ -35,7 +41,7 @@ class OneLineErrors(click.Group):
     cls=OneLineErrors,
     invoke_without_command=True,
     subcommand_metavar="[COMMAND]",
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANOMALY_BOX"},
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": ENVIRONMENT},
 )
 @click.option("--experiment", metavar="NAME", help=f"The method to train and test: {', '.join(METHODS)}.")
 @click.option("--run-all", is_flag=True, help="Run every method instead of one.")
@@ -69,6 +75,12 @@ class OneLineErrors(click.Group):
     is_flag=True,
     help="Test on every test image of a folder, as papers do, where otherwise half of them choose epoch and threshold; "
     "the lowest loss on some normal training images chooses instead.",
+)
+@click.option(
+    "--white-level",
+    type=click.IntRange(1, 65535),
+    help="The value that is white in a folder's grey images of 16 bits, such as 4095 if they have 12 bits; brighter "
+    "pixels become white, too. Without it, 65535 is white.",
 )
 @click.option(
     "--hps-path",
@@ -129,7 +141,9 @@ class OneLineErrors(click.Group):
     "overrides",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Use this value for a hyperparameter, whatever the file says; may be given several times.",
+    envvar=[f"{ENVIRONMENT}_SET", f"{ENVIRONMENT}_OVERRIDES"],
+    help="Use this value for a hyperparameter, whatever the file says; may be given several times, or with blanks "
+    f"between in {ENVIRONMENT}_SET. none, true and false are values.",
 )
 @click.option(
     "--log-dir",
@@ -179,13 +193,19 @@ def main(
         name = options["sweep_name"]
         if name is not None and not re.fullmatch(r"[\w.,=+-]*\w", name):
             raise InputError(f"--sweep-name {name}: expected letters, digits and . , = + - _")
+        if name is not None and len(os.fsencode(name)) > LONGEST_SWEEP_NAME:
+            raise InputError(f"--sweep-name: has {len(os.fsencode(name))} bytes, expected at most {LONGEST_SWEEP_NAME}")
         methods = list(METHODS) if run_all else [method_name(experiment)]
         kept_as = dataset_name(dataset)
+        from anomaly_toolbox import plan
+
+        planned = plan.make(plan.Options(methods, dataset, kept_as, tuning=tuning, debug=debug, **options))
+        _note_what_is_ignored(dataset, kept_as)
         _import_tensorflow(debug)
 
         from anomaly_toolbox import sweep
 
-        sweep.run(sweep.Options(methods, dataset, kept_as, tuning=tuning, debug=debug, **options))
+        sweep.run(planned)
 
 
 @main.command()
@@ -216,6 +236,7 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
 @click.option(
     "--format",
     "output_format",
+    envvar=f"{ENVIRONMENT}_PREDICT_FORMAT",
     type=click.Choice(["csv", "jsonl"], case_sensitive=False),
     default="csv",
     show_default=True,
@@ -245,37 +266,19 @@ def predict(
     instead; then the exit code is 1.
     """
     with _errors_in_one_line(debug):
-        from anomaly_toolbox.datasets.images import SUFFIXES
-
-        for option, path in (("--output", output), ("--heatmaps", heatmaps)):
-            if path is not None and path.exists() and path.is_dir() == (option == "--output"):
-                raise InputError(f"{option} {path}: expected a {'file' if option == '--output' else 'folder'}")
-        if output is not None and output.exists():
-            if not overwrite:
-                raise InputError(f"--output {output}: is there already; --overwrite replaces it")
-            is_image = output.suffix.lower() in SUFFIXES or any(
-                path.exists() and path.samefile(output) for path in paths
-            )
-            if is_image or not output.is_file():
-                raise InputError(f"--output {output}: is an image or no file at all; choose another")
-        _import_tensorflow(debug)
-        from rich.console import Console
-
         from anomaly_toolbox import predict as predicting
+        from anomaly_toolbox.console import plain_console
         from anomaly_toolbox.files import whole
 
-        console = Console(stderr=True)
-        as_json = output_format == "jsonl"
+        request = predicting.prepare(run, paths, output, heatmaps, overwrite)
+        _import_tensorflow(debug)
         with contextlib.ExitStack() as stack:
-            if output is None:
-                lines = sys.stdout
-            else:
-                lines = stack.enter_context(
-                    open(
-                        stack.enter_context(whole(output)), "w", newline="", encoding="utf-8", errors="backslashreplace"
-                    )
-                )
-            n_scored, n_bad = predicting.predict(run, paths, lines, as_json, heatmaps, overwrite, console)
+            lines = sys.stdout
+            if output is not None:
+                beside = stack.enter_context(whole(output))
+                lines = open(beside, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+                stack.enter_context(lines)
+            n_scored, n_bad = predicting.predict(request, lines, output_format == "jsonl", plain_console(stderr=True))
         unusable = f", {_counted(n_bad, 'file')} could not be used" if n_bad else ""
         click.echo(f"{_counted(n_scored, 'image')} scored{unusable}", err=True)
         if n_bad:
@@ -287,6 +290,7 @@ def predict(
 @click.option(
     "--format",
     "file_format",
+    envvar=f"{ENVIRONMENT}_EXPORT_FORMAT",
     type=click.Choice(["savedmodel", "onnx", "tflite"], case_sensitive=False),
     default="savedmodel",
     show_default=True,
@@ -300,10 +304,14 @@ def predict(
 def export(run: Path, file_format: str, output: Path | None, overwrite: bool, debug: bool) -> None:
     """Write the detector of a finished RUN for programs that do not have this toolbox.
 
-    Images go in, as bytes; score, calibrated score, anomaly map and reconstruction come out. All that has to be done to
-    an image before and to a score after is inside.
+    Images go in, as bytes, or as floats from 0 to 1 where they have more than 8 bits; score, calibrated score, whether
+    the image is anomalous, anomaly map and reconstruction come out. All that has to be done to an image before and to a
+    score after is inside, and the threshold and other facts are in the file's metadata.
     """
     with _errors_in_one_line(debug):
+        from anomaly_toolbox import formats
+
+        formats.check(run, file_format, output, overwrite)
         _import_tensorflow(debug)
 
         from anomaly_toolbox import export as exporting
@@ -320,9 +328,9 @@ def _errors_in_one_line(debug: bool, when_interrupted: str = "") -> Iterator[Non
         _leave(f"Interrupted. {when_interrupted}".rstrip(), INTERRUPTED)
     except (click.ClickException, click.exceptions.Exit):
         raise
-    except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+        _leave("Stopped: whatever reads the output, such as head, has closed it.", READER_GONE)
     except Exception as problem:
         if debug:
             traceback.print_exc()
@@ -332,6 +340,21 @@ def _errors_in_one_line(debug: bool, when_interrupted: str = "") -> Iterator[Non
             place = f"{problem.filename}: " if problem.filename else ""
             _leave(f"Error: {place}{problem.strerror}", 1)
         _leave(f"Error: {reason(problem)} (--debug shows where)", 1)
+
+
+def _note_what_is_ignored(dataset: str, kept_as: str) -> None:
+    """Tells of a folder that is called like a known dataset, and of environment variables that mean nothing."""
+    if kept_as in DATASETS and Path(dataset).is_dir():
+        click.echo(f"note: {kept_as} is a known dataset; --dataset ./{dataset} would read the folder {dataset} instead")
+    valid = set()
+    commands = {ENVIRONMENT: main, **{f"{ENVIRONMENT}_{name.upper()}": each for name, each in main.commands.items()}}
+    for prefix, command in commands.items():
+        for option in command.params:
+            given = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+            valid |= {f"{prefix}_{option.name.upper()}", *given}
+    for name in sorted(os.environ):
+        if name.startswith(f"{ENVIRONMENT}_") and name not in valid:
+            click.echo(f"note: the environment variable {name} belongs to no option")
 
 
 def _counted(number: int, thing: str) -> str:
@@ -349,6 +372,7 @@ def _import_tensorflow(debug: bool) -> None:
         import tensorflow
 
         return
+    open_streams()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr = os.dup(2)
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PAPER = "paper"
+CHANCE = 0.5  # the AUROC of a guess
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,30 @@ def describe(cell: Cell, names: Sequence[str]) -> str:
     return ", ".join(f"{name}={cell.runs[0].setting.get(name)}" for name in names)
 
 
-def losing_to_a_baseline(rows: Sequence[Row]) -> list[str]:
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Lines about figures that should not be passed over: worse than chance, or than a baseline."""
+    return _worse_than_chance(rows) + _losing_to_a_baseline(rows)
+
+
+def _worse_than_chance(rows: Sequence[Row]) -> list[str]:
+    """A line for each row that ranks anomalous images below normal ones, and what people usually got wrong then."""
+    lines = []
+    for row in rows:
+        found = []
+        for label, cell in row.cells.items():
+            auroc = cell.mean("test", "auroc")
+            if auroc < CHANCE or cell.auprc < cell.prevalence:
+                found.append(f"{label} (AUROC {auroc:.3f}, AUPRC {cell.auprc:.3f}, prevalence {cell.prevalence:.3f})")
+        if found:
+            lines.append(
+                f"{row.name} ranks worse than chance on anomaly {', '.join(found)}: are the normal and the anomalous "
+                "label or folder the right way round? Anomalies that are plainer or darker than normal images also get "
+                "low scores"
+            )
+    return lines
+
+
+def _losing_to_a_baseline(rows: Sequence[Row]) -> list[str]:
     """A line for each trained detector that a baseline surpasses, on some labels or on average."""
     baselines = [row for row in rows if not next(iter(row.cells.values())).runs[0].results["epochs"]]
     lines = []

@@ -10,12 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from anomaly_toolbox import evaluation
-from anomaly_toolbox.datasets.images import Aspect, BadImage, image_of_array, read_image
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.datasets.images import BadImage, Reading
 from anomaly_toolbox.experiment import load_detector
-from anomaly_toolbox.files import read_json
 from anomaly_toolbox.models.base import MAP
-from anomaly_toolbox.runs import Run
+from anomaly_toolbox.runs import FinishedRun, advice_on_damage
 
 
 class Verdict(NamedTuple):
@@ -42,7 +40,7 @@ class Detector:
 
     Attributes:
         threshold: scores at or above it are called anomalous.
-        aspect: how images that are no squares become squares, see `read_image`.
+        reading: how images become what the networks take.
         heat_range: how strong anomaly maps have to be to show, see `pictures.heat`.
 
     Raises:
@@ -51,22 +49,13 @@ class Detector:
     """
 
     def __init__(self, folder: Path):
-        run = Run(Path(folder), {})
-        if not run.hparams_path.exists():
-            raise InputError(f"{folder}: is no run's folder: there is no {run.hparams_path.name} in it")
-        results, hparams = run.finished_results(), read_json(run.hparams_path)
-        if results is None:
-            raise InputError(f"{folder}: the run is not finished; the command that began it goes on")
-        try:
+        run = FinishedRun.open(folder)
+        with advice_on_damage(run.folder):
             self._model = load_detector(run.folder)
-            self._model.gives_maps = True
-            self._score = results["score"]
-            self.aspect: Aspect = hparams.get("aspect") or "stretch"
-            self._range = results["validation"]["score_min"], results["validation"]["score_max"]
-            self.threshold: float = results["test"]["threshold"]
-            self.heat_range: tuple[float, float] = tuple(results["heat_range"])
-        except (KeyError, TypeError, ValueError, OSError) as problem:
-            raise ToolboxError(f"{folder}: JSON files are damaged, or of another version ({problem!r})") from problem
+            self.reading = Reading.of_run(run.hparams, run.image_size)
+        self._model.gives_maps = True
+        self._score = run.results["score"]
+        self._range, self.threshold, self.heat_range = run.score_range, run.threshold, run.heat_range
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -116,11 +105,11 @@ class Detector:
                 )
 
     def _prepare(self, image: np.ndarray | str | Path) -> np.ndarray:
-        size, _, channels = self.image_shape
-        if not isinstance(image, str | Path | np.ndarray):
-            raise ValueError(f"expected images as paths or NumPy arrays, received {type(image).__name__}")
-        read = read_image if isinstance(image, str | Path) else image_of_array
-        return 2 * read(Path(image) if isinstance(image, str) else image, size, channels, self.aspect) - 1
+        if isinstance(image, np.ndarray):
+            return 2 * self.reading.of_array(image) - 1
+        if isinstance(image, str | Path):
+            return 2 * self.reading.of_file(Path(image)) - 1
+        raise ValueError(f"expected images as paths or NumPy arrays, received {type(image).__name__}")
 
     def _judge(self, images: Sequence[np.ndarray]) -> list[Verdict]:
         scores, maps = self._score_prepared(images)

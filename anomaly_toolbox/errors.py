@@ -4,6 +4,7 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+DIVERGED, REMEDY = "training diverged", "try a lower learning_rate, or smaller weights of losses"
 INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
 
 
@@ -17,6 +18,10 @@ class InputError(ToolboxError):
     """What was asked for cannot be: a wrong option, name or hyperparameter; the command exits with 2."""
 
     exit_code = 2
+
+
+class DamagedFile(ToolboxError):
+    """A run's file that cannot be used; whoever opened the run adds what can be done."""
 
 
 @contextlib.contextmanager

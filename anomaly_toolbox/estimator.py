@@ -6,7 +6,10 @@ detector = ImageOutlierDetector("PCA").fit(normal_images)
 detector.predict(new_images)
 """
 
+import contextlib
+import random
 import tempfile
+from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -19,19 +22,39 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_toolbox import hps
-from anomaly_toolbox.datasets.images import image_of_array
+from anomaly_toolbox.callbacks import Divergence
+from anomaly_toolbox.datasets.images import Reading
+from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.models import detector_class, method_name
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
 
 WHITE = {"uint8": 255, "uint16": 65535}
 
 
+@contextlib.contextmanager
+def _own_random_numbers(seed: int) -> Iterator[None]:
+    """Random numbers that follow from `seed` while it is entered; afterwards the caller's go on where they were.
+
+    Keras draws the seeds of weights and dropout from `random`; NumPy's global state is kept for whoever uses it.
+    Nothing of a method draws from TensorFlow's global generator.
+    """
+    before, before_in_numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(before_in_numpy)
+
+
 class ImageOutlierDetector(OutlierMixin, BaseEstimator):
     """A method of the toolbox with scikit-learn's interface and signs. Nothing is validated or written to disk.
 
     Images, X, are (n, height, width), (n, height, width, 1) or (n, height, width, 3), of one size; rows (n, pixels) are
-    taken as images one pixel high. Whole numbers of 8 or 16 bits count from black to white; of other numbers the lowest
-    and the highest training values are black and white. They are resized to the method's `image_size`.
+    taken as images one pixel high. `fit` settles what is black and what is white: 0 and the highest value of the type
+    for whole numbers of 8 or 16 bits, else the lowest and the highest training value. The same numbers in any later
+    type mean the same; numbers of another range are refused. Images are resized to the method's `image_size`.
 
     Args:
         method: registered name, such as GANomaly.
@@ -43,6 +66,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
 
     Attributes:
         detector_: the trained `AnomalyDetector`.
+        black_white_: the numbers that are black and white.
         offset_: what `score_samples` has to reach for an inlier.
         n_features_in_: the second size of X.
     """
@@ -63,8 +87,11 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
     def fit(self, X, y=None):
         """Trains on images that should be normal, for the method's `epochs`; y is ignored.
 
+        The caller's random numbers, those of NumPy, `random` and TensorFlow, go on as if it had not been called.
+
         Raises:
             ValueError, InputError: a parameter or X is not what it should be.
+            ToolboxError: training diverged.
         """
         if not (isinstance(self.contamination, Real) and 0 <= self.contamination <= 0.5):
             raise ValueError(f"contamination: expected a share in [0, 0.5], received {self.contamination!r}")
@@ -75,16 +102,18 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
         channels = X.shape[-1] if X.ndim == 4 else 1
         images = self._prepared(X, hp.image_size, channels)
-        random = check_random_state(self.random_state)
-        keras.utils.set_random_seed(random.randint(2**31 - 1))
-        self.detector_ = cls(hp, channels)
-        self.detector_.compile()
-        if isinstance(hp, Hyperparameters):
-            self._train(images)
-        remembered = images[random.permutation(len(images))[: hp.memory_size]]
-        self.detector_.conclude(remembered)
-        self.detector_.remember(remembered)
+        random_state = check_random_state(self.random_state)
+        with _own_random_numbers(random_state.randint(2**31 - 1)):
+            self.detector_ = cls(hp, channels)
+            self.detector_.compile()
+            if isinstance(hp, Hyperparameters):
+                self._train(images, np.random.default_rng(random_state.randint(2**31 - 1)))
+            remembered = images[random_state.permutation(len(images))[: hp.memory_size]]
+            self.detector_.conclude(remembered)
+            self.detector_.remember(remembered)
         self.offset_ = float(np.quantile(self._scores(X), self.contamination))
+        if not np.isfinite(self.offset_):
+            raise ToolboxError(f"{DIVERGED}: the detector gave scores that are not finite; {REMEDY}")
         return self
 
     def score_samples(self, X):
@@ -108,12 +137,28 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         """(n,), 1 for inliers and -1 for outliers."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _train(self, images: np.ndarray) -> None:
+    def _train(self, images: np.ndarray, order: np.random.Generator) -> None:
         hp = self.detector_.hyperparameters
-        shuffled = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images))
-        begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: self.detector_.begin_epoch(epoch))
-        batches = shuffled.batch(hp.batch_size, drop_remainder=True)
-        self.detector_.fit(batches, epochs=hp.epochs, verbose=0, shuffle=False, callbacks=[begin])
+        steps = len(images) // hp.batch_size
+
+        def shuffled():
+            while True:
+                indices = order.permutation(len(images))
+                for first in range(0, steps * hp.batch_size, hp.batch_size):
+                    yield images[indices[first : first + hp.batch_size]]
+
+        spec = tf.TensorSpec((hp.batch_size, *images.shape[1:]), tf.float32)
+        self.detector_.fit(
+            tf.data.Dataset.from_generator(shuffled, output_signature=spec),
+            steps_per_epoch=steps,
+            epochs=hp.epochs,
+            verbose=0,
+            shuffle=False,
+            callbacks=[
+                keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: self.detector_.begin_epoch(epoch)),
+                Divergence(hp.step_log_frequency),
+            ],
+        )
 
     def _validated(self, X, reset: bool) -> np.ndarray:
         X = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric", ensure_min_samples=2 if reset else 1)
@@ -126,10 +171,18 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _prepared(self, X: np.ndarray, size: int, channels: int) -> np.ndarray:
         """(n, size, size, channels) in [-1, 1], float32."""
-        if X.dtype.name not in WHITE:
-            black, white = self.black_white_
-            X = np.clip((X.astype(np.float64) - black) / max(white - black, np.finfo(np.float64).tiny), 0, 1)
-        return np.stack([2 * image_of_array(image, size, channels) - 1 for image in X])
+        black, white = self.black_white_
+        span = max(white - black, np.finfo(np.float64).tiny)
+        shares = (X.astype(np.float64) - black) / span
+        cut = np.clip(shares, 0, 1)
+        holds_fractions = X.shape[1] > 1 and X.max() <= 1 < white and bool((X % 1).any())
+        if np.abs(shares - cut).mean() > 1 or holds_fractions:
+            raise ValueError(
+                f"X: received {X.dtype} from {X.min():g} to {X.max():g}; in fit {black:g} was black and {white:g} "
+                "white: scale the numbers to that range"
+            )
+        reading = Reading(size, channels, levels=None)
+        return np.stack([2 * reading.of_array(image.astype(np.float32)) - 1 for image in cut])
 
     def __getstate__(self):
         state = super().__getstate__()

@@ -13,7 +13,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 
 BOOTSTRAP_RESAMPLES = 1000
 MOST_FALSE_POSITIVES = 0.3  # of the per-region overlap
@@ -85,11 +85,16 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """
     labels, scores = _checked(labels, scores)
     if not labels.any():
-        return float(scores.max())
+        return _as_printed(scores.max())
     precision, recall, thresholds = precision_recall_curve(labels, scores)
     precision, recall = precision[:-1], recall[:-1]  # the last point, recall 0, has no threshold
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
-    return float(thresholds[np.argmax(f1)])
+    return _as_printed(thresholds[np.argmax(f1)])
+
+
+def _as_printed(threshold: float) -> float:
+    """The threshold, or a little less, so that the score that set it still reaches it once printed with nine digits."""
+    return min(float(threshold), float(f"{threshold:.9g}"))
 
 
 def auprc_interval(labels: np.ndarray, scores: np.ndarray, resamples: int = BOOTSTRAP_RESAMPLES) -> list[float] | None:
@@ -126,5 +131,5 @@ def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nda
     if labels.shape != scores.shape or labels.ndim != 1 or not labels.size:
         raise ValueError(f"expected one score for each label, received shapes {scores.shape} and {labels.shape}")
     if not np.isfinite(scores).all():
-        raise ToolboxError("the detector gave scores that are not finite: training diverged; try a lower learning_rate")
+        raise ToolboxError(f"{DIVERGED}: the detector gave scores that are not finite; {REMEDY}")
     return labels, scores

@@ -1,5 +1,6 @@
 """One trial: data, detector, training, test, and the run's folder."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
@@ -11,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress
@@ -19,12 +21,15 @@ from anomaly_toolbox import callbacks, evaluation, gallery, pictures, progress, 
 from anomaly_toolbox.datasets.batches import (
     ScoringSplit,
     count_images,
+    is_dark,
+    same_order,
     sample_images,
     scoring_split,
+    surveys,
     training_batches,
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.errors import ToolboxError, problems_of
+from anomaly_toolbox.errors import DamagedFile, ToolboxError, problems_of
 from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.base import MAP, AnomalyDetector, Hyperparameters
@@ -84,7 +89,7 @@ def run_trial(
     schema = type(trial.hyperparameters)
     name = run_name({**trial.hyperparameters.model_dump(), **trial.reading}, schema().model_dump(), trial.seed)
     run = Run(log_dir / trial.experiment / trial.dataset_name / name, _hparams(trial))
-    with run.locked():
+    with run.locked(), _advice_on_damage():
         if overwrite:
             run.clear()
         run.begin()
@@ -93,11 +98,20 @@ def run_trial(
             _say(console, f"finished before, skipped: {run.folder} (--overwrite runs it again)")
         else:
             try:
-                results = _train_and_test(trial, run, console, watch)
+                with same_order():
+                    results = _train_and_test(trial, run, console, watch)
             except ToolboxError:
                 run.discard_unbegun()
                 raise
     return run.folder, results
+
+
+@contextlib.contextmanager
+def _advice_on_damage() -> Iterator[None]:
+    try:
+        yield
+    except DamagedFile as problem:
+        raise ToolboxError(f"{problem}; train again, with --overwrite") from problem
 
 
 def load_detector(folder: Path) -> AnomalyDetector:
@@ -110,10 +124,48 @@ def load_detector(folder: Path) -> AnomalyDetector:
     return detector
 
 
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The images of a trial, looked at and ready for the compiled steps.
+
+    Attributes:
+        n_train: normal training images.
+        batches: called with the number of finished epochs, gives batches of them without end.
+        remembered: a sample of them, for scores by comparison.
+        validation, test: the other two splits.
+    """
+
+    n_train: int
+    batches: Callable[[int], tf.data.Dataset]
+    remembered: np.ndarray
+    validation: ScoringSplit
+    test: ScoringSplit
+
+
 def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
-    hp, dataset = trial.hyperparameters, trial.dataset
     keras.backend.clear_session()
     keras.utils.set_random_seed(trial.seed)
+    images = _prepare(trial, run, console)
+    detector = detector_class(trial.experiment)(trial.hyperparameters, trial.dataset.channels)
+    detector.compile()
+    of_training = {
+        "epochs": 0,
+        "steps": 0,
+        "selected_epoch": None,
+        "train_images_per_second": None,
+        "train_seconds": 0.0,
+    }
+    if isinstance(trial.hyperparameters, Hyperparameters):
+        of_training = _train(trial, run, console, detector, images, watch)
+    of_training["train_seconds"] += _conclude(run, console, detector, images.remembered)
+    results = _test(trial, run, console, detector, images, of_training)
+    run.finish(results)
+    return results
+
+
+def _prepare(trial: Trial, run: Run, console: Console) -> Prepared:
+    """Configures the dataset, looks at all of its images once, and tells what was found."""
+    hp, dataset = trial.hyperparameters, trial.dataset
     with problems_of(f"{type(dataset).__name__}.configure"):
         dataset.configure(
             batch_size=hp.batch_size,
@@ -123,64 +175,69 @@ def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | Non
             shuffle_buffer_size=hp.shuffle_buffer_size,
             drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
         )
-    run.record(channels=dataset.channels, aspect=dataset.aspect)  # a dataset may know them only now
+    run.record(  # a dataset may know these only now
+        channels=dataset.channels, aspect=dataset.aspect, levels=dataset.levels, white_level=dataset.white_level
+    )
     for note in dataset.notes:
         _say(console, note)
     summaries.summarise_hyperparameters(
         run.folder, {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
     )
-    counts = count_images(dataset)
+    with progress.Bar(console) as bar:
+        seen = surveys(dataset, progress.SurveyProgress(bar))
+    counts = count_images(seen)
     for split, kinds in counts.items():
         untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
         _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}")
     for line in _checked_counts(counts, getattr(hp, "select_by", None)):
         _say(console, line)
+    learnt_from = seen["train_normal"]
+    if dataset.levels is None and is_dark(learnt_from):
+        _say(
+            console,
+            f"all training images have values from {learnt_from.low:.3g} to {learnt_from.high:.3g}, a small part of "
+            "[-1, 1]: pictures will be dark and contrasts small; do their numbers have the range that `pipeline` "
+            "expects of their type?",
+        )
     n_train, shape = counts["train"]["normal"], (hp.image_size, hp.image_size, dataset.channels)
-    validation = scoring_split(dataset.validation, hp.batch_size, shape, hp.validation_size)
-    test = scoring_split(dataset.test, hp.batch_size, shape)
+    validation = scoring_split(dataset.validation, seen["validation"], hp.batch_size, shape, hp.validation_size)
+    test = scoring_split(dataset.test, seen["test"], hp.batch_size, shape)
     memory_size = min(hp.memory_size, n_train, MOST_REMEMBERED // (4 * math.prod(shape)))
     if memory_size < min(hp.memory_size, n_train):
         _say(
             console, f"{memory_size:,} normal images are remembered, not {hp.memory_size:,}: more do not fit into 1 GiB"
         )
-    remembered = sample_images(dataset.train_normal, shape, n_train, memory_size, trial.seed)
+    remembered, is_shuffled = sample_images(dataset.train_normal, learnt_from, shape, memory_size, trial.seed)
+    if not is_shuffled and isinstance(hp, Hyperparameters):
+        _say(console, "the training images come in the same order each time; they are shuffled here")
 
-    detector = detector_class(trial.experiment)(hp, dataset.channels)
-    detector.compile()
-    of_training = {"epochs": 0, "selected_epoch": None, "train_images_per_second": None, "train_seconds": 0.0}
-    if isinstance(hp, Hyperparameters):
-        of_training = _train(trial, run, console, detector, n_train, validation, remembered, watch)
-    of_training["train_seconds"] += _conclude(run, console, detector, remembered)
-    results = _test(trial, run, console, detector, validation, test, of_training)
-    run.finish(results)
-    return results
+    def batches(epochs_done: int) -> tf.data.Dataset:
+        buffer_size = None if is_shuffled else hp.shuffle_buffer_size
+        return training_batches(dataset.train_normal, hp.batch_size, shape, n_train, epochs_done, buffer_size)
+
+    return Prepared(n_train, batches, remembered, validation, test)
 
 
 def _train(
-    trial: Trial,
-    run: Run,
-    console: Console,
-    detector: AnomalyDetector,
-    n_train: int,
-    validation: ScoringSplit,
-    remembered: np.ndarray,
-    watch: Watch | None,
+    trial: Trial, run: Run, console: Console, detector: AnomalyDetector, images: Prepared, watch: Watch | None
 ) -> dict[str, Any]:
     """Fits the detector, from its checkpoint if there is one, and leaves it with the networks of the best epoch."""
     hp = trial.hyperparameters
-    needs_anomalies = hp.select_by in NEED_ANOMALIES and not validation.labels.any()
+    needs_anomalies = hp.select_by in NEED_ANOMALIES and not images.validation.labels.any()
     keep_best = callbacks.KeepBest(run.checkpoint, "loss" if needs_anomalies else hp.select_by, hp.patience)
     timing = callbacks.Timing(hp.batch_size)
     checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best, timing)
     epochs_done = checkpoint.restore(detector)
+    steps = images.n_train // hp.batch_size
+    summaries.forget_after(run.folder, epochs_done * steps)
     if epochs_done:
         _say(console, f"going on after epoch {epochs_done} of {hp.epochs}")
     if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
-        validate = callbacks.Validation(validation, remembered)
-        steps = n_train // hp.batch_size
+        validate = callbacks.Validation(images.validation, images.remembered)
         with progress.Bar(console) as bar:
             around_the_loop = [
                 timing,
+                callbacks.Divergence(hp.step_log_frequency),
                 validate,
                 keep_best,
                 summaries.Summaries(run.folder, validate, hp.step_log_frequency, steps),
@@ -190,8 +247,8 @@ def _train(
             if watch:
                 told = lambda epoch, logs: watch(epoch + 1, logs)  # noqa: E731
                 around_the_loop.append(keras.callbacks.LambdaCallback(on_epoch_end=told))
-            detector.fit(
-                training_batches(trial.dataset.train_normal, hp.batch_size, detector.image_shape, n_train, epochs_done),
+            history = detector.fit(
+                images.batches(epochs_done),
                 steps_per_epoch=steps,
                 epochs=hp.epochs,
                 initial_epoch=epochs_done,
@@ -199,9 +256,13 @@ def _train(
                 verbose=0,
                 callbacks=around_the_loop,
             )
+        epochs_done += len(history.epoch)
+        if epochs_done < hp.epochs:
+            _say(console, f"stopped after epoch {epochs_done}: none was better for {hp.patience} epochs (patience)")
     keep_best.restore(detector)
     return {
-        "epochs": hp.epochs,
+        "epochs": epochs_done,
+        "steps": epochs_done * steps,
         "selected_epoch": keep_best.best_epoch,
         "train_images_per_second": timing.images_per_second,
         "train_seconds": timing.seconds,
@@ -232,11 +293,11 @@ def _test(
     run: Run,
     console: Console,
     detector: AnomalyDetector,
-    validation: ScoringSplit,
-    test: ScoringSplit,
+    images: Prepared,
     of_training: dict[str, Any],
 ) -> dict[str, Any]:
     """Scores validation and test images, writes `scores.csv` and the pictures, and returns all results."""
+    validation, test = images.validation, images.test
     with progress.Bar(console) as bar:
         on_validation, _ = _score(run, bar, detector, validation, "validation")
         masks = trial.dataset.test_masks
@@ -261,10 +322,9 @@ def _test(
     columns = {"score": decisive, "calibrated": calibrated, **on_test}
     _write_scores(run.scores_path, trial.dataset.test_files, test.labels, columns)
     of_pixels = evaluation.pixel_figures(masks, maps, trial.dataset.test_padding) if masks is not None else {}
-    normal = validation.examples[: np.count_nonzero(validation.labels == 0)]  # they come first
-    heat_range = pictures.usual_heat(detector.anomaly_map(normal).numpy())
+    heat_range = pictures.usual_heat(detector.anomaly_map(validation.normal_examples).numpy())
     gallery.draw(run.folder, detector, trial.dataset, test, decisive, of_test[hp.score], heat_range, masks)
-    summaries.summarise_test(run.folder, of_validation, of_test, hp.score, of_training["epochs"])
+    summaries.summarise_test(run.folder, of_validation, of_test, hp.score, of_training["steps"])
     return {
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,

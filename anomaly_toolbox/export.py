@@ -1,10 +1,11 @@
 """A trained detector as a file that needs nothing of this toolbox: images in, judgements out.
 
 The input is `images`, uint8, (batch, height, width, channels), of any number and size. SavedModel and TFLite have a
-second signature beside `serving_default`: `float_images` takes float32 in [0, 1], for what has more than 8 bits. Out
-come, as float32 and by name:
+second signature beside `serving_default`: `float_images` takes float32 in [0, 1], for what has more than 8 bits. ONNX
+has one input: floats if the run learnt from images of 16 bits, else bytes. Out come by name, as float32 or bool:
 
     score            (batch,)  the run's deciding score, `hyperparameters.score`; higher is more anomalous
+    anomalous        (batch,)  bool: whether the score reaches the threshold that was chosen on the validation images
     calibrated       (batch,)  that score by (13), in [0, 1], with the minimum and maximum of the validation scores
     map              (batch, size, size)  where the image is odd, >= 0, in the units of `AnomalyDetector.anomaly_map`
     reconstruction   (batch, size, size, channels)  in [0, 1], whatever came in
@@ -12,31 +13,34 @@ come, as float32 and by name:
 They are what `anomaly_toolbox.load(run)` says of the same image, alone or in any batch. Resizing to the run's
 `image_size` is part of it and follows `datasets/images.py`; two matrices do it, which every format can hold where it
 cannot hold `tf.image.resize(antialias=True)`. Only the deciding score and what it needs is exported.
+
+`metadata` says the rest: in ONNX as properties of the model, in a SavedModel as `assets.extra/metadata.json`, and in a
+TFLite file, which is a zip archive too, as `metadata.json`.
 """
 
+import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from anomaly_toolbox import layers, losses
-from anomaly_toolbox.datasets.images import ROUNDING, Aspect
-from anomaly_toolbox.errors import InputError, ToolboxError, did_you_mean, problems_of
+from anomaly_toolbox import __version__, layers, losses
+from anomaly_toolbox.datasets.images import DEEP_WHITE, ROUNDING, WHITE, Aspect, Reading
+from anomaly_toolbox.errors import InputError, problems_of
 from anomaly_toolbox.experiment import load_detector
-from anomaly_toolbox.files import read_json, whole
+from anomaly_toolbox.files import LONGEST_ENDING, whole, write_json
+from anomaly_toolbox.formats import check
 from anomaly_toolbox.models.base import AnomalyDetector, Rating
 from anomaly_toolbox.models.knn import KNN
-from anomaly_toolbox.runs import Run
+from anomaly_toolbox.runs import FinishedRun, advice_on_damage
 
-#: Formats, and what the output is called in the run's folder.
-FORMATS = {"savedmodel": "saved_model", "onnx": "model.onnx", "tflite": "model.tflite"}
-#: What a format cannot hold: AnoGAN's search follows gradients, and only TensorFlow has operations for them.
-IMPOSSIBLE = {("AnoGAN", "onnx"), ("AnoGAN", "tflite")}
 ONNX_OPSET = 18
+METADATA = "metadata.json"
 
 Functions = dict[str, tf.types.experimental.GenericFunction]
 
@@ -58,41 +62,62 @@ def export(run_folder: Path, file_format: str, output: Path | None = None, overw
             else than an export, or a package is missing.
         ToolboxError: the run is damaged, `output` exists and may not be overwritten, or the conversion failed.
     """
-    if file_format not in FORMATS:
-        raise InputError(f"no format is called {file_format!r}: {did_you_mean(file_format, FORMATS)}")
-    run = Run(run_folder, {})
-    results = run.finished_results()
-    if results is None:
-        raise InputError(f"{run_folder}: is no finished run's folder: there is no {run.results_path.name} in it")
-    if (results["experiment"], file_format) in IMPOSSIBLE:
-        raise InputError(
-            f"{results['experiment']} cannot be exported to {file_format}, which has no operations for the gradients "
-            "that its search follows; savedmodel can hold it"
-        )
-    output = output or run_folder / FORMATS[file_format]
-    _check_output(output, file_format == "savedmodel", overwrite)
-    try:
-        aspect = read_json(run.hparams_path).get("aspect") or "stretch"
-        detector, validation = load_detector(run_folder), results["validation"]
-        functions = judging_functions(detector, validation["score_min"], validation["score_max"], aspect)
-    except (KeyError, TypeError, ValueError, OSError) as problem:
-        raise ToolboxError(f"{run_folder}: JSON files are damaged, or of another version ({problem!r})") from problem
+    run, output = check(run_folder, file_format, output, overwrite)
+    with advice_on_damage(run.folder):
+        detector, reading = load_detector(run.folder), Reading.of_run(run.hparams, run.image_size)
+    functions = judging_functions(detector, reading, *run.score_range, run.threshold)
+    takes = {"savedmodel": "uint8 or float32", "tflite": "uint8 or float32"}.get(file_format) or onnx_input(reading)
+    known = metadata(run, reading, takes)
     output.parent.mkdir(parents=True, exist_ok=True)
     write = {"savedmodel": _write_saved_model, "onnx": _write_onnx, "tflite": _write_tflite}[file_format]
     with problems_of(f"the conversion to {file_format}"):
-        write(functions, output)
+        write(functions, known, output)
     return output
 
 
-def judging_functions(detector: AnomalyDetector, low: float, high: float, aspect: Aspect) -> Functions:
+def onnx_input(reading: Reading) -> str:
+    """The type of what an ONNX model takes: it has one input, and bytes would lose what a run of 16 bits learnt."""
+    return "float32" if reading.levels == DEEP_WHITE else "uint8"
+
+
+def metadata(run: FinishedRun, reading: Reading, takes: str) -> dict[str, str]:
+    """What a program may want to know of an exported detector, by name; every value is text."""
+    hp = run.hparams["hyperparameters"]
+    label = hp["anomalous_label"] if hp["anomalous_label"] is not None else hp["class_label"]
+    ranges = {"uint8": "0 to 255", "float32": "0 to 1"}
+    low, high = run.score_range
+    known = {
+        "producer": f"anomaly-toolbox {__version__}",
+        "run": run.folder.resolve().name,
+        "method": run.method,
+        "dataset": run.results["dataset"],
+        "label": "" if label is None else label,
+        "classes": "normal, anomalous",
+        "score": run.results["score"],
+        "threshold": repr(run.threshold),
+        "score_min": repr(low),
+        "score_max": repr(high),
+        "input": ", or ".join(f"{name}, black to white: {ranges[name]}" for name in takes.split(" or ")),
+        "image_size": reading.size,
+        "channels": reading.channels,
+        "aspect": reading.aspect,
+        "white_level": reading.white_level or "",
+    }
+    return {name: str(value) for name, value in known.items()}
+
+
+def judging_functions(
+    detector: AnomalyDetector, reading: Reading, low: float, high: float, threshold: float
+) -> Functions:
     """What is exported, by the name of the signature: `serving_default` takes bytes, `float_images` floats.
 
     Args:
         detector: concluded, with all it has to remember.
+        reading: how images become what it takes.
         low, high: the minimum and maximum of the validation scores.
-        aspect: what becomes of images that are no squares.
+        threshold: scores at or above it are called anomalous.
     """
-    size, _, channels = detector.image_shape
+    channels = reading.channels
     graph = lambda spec: tf.function(input_signature=[spec], autograph=False)  # noqa: E731
     rate = nearest_images(detector) if isinstance(detector, KNN) else detector.rate
 
@@ -102,6 +127,7 @@ def judging_functions(detector: AnomalyDetector, low: float, high: float, aspect
         score = _deciding_score(detector, x, rating)
         return {
             "score": score,
+            "anomalous": score >= threshold,
             "calibrated": tf.clip_by_value((score - low) / max(high - low, np.finfo(np.float32).tiny), 0.0, 1.0),
             "map": detector.locate(x, rating.reconstruction),
             "reconstruction": (rating.reconstruction + 1) / 2,
@@ -109,11 +135,11 @@ def judging_functions(detector: AnomalyDetector, low: float, high: float, aspect
 
     @graph(tf.TensorSpec((None, None, None, channels), tf.uint8, "images"))
     def judge_bytes(images):
-        return judge(resize(tf.cast(images, tf.float32), size, aspect, round_levels=True) / 127.5 - 1)
+        return judge(2 * resize(tf.cast(images, tf.float32), reading, WHITE, WHITE) - 1)
 
     @graph(tf.TensorSpec((None, None, None, channels), tf.float32, "images"))
     def judge_floats(images):
-        return judge(2 * resize(images, size, aspect) - 1)
+        return judge(2 * resize(images, reading, 1, None) - 1)
 
     return {"serving_default": judge_bytes, "float_images": judge_floats}
 
@@ -136,18 +162,25 @@ def nearest_images(detector: KNN) -> Callable[[tf.Tensor], Rating]:
     return rate
 
 
-def resize(pixels: tf.Tensor, size: int, aspect: Aspect, round_levels: bool = False) -> tf.Tensor:
-    """(batch, height, width, channels) of any height and width -> (batch, size, size, channels), float32.
+def resize(pixels: tf.Tensor, reading: Reading, white: int, own_levels: int | None) -> tf.Tensor:
+    """(batch, height, width, channels) of any height and width -> (batch, size, size, channels) in [0, 1], float32.
 
-    Linear, with antialiasing where an image becomes smaller, as `datasets/images.py` does it; with `round_levels`, to
-    whole numbers, as it does with those of 8 bits.
+    Linear, with antialiasing where an image becomes smaller, and rounded to whole levels, as `Reading` does it.
+
+    Args:
+        pixels: from 0 to `white`.
+        reading: of the run.
+        white: what is white.
+        own_levels: how many levels the pixels themselves have, if they are whole numbers.
     """
+    size, levels = reading.size, own_levels if reading.levels == "own" else reading.levels
     height, width = tf.unstack(tf.cast(tf.shape(pixels)[1:3], tf.float32))
     channels = pixels.shape[3]
-    rows = tf.matmul(_weights(width, height, size, aspect), pixels)
+    rows = tf.matmul(_weights(width, height, size, reading.aspect), pixels)
     rows = tf.reshape(rows, (-1, tf.shape(pixels)[1], size * channels))
-    square = tf.reshape(tf.matmul(_weights(height, width, size, aspect), rows), (-1, size, size, channels))
-    return tf.floor(square + ROUNDING) if round_levels else square
+    square = tf.matmul(_weights(height, width, size, reading.aspect), rows)
+    square = tf.reshape(square, (-1, size, size, channels))
+    return square / white if levels is None else tf.floor(square * (levels / white) + ROUNDING) / levels
 
 
 def _weights(n: tf.Tensor, across: tf.Tensor, size: int, aspect: Aspect) -> tf.Tensor:
@@ -180,19 +213,12 @@ def _deciding_score(detector: AnomalyDetector, x: tf.Tensor, rating: Rating) -> 
             return detector.memories[name](rating.vectors[name])
 
 
-def _check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not overwrite:
-        raise InputError(f"--output {output}: is there already; --overwrite replaces it")
-    if not (output / "saved_model.pb" if is_folder else output).is_file():
-        raise InputError(f"{output} is nothing that an export in this format replaces; choose another --output")
-
-
-def _write_saved_model(functions: Functions, folder: Path) -> None:
-    beside = folder.with_name(f".{os.getpid()}.{folder.name}")
+def _write_saved_model(functions: Functions, known: dict[str, str], folder: Path) -> None:
+    beside = folder.with_name(f".{os.getpid()}.{folder.name[-LONGEST_ENDING:]}")
     try:
         _save(functions, beside)
+        (beside / "assets.extra").mkdir()
+        write_json(beside / "assets.extra" / METADATA, known)
         if folder.exists():
             shutil.rmtree(folder)
         beside.rename(folder)
@@ -200,25 +226,28 @@ def _write_saved_model(functions: Functions, folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _write_onnx(functions: Functions, path: Path) -> None:
+def _write_onnx(functions: Functions, known: dict[str, str], path: Path) -> None:
     try:
         import tf2onnx
     except ImportError:
         raise InputError("--format onnx needs tf2onnx: pip install 'anomaly-toolbox[export]'") from None
-    model, _ = tf2onnx.convert.from_function(
-        functions["serving_default"], functions["serving_default"].input_signature, opset=ONNX_OPSET
-    )
+    function = functions["float_images" if known["input"].startswith("float32") else "serving_default"]
+    model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=ONNX_OPSET)
+    for name, value in known.items():
+        model.metadata_props.add(key=name, value=value)
     with whole(path) as beside:
         beside.write_bytes(model.SerializeToString())
 
 
-def _write_tflite(functions: Functions, path: Path) -> None:
+def _write_tflite(functions: Functions, known: dict[str, str], path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _save(functions, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(functions))
         model = converter.convert()
     with whole(path) as beside:
         beside.write_bytes(model)
+        with zipfile.ZipFile(beside, "a") as archive:  # as TensorFlow Lite's own tools add files to a model
+            archive.writestr(METADATA, json.dumps(known, indent=2))
 
 
 def _save(functions: Functions, folder: Path) -> None:

@@ -10,7 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.errors import DamagedFile, InputError
+
+LONGEST_NAME = 150  # bytes; file systems take 255, and temporary names are longer
+LONGEST_ENDING = 50  # characters of a name that a temporary one keeps
+
+
+def short_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """`name`, or its beginning and a checksum of the whole if it has more than `longest` bytes."""
+    if len(os.fsencode(name)) <= longest:
+        return name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:10]
+    return f"{os.fsencode(name)[:longest].decode(errors='ignore')}-{digest}"
 
 
 @contextlib.contextmanager
@@ -22,7 +33,7 @@ def whole(path: Path, size: int = 0) -> Iterator[Path]:
     """
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    beside = path.with_name(f".{os.getpid()}.{path.name[-LONGEST_ENDING:]}")
     try:
         yield beside
         with open(beside, "rb") as written:
@@ -32,20 +43,27 @@ def whole(path: Path, size: int = 0) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def check_output(option: str, path: Path, overwrite: bool) -> None:
+    """Raises InputError if something is at `path`, which `option` names, and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{option} {path}: is there already; --overwrite replaces it")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` to `path`, readable and whole."""
     with whole(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be text
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that `write_json` wrote; ToolboxError if it is damaged."""
+    """The object in a file that `write_json` wrote; DamagedFile if it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise ToolboxError(f"{path} is damaged: not JSON ({problem}); train again, with --overwrite") from None
+        raise DamagedFile(f"{path} is damaged: not JSON ({problem})") from None
     if not isinstance(content, dict):
-        raise ToolboxError(f"{path} is damaged: expected a JSON object; train again, with --overwrite")
+        raise DamagedFile(f"{path} is damaged: expected a JSON object")
     return content
 
 

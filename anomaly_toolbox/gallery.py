@@ -10,7 +10,7 @@ import numpy as np
 from anomaly_toolbox import pictures
 from anomaly_toolbox.datasets.batches import EXAMPLES_OF_EACH_KIND, ScoringSplit, images_at
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.datasets.images import Aspect, read_original, seen, unsquare
+from anomaly_toolbox.datasets.images import unsquare
 from anomaly_toolbox.models.base import AnomalyDetector
 
 MOST_LOCATED = 8
@@ -47,8 +47,7 @@ def draw(
             folder / name, images, reconstructions.numpy(), maps.numpy(), captions, heat_range
         )
 
-    n_normal = min(EXAMPLES_OF_EACH_KIND, figures["n_normal"])
-    kinds = ["normal"] * n_normal + ["anomalous"] * (len(test.examples) - n_normal)
+    kinds = ["normal"] * len(test.normal_examples) + ["anomalous"] * len(test.anomalous_examples)
     draw_images("reconstructions.png", test.examples, kinds)
 
     by_score = np.argsort(-scores, kind="stable")
@@ -72,17 +71,6 @@ def draw(
     pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
 
 
-def on_original(path: Path, anomaly_map: np.ndarray, aspect: Aspect) -> tuple[np.ndarray, np.ndarray]:
-    """An image file as people look at it, dark where the detector did not see it, and its anomaly map in that shape.
-
-    (size, size) -> (height, width, 3) in [0, 1] and (height, width). Raises BadImage.
-    """
-    original = read_original(path)
-    shape = original.shape[:2]
-    is_seen, _ = seen(shape, len(anomaly_map), aspect)
-    return pictures.dimmed(original, is_seen), unsquare(anomaly_map, shape, aspect)
-
-
 def _highest_of_each_folder(files: Sequence[str], by_score: np.ndarray) -> np.ndarray:
     """`by_score` in another order: the highest score of each folder, such as a kind of defect, then the next ones."""
     folders = {}
@@ -96,7 +84,8 @@ def _located(
     dataset: AnomalyDetectionDataset, index: int, anomaly_map: np.ndarray, masks: np.ndarray | None
 ) -> pictures.Located:
     name = dataset.test_files[index]
-    original, map_of_original = on_original(dataset.test_folder / name, anomaly_map, dataset.aspect)
+    path = dataset.test_folder / name
+    original, map_of_original = pictures.on_original(path, anomaly_map, dataset.aspect, dataset.white_level)
     mask = None if masks is None else unsquare(masks[index], original.shape[:2], dataset.aspect) > 0.5
     name = name.encode(errors="replace").decode()
     caption = name if len(name) <= LONGEST_CAPTION else f"…{name[1 - LONGEST_CAPTION :]}"

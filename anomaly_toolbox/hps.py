@@ -3,7 +3,7 @@
     {"ganomaly": {"learning_rate": {"type": "Discrete", "values": [0.0002, 0.002]},
                   "width": {"type": "IntInterval", "min": 16, "max": 64, "log": true}}}
 
-One section a method, in lower case; sections of methods that do not exist here are left alone.
+One section a method, its name in any letter case; sections of methods that do not exist here are left alone.
 """
 
 import json
@@ -19,6 +19,7 @@ from anomaly_toolbox.errors import InputError, did_you_mean
 
 LABELS = ("anomalous_label", "class_label")  # rows of a comparison; never something to be optimised
 MOST_COMBINATIONS = 10_000
+WORDS = {"none": None, "true": True, "false": False}  # as --set takes them, in any letter case
 DOMAIN_KEYS = {
     "Discrete": ({"type", "values"}, set()),
     "RealInterval": ({"type", "min", "max"}, {"log"}),
@@ -134,30 +135,42 @@ def whole_trial(schema: type[BaseModel], values: dict[str, Any]) -> BaseModel:
 
 
 def sections(path: Path) -> set[str]:
-    """The names of a file's sections; InputError if it cannot be read."""
-    return set(_read_json(path))
+    """The names of a file's sections, in lower case; InputError if it cannot be read."""
+    return set(_read_sections(path))
 
 
 def _read_domains(schema: type[BaseModel], method: str, path: Path) -> dict[str, Domain]:
-    content = _read_json(path)
-    section = method.lower()
-    if section not in content:
-        raise InputError(f"{path}: has no section {section!r}: {did_you_mean(section, content)}")
-    if not isinstance(content[section], dict):
+    content = _read_sections(path)
+    if method.lower() not in content:
+        names = [name for name, _ in content.values()]
+        raise InputError(f"{path}: has no section {method.lower()!r}: {did_you_mean(method, names)}")
+    section, hyperparameters = content[method.lower()]
+    if not isinstance(hyperparameters, dict):
         raise InputError(
-            f"{path}: {section}: expected an object of hyperparameters, received {_short(content[section])}"
+            f"{path}: {section}: expected an object of hyperparameters, received {_short(hyperparameters)}"
         )
     found = {}
-    for name, domain in content[section].items():
+    for name, domain in hyperparameters.items():
         place = f"{path}: {section}.{name}"
         _check_name(schema, name, place)
         found[name] = _domain(schema, name, domain, place)
     return found
 
 
+def _read_sections(path: Path) -> dict[str, tuple[str, Any]]:
+    """For each section, in lower case, its name as it stands in the file, and what it holds."""
+    content: dict[str, tuple[str, Any]] = {}
+    for name, section in _read_json(path).items():
+        other, _ = content.setdefault(name.lower(), (name, section))
+        if other != name:
+            raise InputError(f"{path}: {other!r} and {name!r} are one section; expected it once")
+    return content
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
+        text = path.read_text(encoding="utf-8-sig")  # editors may put a byte-order mark at the beginning
+        content = json.loads(text, object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise InputError(f"--hps-path {path}: there is no such file") from None
     except OSError as problem:
@@ -180,18 +193,19 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _domain(schema: type[BaseModel], name: str, domain: Any, place: str) -> Domain:
-    if not isinstance(domain, dict) or domain.get("type") not in DOMAIN_KEYS:
+    kind = domain.get("type") if isinstance(domain, dict) else None
+    if not isinstance(kind, str) or kind not in DOMAIN_KEYS:
         raise InputError(
             f'{place}: expected {{"type": "Discrete", "values": [...]}} (or RealInterval, IntInterval with min and '
             f"max), received {_short(domain)}"
         )
-    needed, possible = DOMAIN_KEYS[domain["type"]]
+    needed, possible = DOMAIN_KEYS[kind]
     if not needed <= set(domain) <= needed | possible:
         may = f" and may have {', '.join(sorted(possible))}" if possible else ""
         raise InputError(
-            f"{place}: {domain['type']} takes {', '.join(sorted(needed))}{may}; received {', '.join(sorted(domain))}"
+            f"{place}: {kind} takes {', '.join(sorted(needed))}{may}; received {', '.join(sorted(domain))}"
         )
-    if domain["type"] == "Discrete":
+    if kind == "Discrete":
         if not isinstance(domain["values"], list) or not domain["values"]:
             raise InputError(
                 f"{place}: values must be a list with at least one value, received {_short(domain['values'])}"
@@ -227,12 +241,23 @@ def _parse_override(schema: type[BaseModel], override: str) -> tuple[str, Any]:
     name, equals, text = override.partition("=")
     if not equals:
         raise InputError(f"--set {override!r}: expected name=value, for example epochs=3")
+    _check_name(schema, name, "--set")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = text  # a plain word: --set select_by=last
-    _check_name(schema, name, "--set")
+        word = WORDS.get(text.strip().lower(), text)
+        if word is not text and _is_valid(schema, name, word):
+            value = word
     return name, _checked(schema, name, value, f"--set {name}")
+
+
+def _is_valid(schema: type[BaseModel], name: str, value: Any) -> bool:
+    try:
+        schema.model_validate({name: value})
+    except ValidationError:
+        return False
+    return True
 
 
 def _check_name(schema: type[BaseModel], name: str, place: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
+from anomaly_toolbox.datasets.images import Aspect, read_original, seen, unsquare
 from anomaly_toolbox.files import whole
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
@@ -48,6 +49,19 @@ def heat(images: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndar
 def dimmed(image: np.ndarray, is_seen: np.ndarray) -> np.ndarray:
     """An image, (height, width, 3), dark where a detector did not see it, as `is_seen`, (height, width), says."""
     return np.where(is_seen[..., np.newaxis], image, image / 4)
+
+
+def on_original(
+    path: Path, anomaly_map: np.ndarray, aspect: Aspect, white_level: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image file as people look at it, dark where the detector did not see it, and its anomaly map in that shape.
+
+    (size, size) -> (height, width, 3) in [0, 1] and (height, width); see `Reading` for the rest. Raises BadImage.
+    """
+    original = read_original(path, white_level)
+    shape = original.shape[:2]
+    is_seen, _ = seen(shape, len(anomaly_map), aspect)
+    return dimmed(original, is_seen), unsquare(anomaly_map, shape, aspect)
 
 
 def usual_heat(maps: np.ndarray) -> HeatRange:

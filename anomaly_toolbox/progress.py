@@ -28,8 +28,25 @@ class Bar(Progress):
         super().advance(task_id, advance)
         if self.disable and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             task = next(task for task in self.tasks if task.id == task_id)
-            self.console.print(f"{task.description}: {task.completed:,.0f} of {task.total:,.0f}", soft_wrap=True)
+            of_all = f" of {task.total:,.0f}" if task.total else ""
+            self.console.print(f"{task.description}: {task.completed:,.0f}{of_all}", soft_wrap=True)
             self._said = time.monotonic()
+
+
+class SurveyProgress:
+    """Counts the images of each split while they are looked at for the first time."""
+
+    def __init__(self, bar: Progress):
+        self._bar = bar
+        self._tasks: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+
+    def __call__(self, split: str, count: int) -> None:
+        """`count` images of that split were seen."""
+        if split not in self._tasks:
+            self._tasks[split] = self._bar.add_task(f"looking at the images of {split}", total=None)
+        self._bar.advance(self._tasks[split], count - self._counts.get(split, 0))
+        self._counts[split] = count
 
 
 class EpochProgress(keras.callbacks.Callback):

@@ -6,15 +6,14 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from anomaly_toolbox.errors import ToolboxError
-from anomaly_toolbox.files import read_json, sha256, write_json
-
-LONGEST_NAME = 150
+from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError
+from anomaly_toolbox.files import read_json, sha256, short_name, write_json
 
 
 def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) -> str:
@@ -24,12 +23,11 @@ def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) 
     'anomalous_label=2,epochs=3,seed=0'
     """
     told = {name: value for name, value in values.items() if value != defaults.get(name)}
-    parts = [f"{name}={value}" for name, value in {**told, "seed": seed}.items()]
-    name = re.sub(r"[^\w.,=+-]", "-", ",".join(parts))
-    if len(name) > LONGEST_NAME:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:10]
-        name = f"{name[:LONGEST_NAME]}-{digest}"
-    return name
+    full = ",".join(f"{name}={value}" for name, value in {**told, "seed": seed}.items())
+    name = re.sub(r"[^\w.,=+-]", "-", full)
+    if name != full:  # another name may differ in the characters that were replaced alone
+        name += f"-{hashlib.sha256(full.encode(errors='backslashreplace')).hexdigest()[:6]}"
+    return short_name(name)
 
 
 class Run:
@@ -80,7 +78,7 @@ class Run:
         """Claims the folder for these hyperparameters; ToolboxError if it holds another run or is damaged."""
         if not self.hparams_path.exists():
             if self.results_path.exists() or self.checkpoint.exists():
-                raise ToolboxError(f"{self.hparams_path} is missing; train again, with --overwrite")
+                raise DamagedFile(f"{self.hparams_path} is missing")
             write_json(self.hparams_path, self.hparams)
             return
         there = read_json(self.hparams_path)
@@ -101,16 +99,16 @@ class Run:
         write_json(self.hparams_path, {**self.hparams, **known})
 
     def finished_results(self) -> dict[str, Any] | None:
-        """What `finish` was given if the run is finished, else None; ToolboxError if what it left is damaged."""
+        """What `finish` was given if the run is finished, else None; DamagedFile if what it left is damaged."""
         if not self.results_path.exists():
             return None
         results = read_json(self.results_path)
         checksums = results.pop("sha256", None)
         if not isinstance(checksums, dict) or checksums.get(self.results_path.name) != _digest(results):
-            raise ToolboxError(f"{self.results_path} is damaged; train again, with --overwrite")
+            raise DamagedFile(f"{self.results_path} is damaged")
         for path in self._guarded:
             if not path.exists() or sha256(path) != checksums.get(path.name):
-                raise ToolboxError(f"{path} is damaged or missing; train again, with --overwrite")
+                raise DamagedFile(f"{path} is damaged or missing")
         return results
 
     @property
@@ -123,6 +121,71 @@ class Run:
         checksums[self.results_path.name] = _digest(results)
         write_json(self.results_path, {**results, "sha256": checksums})
         shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run, whose files were compared with their checksums; made by `FinishedRun.open`.
+
+    Attributes:
+        folder: of the run.
+        hparams: the content of `hparams.json`.
+        results: the content of `results.json`.
+        method: registered name.
+        image_size: side of the images that its networks take, in pixels.
+        score_range: the lowest and the highest of the validation scores.
+        threshold: scores at or above it are called anomalous.
+        heat_range: how strong anomaly maps have to be to show, see `pictures.heat`.
+    """
+
+    folder: Path
+    hparams: dict[str, Any]
+    results: dict[str, Any]
+    method: str
+    image_size: int
+    score_range: tuple[float, float]
+    threshold: float
+    heat_range: tuple[float, float]
+
+    @classmethod
+    def open(cls, folder: Path) -> "FinishedRun":
+        """The finished run in a folder.
+
+        Raises:
+            InputError: it is no run's folder, or the run is not finished.
+            ToolboxError: the run is damaged.
+        """
+        run = Run(Path(folder), {})
+        if not run.hparams_path.exists():
+            raise InputError(f"{folder}: is no run's folder: there is no {run.hparams_path.name} in it")
+        with advice_on_damage(run.folder):
+            results, hparams = run.finished_results(), read_json(run.hparams_path)
+            if results is None:
+                raise InputError(f"{folder}: the run is not finished; the command that began it goes on")
+            validation = results["validation"]
+            return cls(
+                run.folder,
+                hparams,
+                results,
+                hparams["experiment"],
+                hparams["hyperparameters"]["image_size"],
+                (validation["score_min"], validation["score_max"]),
+                results["test"]["threshold"],
+                tuple(results["heat_range"]),
+            )
+
+
+@contextlib.contextmanager
+def advice_on_damage(folder: Path) -> Iterator[None]:
+    """What a person can do where a finished run turns out to be damaged, in one line."""
+    advice = "restore the folder from a copy, or run the command again that made it"
+    try:
+        yield
+    except DamagedFile as problem:
+        raise ToolboxError(f"{problem}; {advice}") from problem
+    except (KeyError, TypeError, ValueError, OSError) as problem:
+        reason = f"JSON files are damaged, or of another version ({problem!r})"
+        raise ToolboxError(f"{folder}: {reason}; {advice}") from problem
 
 
 def _digest(results: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ from pydantic import BaseModel
 
 from anomaly_toolbox import hps
 from anomaly_toolbox.errors import InputError, ToolboxError, reason
+from anomaly_toolbox.files import short_name
 from anomaly_toolbox.hps import Discrete, Domain, Interval
 
 RANDOM_TRIALS = 10  # with which `tpe` begins
@@ -40,6 +41,7 @@ SECONDS_TO_PLAN = 30.0  # without progress, another process goes on with the pla
 SECONDS_TO_REGISTER = 60.0  # a worker that has not said who it is by then died before it could
 HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 90
 ATTEMPTS_TO_OPEN = 10
+LONGEST_ROW = 300  # bytes of a row's name in the storage, whose databases take 512 for the name of a study
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats are; they are tested
@@ -110,6 +112,17 @@ class Search:
         """What chooses the values of an empty trial, and what stops a trial early."""
         sampler = optuna.samplers.TPESampler(n_startup_trials=1, constant_liar=True, seed=self.seed)
         return sampler, optuna.pruners.MedianPruner() if self.pruner == "median" else optuna.pruners.NopPruner()
+
+
+def check(rows: Sequence[Row], search: Search) -> list[list[dict[str, Any]]]:
+    """The plan of each row; InputError if the sampler cannot search it, or hyperparameters contradict each other."""
+    plans = [search.plan(row) for row in rows]
+    if search.trials is None:
+        hps.check_count(sum(map(len, plans)))
+    for row, plan in zip(rows, plans, strict=True):
+        for chosen in plan:
+            row.hyperparameters(chosen)
+    return plans
 
 
 def open_storage(place: str) -> optuna.storages.BaseStorage:
@@ -191,12 +204,7 @@ class Sweep:
             InputError: the storage has another sweep of that name, or the sampler cannot search a row's settings.
             ToolboxError: it is to be overwritten while somebody works on it.
         """
-        plans = [self.search.plan(row) for row in self.rows]
-        if self.search.trials is None:
-            hps.check_count(sum(map(len, plans)))
-        for row, plan in zip(self.rows, plans, strict=True):
-            for chosen in plan:  # contradictions come to light before anything runs
-                row.hyperparameters(chosen)
+        plans = check(self.rows, self.search)
         summaries = optuna.get_all_study_summaries(self._storage, include_best_trial=False)
         mine = [summary for summary in summaries if summary.study_name.startswith(f"{self.name}/")]
         if overwrite:
@@ -328,7 +336,7 @@ class Sweep:
         return QueueStudy(self._study_name(row), self._storage, sampler, pruner)
 
     def _study_name(self, row: Row) -> str:
-        return f"{self.name}/{row.name}"
+        return f"{self.name}/{short_name(row.name, LONGEST_ROW)}"
 
 
 class NothingWaiting(Exception):

@@ -1,5 +1,6 @@
 """What TensorBoard shows of a trial."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from anomaly_toolbox import evaluation, pictures
 from anomaly_toolbox.callbacks import VALIDATION_FIGURES, Validation
-from anomaly_toolbox.datasets.batches import EXAMPLES_OF_EACH_KIND
+from anomaly_toolbox.files import whole
+
+HPARAMS_FILE, TEST_FILE = ".hparams.v2", ".test.v2"  # endings of event files that are written in one go
 
 
 class Summaries(keras.callbacks.Callback):
@@ -35,7 +39,7 @@ class Summaries(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         step = self._epoch * self._steps_per_epoch + batch + 1
-        if step % self._every == 0:
+        if step % self._every == 0 or step == 1 or batch + 1 == self._steps_per_epoch:
             with self.writer.as_default(step):
                 for name, value in logs.items():
                     tf.summary.scalar(f"losses/{name}", value)
@@ -50,7 +54,7 @@ class Summaries(keras.callbacks.Callback):
             with self.model.quickly():
                 reconstructions = self.model.reconstruct(split.examples)
             maps = self.model.locate(split.examples, reconstructions).numpy()
-            heat_range = pictures.usual_heat(maps[:EXAMPLES_OF_EACH_KIND])  # the normal ones come first
+            heat_range = pictures.usual_heat(maps[: len(split.normal_examples)])  # they come first
             grid = pictures.grid(split.examples, reconstructions.numpy(), maps, heat_range)
             tf.summary.image("image, reconstruction, residual, where", grid[None])
             self._separation(split.labels, scores)
@@ -72,11 +76,32 @@ class Summaries(keras.callbacks.Callback):
             tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
 
 
+def forget_after(folder: Path, step: int) -> None:
+    """Takes the points after a step out of a run's event files: an interrupted training will write them again."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        kept, n_read = [], 0
+        with contextlib.suppress(tf.errors.DataLossError):  # a process that was killed left half a record
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                n_read += 1
+                if Event.FromString(record).step <= step:
+                    kept.append(record)
+        if len(kept) == n_read:
+            continue
+        with whole(path) as beside, tf.io.TFRecordWriter(str(beside)) as writer:
+            for record in kept:
+                writer.write(record)
+
+
 def summarise_hyperparameters(folder: Path, hyperparameters: dict[str, Any]) -> None:
-    """Puts the trial into TensorBoard's HParams tab."""
+    """Puts the trial into TensorBoard's HParams tab, once, as a row of its own.
+
+    An empty trial_id makes the run's place below the log folder the row's name, and no two runs share that.
+    """
+    if any(folder.glob(f"*{HPARAMS_FILE}")):
+        return
     known = {name: value for name, value in hyperparameters.items() if value is not None}
-    with tf.summary.create_file_writer(str(folder)).as_default():
-        hparams_api.hparams(known, trial_id=folder.name)
+    with tf.summary.create_file_writer(str(folder), filename_suffix=HPARAMS_FILE).as_default():
+        hparams_api.hparams(known, trial_id="")
 
 
 def summarise_test(
@@ -90,7 +115,9 @@ def summarise_test(
 
     `kept/` are the validation figures of the networks that were kept, `validation/` those of each epoch.
     """
-    with tf.summary.create_file_writer(str(folder)).as_default(step):
+    for earlier in folder.glob(f"*{TEST_FILE}"):  # of an attempt that was interrupted after this
+        earlier.unlink()
+    with tf.summary.create_file_writer(str(folder), filename_suffix=TEST_FILE).as_default(step):
         for place, of_each_score in (("kept", of_validation), ("test", of_test)):
             for name in ("auprc", "auroc", "f1"):
                 if of_each_score[decisive][name] is not None:

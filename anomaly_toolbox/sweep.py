@@ -1,10 +1,7 @@
 """All trials of one command, one after the other or shared out by `study.py`, and the tables at the end."""
 
-import itertools
 import os
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +12,18 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from anomaly_toolbox import hps, progress, study, tables, workers
+from anomaly_toolbox import plan as planning
 from anomaly_toolbox.comparison import Finished
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets import load_dataset, source
 from anomaly_toolbox.errors import ToolboxError, reason
 from anomaly_toolbox.experiment import Trial, run_trial
-from anomaly_toolbox.models import detector_class
-from anomaly_toolbox.study import Row, Search, Sweep
+from anomaly_toolbox.files import short_name
+from anomaly_toolbox.plan import Options, Plan
+from anomaly_toolbox.study import Row, Sweep
 
 SWEEPS = "sweeps"  # the folder in the log folder that holds a folder for each sweep
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command was asked; every field is the option of that name in `anomaly-box --help`."""
-
-    methods: Sequence[str]
-    dataset: str
-    dataset_name: str
-    data_dir: Path | None = None
-    aspect: str | None = None
-    on_bad_image: str | None = None
-    all_test_images: bool = False
-    hps_path: Path | None = None
-    tuning: bool = False
-    overrides: Sequence[str] = ()
-    sampler: str = "grid"
-    trials: int | None = None
-    pruner: str = "none"
-    workers: int = 1
-    storage: str | None = None
-    sweep_name: str | None = None
-    log_dir: Path = Path("logs")
-    seed: int = 0
-    overwrite: bool = False
-    require_gpu: bool = False
-    debug: bool = False
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """What is unusual in how images are read; see `Trial`."""
-        unusual = {"aspect": self.aspect not in (None, "stretch"), "all_test_images": self.all_test_images}
-        return {name: getattr(self, name) for name, is_given in unusual.items() if is_given}
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether there may be more trials than one a method, or more workers than one."""
-        return self.tuning or self.workers > 1 or self.storage is not None
+LONGEST_PURPOSE = 60  # bytes of the name of the dataset, and of the hyperparameter file, in the name of a sweep
 
 
 class Runner:
@@ -77,6 +40,7 @@ class Runner:
             "aspect": options.aspect,
             "on_bad_image": options.on_bad_image,
             "all_test_images": options.all_test_images or None,
+            "white_level": options.white_level,
         }
         self._dataset = load_dataset(options.dataset, options.data_dir, options.seed, **of_images)
         self._source = source(options.dataset, options.data_dir)
@@ -123,31 +87,30 @@ class Runner:
         self.console.print(f"failed: {reason(failure)}", style="red", soft_wrap=True)
 
 
-def run(options: Options) -> None:
+def run(plan: Plan) -> None:
     """Runs every trial of every method and prints the tables.
 
     A trial that fails does not lose the others.
 
+    Args:
+        plan: from `plan.make`.
+
     Raises:
         ToolboxError: the first failure, after everything else was run and shown.
     """
-    console = plain_console()
-    found = _domains(options, _methods(options, console))
+    options, console = plan.options, plain_console()
+    if plan.left_out:
+        names = ", ".join(plan.left_out)
+        console.print(f"left out, {options.hps_path} has no section for: {names}", soft_wrap=True)
     console.print(f"device: {device(options.require_gpu)}", soft_wrap=True)
     if options.is_shared:
-        sweep = open_sweep(options, found)
-        finished, failures = _shared(options, console, sweep)
+        finished, failures = _shared(plan, console, open_sweep(plan))
     else:
-        finished, failures = _one_by_one(options, console, found)
+        finished, failures = _one_by_one(plan, console)
     tables.show(console, finished, failures)
     if failures:
         n_trials = len(finished) + len(failures)
         raise ToolboxError(f"{len(failures)} of {n_trials} trials failed; the first: {': '.join(failures[0])}")
-
-
-def plain_console(**options: Any) -> Console:
-    """A console that prints what it is given, without markup or colours of its own."""
-    return Console(markup=False, highlight=False, emoji=False, **options)
 
 
 def device(require_gpu: bool) -> str:
@@ -166,64 +129,27 @@ def device(require_gpu: bool) -> str:
     return f"CPU ({os.cpu_count()} cores), no GPU found"
 
 
-def open_sweep(options: Options, found: dict[str, dict[str, hps.Domain]] | None = None) -> Sweep:
-    """The sweep that the options describe, in its storage."""
-    found = found or _domains(options, _methods(options, None))
-    rows = []
-    for method, domains in found.items():
-        settings = {name: domain for name, domain in domains.items() if name not in hps.LABELS}
-        listed = {name: domains[name].values for name in hps.LABELS if name in domains}
-        place = f"{options.hps_path}: {method.lower()}."
-        for values in itertools.product(*listed.values()):
-            labels = dict(zip(listed, values, strict=True))
-            rows.append(Row(method, detector_class(method).Hyperparameters, labels, settings, place))
+def open_sweep(plan: Plan) -> Sweep:
+    """The sweep that a command asks for, in its storage."""
+    options, search = plan.options, plan.search
     images = ", ".join([options.dataset_name, *(f"{name}={value}" for name, value in options.reading.items())])
-    search = Search(options.sampler, options.trials, options.pruner, options.seed)
+    rows = plan.rows
     name = options.sweep_name
     if name is None:
-        purpose = options.hps_path.stem if options.hps_path else "defaults"
+        purpose = short_name(options.hps_path.stem, LONGEST_PURPOSE) if options.hps_path else "defaults"
         of_this = study.digest(study.definition(rows, search, images))
-        name = f"{options.dataset_name}-{purpose}-{of_this}"
+        name = f"{short_name(options.dataset_name, LONGEST_PURPOSE)}-{purpose}-{of_this}"
     folder = options.log_dir / SWEEPS / name
     storage = study.open_storage(options.storage or str(folder / "journal.log"))
     return Sweep(name, rows, search, images, storage, folder)
 
 
-def _methods(options: Options, console: Console | None) -> Sequence[str]:
-    """A file that says nothing of a method is no reason to run it with other settings than the rest, or not at all."""
-    if len(options.methods) == 1 or options.hps_path is None:
-        return options.methods
-    named = hps.sections(options.hps_path)
-    present = [method for method in options.methods if method.lower() in named]
-    absent = [method for method in options.methods if method not in present]
-    if present and absent and console:
-        console.print(f"left out, {options.hps_path} has no section for: {', '.join(absent)}", soft_wrap=True)
-    return present or options.methods
-
-
-def _domains(options: Options, methods: Sequence[str]) -> dict[str, dict[str, hps.Domain]]:
-    """Of every method, only the first values without `tuning`.
-
-    An override goes to the methods that know it, and to all if none does.
-    """
-    schemas = {method: detector_class(method).Hyperparameters for method in methods}
-    everything = {name for schema in schemas.values() for name in schema.model_fields}
-    found = {}
-    for method, schema in schemas.items():
-        of_others = everything - set(schema.model_fields)
-        own = [override for override in options.overrides if override.partition("=")[0] not in of_others]
-        found[method] = hps.domains(schema, method, options.hps_path, own)
-        if not options.tuning:
-            found[method] = {name: hps.Discrete((domain.first,)) for name, domain in found[method].items()}
-    return found
-
-
 Outcome = tuple[list[Finished], list[tuple[str, str]]]  # what finished, and what failed: the trial and the reason
 
 
-def _one_by_one(options: Options, console: Console, found: dict[str, dict[str, hps.Domain]]) -> Outcome:
+def _one_by_one(plan: Plan, console: Console) -> Outcome:
     """The first value of everything, one trial a method."""
-    trials = [(name, hps.first_trial(detector_class(name).Hyperparameters, domains)) for name, domains in found.items()]
+    options, trials = plan.options, plan.first_trials
     runner = Runner(options, console)
     finished, failures = [], []
     for number, (method, hyperparameters) in enumerate(trials, 1):
@@ -240,13 +166,14 @@ def _one_by_one(options: Options, console: Console, found: dict[str, dict[str, h
     return finished, failures
 
 
-def _shared(options: Options, console: Console, sweep: Sweep) -> Outcome:
+def _shared(plan: Plan, console: Console, sweep: Sweep) -> Outcome:
     """All trials of a sweep, by this process, its workers, and others that were given the same command."""
+    options = plan.options
     runner = Runner(options, console)
     sweep.prepare(options.overwrite)
     console.print(f"sweep: {sweep.name}, {sum(1 for _ in sweep.trials())} trials", soft_wrap=True)
     if options.workers > 1:
-        _start_workers(options, console, sweep)
+        _start_workers(plan, console, sweep)
     else:
         sweep.work(runner.run_of_a_sweep)
 
@@ -264,8 +191,9 @@ def _shared(options: Options, console: Console, sweep: Sweep) -> Outcome:
     return finished, failures
 
 
-def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
+def _start_workers(plan: Plan, console: Console, sweep: Sweep) -> None:
     """Runs the workers of this machine and shows what they finish."""
+    options = plan.options
     folder = sweep.folder
     folder.mkdir(parents=True, exist_ok=True)
     logs = [folder / f"worker-{number}.log" for number in range(1, options.workers + 1)]
@@ -295,7 +223,7 @@ def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
 def _work(options: Options) -> None:
     """A worker process of `_start_workers`."""
     device(options.require_gpu)
-    open_sweep(options).work(Runner(options, plain_console()).run_of_a_sweep)
+    open_sweep(planning.make(options)).work(Runner(options, plain_console()).run_of_a_sweep)
 
 
 def _trial_name(row: Row, trial: FrozenTrial) -> str:

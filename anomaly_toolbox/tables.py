@@ -1,14 +1,19 @@
 """The tables that a command ends with, for the terminal."""
 
-from collections.abc import Sequence
+import functools
+import itertools
+import os
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from anomaly_toolbox import comparison
 from anomaly_toolbox.comparison import Finished, Row
 
-TABLE_WIDTH = 80  # a narrower terminal wraps lines, but no figure is cut off
+WIDEST = 10_000  # columns
+FIGURES = ("AUPRC", "95% interval", "prevalence", "AUROC", "train/s", "score/s")  # those that matter most come first
 LONGEST_WORD = len("prevalence")
 MOST_RUNS_LISTED = 12
 
@@ -23,14 +28,20 @@ def show(console: Console, finished: Sequence[Finished], failures: Sequence[tupl
         rows = comparison.compare(runs)
         labels = comparison.labels_of(runs)
         if len(labels) > 1 or any(row.choice for row in rows):
-            _print(console, _matrix(f"AUPRC on the test images of {dataset}", rows, labels))
+            title, columns = f"AUPRC on the test images of {dataset}", [*labels, "mean"]
+            for part in _parts(console, columns, functools.partial(_matrix, title, rows)):
+                _print(console, _matrix(title, rows, part))
             console.print("prevalence: the AUPRC of a guess.", soft_wrap=True)
             _say_what_was_chosen(console, runs, rows)
         else:
-            _print(console, _figures(rows))
-            console.print("prevalence: the AUPRC of a guess. train/s, score/s: images per second.", soft_wrap=True)
+            shown, *hidden = _parts(console, FIGURES, functools.partial(_figures, rows))
+            _print(console, _figures(rows, shown))
+            legend = "prevalence: the AUPRC of a guess. train/s, score/s: images per second."
+            if hidden:
+                legend = f"A wider terminal also shows {', '.join(itertools.chain.from_iterable(hidden))}."
+            console.print(legend, soft_wrap=True)
             _say_where(console, runs)
-        for line in comparison.losing_to_a_baseline(rows):
+        for line in comparison.remarks(rows):
             console.print(line, style="yellow", soft_wrap=True)
         _show_every_score(console, runs, len(labels))
     if failures:
@@ -45,32 +56,37 @@ def show(console: Console, finished: Sequence[Finished], failures: Sequence[tupl
         console.print(f"run: {folder}", soft_wrap=True)
 
 
-def _figures(rows: Sequence[Row]) -> Table:
-    table = _table("on the test images", ["AUPRC", "95% interval", "prevalence", "AUROC", "train/s", "score/s"], True)
+def _figures(rows: Sequence[Row], names: Sequence[str]) -> Table:
+    table = _table("on the test images", names, has_label=True)
     for row in rows:
         for label, cell in row.cells.items():
             results = cell.runs[0].results
             speeds = [results[f"{work}_images_per_second"] for work in ("train", "score")]
-            table.add_row(
-                row.name,
-                label,
-                f"{cell.auprc:.3f}",
-                "{:.3f}-{:.3f}".format(*cell.interval),
-                f"{cell.prevalence:.3f}",
-                f"{cell.mean('test', 'auroc'):.3f}",
-                *("-" if speed is None else f"{speed:,.0f}" for speed in speeds),
-            )
+            train_speed, score_speed = ("-" if speed is None else f"{speed:,.0f}" for speed in speeds)
+            values = {
+                "AUPRC": f"{cell.auprc:.3f}",
+                "95% interval": "{:.3f}-{:.3f}".format(*cell.interval),
+                "prevalence": f"{cell.prevalence:.3f}",
+                "AUROC": f"{cell.mean('test', 'auroc'):.3f}",
+                "train/s": train_speed,
+                "score/s": score_speed,
+            }
+            table.add_row(row.name, label, *(values[name] for name in names))
     return table
 
 
-def _matrix(title: str, rows: Sequence[Row], labels: Sequence[str]) -> Table:
-    table = _table(title, [*labels, "mean"])
+def _matrix(title: str, rows: Sequence[Row], columns: Sequence[str]) -> Table:
+    """Some of the labels, and `mean`, which is over all of them."""
+    labels = comparison.labels_of([run for row in rows for cell in row.cells.values() for run in cell.runs])
+    table = _table(title, columns)
     for row in rows:
-        figures = [f"{row.cells[label].auprc:.3f}" if label in row.cells else "-" for label in labels]
-        table.add_row(row.name, *figures, f"{row.mean_auprc:.3f}" if len(row.cells) == len(labels) else "-")
+        figures = {label: f"{cell.auprc:.3f}" for label, cell in row.cells.items()}
+        if len(row.cells) == len(labels):
+            figures["mean"] = f"{row.mean_auprc:.3f}"
+        table.add_row(row.name, *(figures.get(column, "-") for column in columns))
     prevalences = {label: cell.prevalence for row in rows for label, cell in row.cells.items()}
-    mean = sum(prevalences.values()) / len(prevalences)
-    table.add_row("prevalence", *(f"{prevalences[label]:.3f}" for label in labels), f"{mean:.3f}", style="dim")
+    prevalences["mean"] = sum(prevalences.values()) / len(prevalences)
+    table.add_row("prevalence", *(f"{prevalences[column]:.3f}" for column in columns), style="dim")
     return table
 
 
@@ -106,14 +122,19 @@ def _show_every_score(console: Console, runs: Sequence[Finished], n_labels: int)
     if len(names) <= 2:
         return
     title = "AUPRC of every score" + (", mean over labels" if n_labels > 1 else "")
-    table = _table(title, [name.replace("_", "\n") for name in names])
     figures: dict[str, dict[str, str]] = {}
     for name in names:
         for row in comparison.compare(runs, name):
             figures.setdefault(f"{row.method}, {row.choice}".rstrip(", "), {})[name] = f"{row.mean_auprc:.3f}"
-    for method, of_score in sorted(figures.items()):
-        table.add_row(method, *(of_score.get(name, "-") for name in names))
-    _print(console, table)
+
+    def some_scores(some: Sequence[str]) -> Table:
+        table = _table(title, [name.replace("_", "\n") for name in some])
+        for method, of_score in sorted(figures.items()):
+            table.add_row(method, *(of_score.get(name, "-") for name in some))
+        return table
+
+    for part in _parts(console, names, some_scores):
+        _print(console, some_scores(part))
     console.print(
         "The score that decides is chosen before, by --set score=...; the best of these is no fair figure.",
         soft_wrap=True,
@@ -130,6 +151,28 @@ def _table(title: str, figures: Sequence[str], has_label: bool = False) -> Table
     return table
 
 
+def _parts(console: Console, columns: Sequence[str], table_of: Callable[[Sequence[str]], Table]) -> list[list[str]]:
+    """The columns of a table, in as many parts as are needed for each to fit the terminal; a file takes any width."""
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        return [list(columns)]
+    parts: list[list[str]] = []
+    for column in columns:
+        if parts and _width(console, table_of([*parts[-1], column])) <= console.width:
+            parts[-1].append(column)
+        else:
+            parts.append([column])
+    return parts
+
+
+def _width(console: Console, table: Table) -> int:
+    """Columns of a terminal that a table needs."""
+    return Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+
+
 def _print(console: Console, table: Table) -> None:
+    """Prints a table whole, whatever the console takes to be the width of its lines."""
     console.print()
-    console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
+    width = console.width
+    console.width = max(width, _width(console, table))
+    console.print(table, crop=False)
+    console.width = width

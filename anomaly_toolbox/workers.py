@@ -59,7 +59,7 @@ def _begin(work: bytes, log: Path) -> None:
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands would ignore it
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    file = open(log, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  (until the process ends)
+    file = open(log, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  (kept to the end)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = file

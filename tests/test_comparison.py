@@ -75,7 +75,7 @@ def test_a_score_that_decides_has_a_row_of_its_own():
 def test_who_loses_to_a_baseline():
     runs = [run(label=3, paper=0.2), run(label=5, paper=0.9)]
     runs += [run("KNN", 3, epochs=0, paper=0.3), run("KNN", 5, epochs=0, paper=0.3)]
-    (line,) = comparison.losing_to_a_baseline(comparison.compare(runs))
+    (line,) = comparison.remarks(comparison.compare(runs))
     assert line == (
         "GANomaly loses to KNN, a baseline that knows pixels only, on 1 of 2 labels, means: 0.550 against 0.300"
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 from anomaly_toolbox import sweep
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.models import METHODS
+from anomaly_toolbox.plan import Options, make
 from tests.conftest import made_up_results
 
 AUPRC = {"AnoGAN": 0.3, "EGBAD": 0.9, "GANomaly": 0.5, "KNN": 0.7, "PCA": 0.4}
@@ -21,7 +22,7 @@ def run(monkeypatch, tmp_path):
 
     def run(methods=tuple(METHODS), fails=lambda trial: False, **options):
         trials, said = [], io.StringIO()
-        monkeypatch.setattr(sweep, "Console", lambda **_: Console(file=said, width=200))
+        monkeypatch.setattr(sweep, "plain_console", lambda **_: Console(file=said, width=200))
 
         def end_at_once(trial, *_):
             trials.append(trial)
@@ -38,7 +39,7 @@ def run(monkeypatch, tmp_path):
 
         monkeypatch.setattr(sweep, "run_trial", end_at_once)
         try:
-            sweep.run(sweep.Options(list(methods), "Digits", "Digits", log_dir=tmp_path / "logs", **options))
+            sweep.run(make(Options(list(methods), "Digits", "Digits", log_dir=tmp_path / "logs", **options)))
         except ToolboxError as failure:
             if not fails(None):
                 raise
@@ -163,10 +164,10 @@ def test_a_median_pruner_stops_what_is_worse(run, write, monkeypatch):
         return Path("logs"), made_up_results("GANomaly", 2, {"paper": 0.5}, "paper", 0, 1)
 
     watched, said = [], io.StringIO()
-    monkeypatch.setattr(sweep, "Console", lambda **_: Console(file=said, width=200))
+    monkeypatch.setattr(sweep, "plain_console", lambda **_: Console(file=said, width=200))
     monkeypatch.setattr(sweep, "run_trial", run_trial)
     path = write(ganomaly={"width": [1, 2, 3, 4, 5, 6]})
     options = {"hps_path": path, "tuning": True, "pruner": "median", "log_dir": path.parent / "logs"}
-    sweep.run(sweep.Options(["GANomaly"], "Digits", "Digits", **options))
+    sweep.run(make(Options(["GANomaly"], "Digits", "Digits", **options)))
     assert watched == [1, 2, 3, 4, 5]
     assert "stopped early: GANomaly, width=6, after epoch 1" in said.getvalue()

@@ -33,6 +33,10 @@ class AnomalyDetectionDataset(abc.ABC):
     test_padding: np.ndarray | None = None
     #: How images that are no squares become squares, where they come from files.
     aspect: str | None = None
+    #: Whole levels that resized pixels are rounded to, 255 or 65535, where images come from files; None: not rounded.
+    levels: int | None = None
+    #: What is white in files of 16 bits, where they do not use all of them.
+    white_level: int | None = None
 
     def __init__(self) -> None:
         self._channels = 1
@@ -136,20 +140,22 @@ class AnomalyDetectionDataset(abc.ABC):
         batch_size: int,
         cache: bool = True,
         shuffle_buffer_size: int = 10_000,
-        is_training: bool = True,
+        is_training: bool = False,
         drop_remainder: bool = True,
         output_range: tuple[float, float] = (-1.0, 1.0),
     ) -> tf.data.Dataset:
         """Single `(image, label)` pairs -> prepared batches.
 
         Images are resized with antialiasing and mapped linearly to `output_range`, each by the same fixed map: from
-        [0, largest value of the type] for integers, from [0, 255] for floats. They are cached before they are
-        shuffled, so that each epoch has an order of its own, which the global seed decides. Only training batches are
-        shuffled or have a remainder dropped.
+        [0, largest value of the type] for whole numbers of 8 or 16 bits, from [0, 255] for floats and for wider whole
+        numbers, whose range no image fills. They are cached before they are shuffled, so that each epoch has an order
+        of its own, which the global seed decides. Only training batches, those with `is_training`, are shuffled or have
+        a remainder dropped.
         """
         low, high = output_range
         bytes_cached = 4 * math.prod(new_size) * (dataset.element_spec[0].shape[-1] or 3) * int(dataset.cardinality())
-        white = dataset.element_spec[0].dtype.max if dataset.element_spec[0].dtype.is_integer else 255
+        dtype = dataset.element_spec[0].dtype
+        white = dtype.max if dtype.is_integer and dtype.size <= 2 else 1 if dtype.is_bool else 255
 
         def prepare(image, label):
             image = tf.image.resize(tf.cast(image, tf.float32), new_size, antialias=True)

@@ -18,11 +18,24 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.datasets.images import Aspect, BadImage, Header, decode, read_header, read_mask, seen, squared
+from anomaly_toolbox.datasets.images import (
+    DEEP_WHITE,
+    WHITE,
+    Aspect,
+    BadImage,
+    Header,
+    Reading,
+    image_files,
+    read_header,
+    read_marks,
+    seen,
+    square_marks,
+)
 from anomaly_toolbox.datasets.layout import SPLITS, Item, find_items
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import sha256
@@ -30,6 +43,9 @@ from anomaly_toolbox.files import sha256
 LARGEST_IN_MEMORY = 2**30
 MOST_ODD_SIZES = 5  # that are worth a line each
 MOST_BAD_TOLD = 3
+MOST_KINDS_TOLD = 12
+MOST_WHITE = 0.01  # share of pixels that may reach the white level without a word
+DARK = 0.5  # share of white below which the brightest pixel of all images is worth a line
 
 
 class ImageFolder(AnomalyDetectionDataset):
@@ -42,6 +58,7 @@ class ImageFolder(AnomalyDetectionDataset):
         on_bad_image: `error`, or `skip`: leave out whatever cannot be used, and say so in `notes`.
         all_test_images: keep all of `test` for the test, as papers do; a tenth of the normal training images validates,
             and as no anomalous ones do, epochs are chosen by loss.
+        white_level: what is white in images of 16 bits, see `Reading`.
 
     Raises:
         InputError: there is no such folder, or it has another layout.
@@ -55,15 +72,17 @@ class ImageFolder(AnomalyDetectionDataset):
         aspect: Aspect = "stretch",
         on_bad_image: Literal["error", "skip"] = "error",
         all_test_images: bool = False,
+        white_level: int | None = None,
     ):
         super().__init__()
-        self.aspect, self.notes, self.test_folder = aspect, [], root
+        self.aspect, self.notes, self.test_folder, self.white_level = aspect, [], root, white_level
         self._skips_bad_images = on_bad_image == "skip"
-        self._items, bad = find_items(root, seed, all_test_images)
+        self._items, bad = find_items(root, seed, all_test_images, self.notes)
         self._leave_out(bad)
         looked_at = self._of_each("looking at", lambda item: (read_header(item.path), self._digest(item)))
         self._fingerprint = hashlib.sha256(os.fsencode("".join(digest for _, digest in looked_at))).hexdigest()[:12]
         self._describe([header for header, _ in looked_at])
+        self._note_defects()
         self._pixels = np.empty((0, 0, 0, 0))
         self._masks: dict[Item, np.ndarray] = {}
         self._shapes: dict[Item, tuple[int, int]] = {}
@@ -84,7 +103,8 @@ class ImageFolder(AnomalyDetectionDataset):
         None unless there is a mask for each anomalous test image.
         """
         items = [item for item in self._items if item.split == "test"]
-        if not any(item.mask for item in items) or any(item.defect and not item.mask for item in items):
+        is_marked = [item in self._masks for item in items if item.defect]
+        if not is_marked or not all(is_marked):
             return None
         nowhere = np.zeros(self._pixels.shape[1:3], bool)
         return np.stack([self._masks.get(item, nowhere) for item in items])
@@ -117,13 +137,14 @@ class ImageFolder(AnomalyDetectionDataset):
         if self._pixels.shape[1] != new_size[0]:
             self._prepare(new_size[0])
         low, high = output_range
-        pixels = self._pixels
-        white = np.iinfo(pixels.dtype).max
+        pixels, levels = self._pixels, np.float32(self.levels)
+
+        def prepared(indices):  # by NumPy, as in `Detector`: TensorFlow might replace the division and round otherwise
+            return (high - low) * (pixels[indices].astype(np.float32) / levels) + low
 
         def load(indices, labels):
-            chosen = tf.numpy_function(lambda indices: pixels[indices], [indices], pixels.dtype)
-            chosen = tf.ensure_shape(chosen, (None, *pixels.shape[1:]))
-            return tf.cast(chosen, tf.float32) * ((high - low) / white) + low, labels
+            chosen = tf.numpy_function(prepared, [indices], tf.float32)
+            return tf.ensure_shape(chosen, (None, *pixels.shape[1:])), labels
 
         splits = np.array([item.split for item in self._items])
         labels = np.array([int(bool(item.defect)) for item in self._items], np.int32)
@@ -140,19 +161,29 @@ class ImageFolder(AnomalyDetectionDataset):
     def _prepare(self, size: int) -> None:
         """Decodes and resizes every image."""
         shape = (len(self._items), size, size, self._channels)
-        pixels, white = _room_for(shape, self._dtype), np.iinfo(self._dtype).max
+        pixels = _room_for(shape, np.dtype(np.uint16 if self.levels == DEEP_WHITE else np.uint8))
+        reading = Reading(size, self._channels, self.aspect, self.levels, self.white_level)
         place = {item: number for number, item in enumerate(self._items)}
+        bad_masks: dict[Item, BadImage] = {}
+        brightest, cut = np.zeros(len(place)), np.zeros(len(place))
+        self._masks = {}
 
         def read(item: Item) -> bytes:
-            image = decode(item.path, self._channels)
+            image = reading.decode(item.path)
             self._shapes[item] = image.size[::-1]
+            pixels[place[item]] = np.round(reading.of_decoded(image) * self.levels)
+            brightest[place[item]], cut[place[item]] = _brightness(image)
             if item.mask:
-                self._masks[item] = read_mask(item.mask, size, self.aspect, image.size)
-            prepared = squared(image, size, self._channels, self.aspect)
-            pixels[place[item]] = np.round(prepared * white).astype(self._dtype)
+                try:
+                    self._masks[item] = self._read_mask(item, size, image.size)
+                except BadImage as bad:
+                    bad_masks[item] = bad
             return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
 
         self._without_leaks(self._of_each("reading", read))
+        self._leave_out([bad_masks[item] for item in self._items if item in bad_masks])
+        used = [place[item] for item in self._items]
+        self._note_brightness(brightest[used].max(), cut[used].mean())
         for number, item in enumerate(self._items):  # closes the gaps that bad images left
             if number < place[item]:
                 pixels[number] = pixels[place[item]]
@@ -163,16 +194,55 @@ class ImageFolder(AnomalyDetectionDataset):
         if line not in self.notes:
             self.notes.append(line)
 
+    def _read_mask(self, item: Item, size: int, shape: tuple[int, int]) -> np.ndarray:
+        """Where the mask of an image marks a defect; BadImage if it does not fit what the image is."""
+        marks = read_marks(item.mask, shape)
+        if item.defect and not marks.any():
+            raise BadImage(item.mask, f"is a mask that marks nothing, of an anomalous image, {item.path}")
+        if not item.defect and marks.any():
+            raise BadImage(item.mask, f"marks a defect in a normal image, {item.path}")
+        return square_marks(marks, size, self.aspect)
+
+    def _note_defects(self) -> None:
+        """Notes what counts as anomalous, so that a folder that nobody meant is seen."""
+        kinds = collections.Counter(item.defect for item in self._items if item.defect)
+        if kinds:
+            shown = [f"{kind} ({count:,})" for kind, count in kinds.most_common(MOST_KINDS_TOLD)]
+            more = f" and {len(kinds) - len(shown)} more" if len(kinds) > len(shown) else ""
+            self.notes.append(f"anomalous are the images in {', '.join(shown)}{more}")
+
+    def _note_brightness(self, brightest: float, cut: float) -> None:
+        """Notes that images use a small part of their range, as those of 12 bits in a file of 16 do, or more of it.
+
+        Args:
+            brightest: the highest value of all images, as a share of white.
+            cut: share of pixels that are white, or brighter.
+        """
+        white = self.white_level or self.levels
+        if self.white_level is not None and cut > MOST_WHITE:
+            self._note(f"{cut:.0%} of all pixels are as bright as --white-level {white} or brighter, and became white")
+        if brightest >= DARK:
+            return
+        value = round(brightest * white)
+        if self.levels == DEEP_WHITE:
+            remedy = f"--white-level {2 ** max(value, 1).bit_length() - 1} makes about that value white"
+        else:
+            remedy = f"if it should be white, scale the images to values from 0 to {WHITE}"
+        self._note(
+            f"the brightest pixel of all images has the value {value:,}, where {white:,} is white: pictures will be "
+            f"dark and contrasts small; {remedy}"
+        )
+
     def _note_masks(self) -> None:
         """Notes what makes the figures of anomaly maps impossible, or easier than they look."""
         tested = [item for item in self._items if item.split == "test" and item.defect]
-        missing = [item for item in tested if not item.mask]
+        missing = [item for item in tested if item not in self._masks]
         if 0 < len(missing) < len(tested):
             self._note(
                 f"{len(missing)} of {len(tested)} anomalous test images have no mask, such as {missing[0].path}: "
                 "anomaly maps are not measured"
             )
-        hidden = [item for item in tested if item.mask and not self._masks[item].any()]
+        hidden = [item for item in tested if item in self._masks and not self._masks[item].any()]
         if hidden:
             self._note(
                 f"{len(hidden)} of {len(tested)} masked defects are not seen at {self._pixels.shape[1]} pixels with "
@@ -180,7 +250,11 @@ class ImageFolder(AnomalyDetectionDataset):
             )
 
     def _digest(self, item: Item) -> str:
-        return f"{item.path.relative_to(self.test_folder)} {sha256(item.path)} {item.mask and sha256(item.mask)}"
+        masks = [item.mask] if item.mask else []
+        if item.mask and item.mask.is_dir():
+            masks = list(image_files(item.mask, []))
+        digests = " ".join(sha256(mask) for mask in masks) or None
+        return f"{item.path.relative_to(self.test_folder)} {sha256(item.path)} {digests}"
 
     def _of_each(self, what: str, action: Callable[[Item], Any]) -> list[Any]:
         """What `action` gives for each image, several at a time; those that cannot be used are left out."""
@@ -237,9 +311,14 @@ class ImageFolder(AnomalyDetectionDataset):
         self._items = [item for item in self._items if item not in bad]
 
     def _describe(self, headers: Sequence[Header]) -> None:
-        """Channels, bits, and sizes that look like a mistake."""
+        """Channels, bits, and sizes that look like a mistake; InputError for a white level that nothing has."""
         self._channels = 1 if all(header.is_grey for header in headers) else 3
-        self._dtype = np.dtype(np.uint16 if any(header.is_deep for header in headers) else np.uint8)
+        self.levels = DEEP_WHITE if any(header.is_deep for header in headers) else WHITE
+        if self.white_level is not None and self.levels == WHITE:
+            raise InputError(
+                f"--white-level {self.white_level}: {self.test_folder} has no grey images of 16 bits; those of 8 bits, "
+                "and colours, which are reduced to 8 bits, are white at 255"
+            )
         sizes = collections.Counter((header.width, header.height) for header in headers)
         (usual, count), *_ = sizes.most_common()
         if 0 < len(headers) - count <= min(MOST_ODD_SIZES, len(headers) // 100):
@@ -259,3 +338,9 @@ def _room_for(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {n_bytes:,} bytes needed", tempfile.gettempdir())
     file = tempfile.TemporaryFile(prefix="anomaly-toolbox-")  # noqa: SIM115  (goes with the array)
     return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _brightness(image: Image.Image) -> tuple[float, float]:
+    """The highest value of any channel, as a share of white, and the share of pixels that are white."""
+    values, white = np.asarray(image), DEEP_WHITE if image.mode == "F" else WHITE
+    return float(values.max()) / white, float(np.mean(values >= white))

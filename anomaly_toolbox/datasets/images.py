@@ -1,22 +1,21 @@
-"""One image file -> square pixels. Whatever is wrong with a file becomes one line, never a crash.
+"""One image -> square pixels. Whatever is wrong with a file becomes one line, never a crash.
 
-Every place that reads files goes through here, so an image has the same pixels wherever it is scored.
+Every place that reads files or arrays goes through `Reading`, so an image has the same pixels wherever it is scored.
 """
 
 import contextlib
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.datasets.masks import marked_pixels
+from anomaly_toolbox.datasets.walk import BadImage, image_files
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-OTHER_SUFFIXES = (".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".tga", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MOST_PIXELS = 100_000_000
 LUMA = np.array([[0.299], [0.587], [0.114]])  # what Pillow makes grey of colours with
@@ -24,16 +23,11 @@ ROUNDING = 0.5129  # 0.5 would decide by the last digit what is just between two
 SHORTEST_SHOWN, LONGEST_SHOWN = 256, 1024  # sides of an image in pictures for people
 GREY, DEEP_GREY, COLOURED = ("1", "L", "LA"), ("I;16", "I;16B", "I;16L"), ("P", "PA", "RGB", "RGBA")
 MODES = (*GREY, *DEEP_GREY, *COLOURED)
+WHITE, DEEP_WHITE = 255, 65535  # of 8 and of 16 bits
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and its value in negatives
 
 Aspect = Literal["stretch", "pad", "crop"]
-
-
-class BadImage(ToolboxError):
-    """A file that cannot be used; the message names it and says why."""
-
-    def __init__(self, path: Path, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
+Levels = int | Literal["own"] | None
 
 
 class Header(NamedTuple):
@@ -51,102 +45,167 @@ def read_header(path: Path) -> Header:
         return Header(*image.size, image.mode in (*GREY, *DEEP_GREY), image.mode in DEEP_GREY)
 
 
-def read_image(path: Path, size: int, channels: int, aspect: Aspect = "stretch") -> np.ndarray:
-    """The pixels of an image file, (size, size, channels), in [0, 1], float32.
+@dataclass(frozen=True)
+class Reading:
+    """How a run reads images: the same for all that it ever sees, from files or in memory.
 
-    Turned as its EXIF orientation says, resized with antialiasing. What is transparent becomes white. 16 bits of grey
-    are kept; Pillow reduces 16 bits of colour to 8.
+    An image is turned as its EXIF orientation says, and what is transparent becomes white. It is resized with
+    antialiasing, in floats, and rounded once. 16 bits of grey are kept; Pillow reduces 16 bits of colour to 8.
 
-    Args:
-        path: a PNG, JPEG, BMP or TIFF file.
-        size: side of the result, in pixels.
+    Attributes:
+        size: side of the square that an image becomes, in pixels.
         channels: 1 for grey, 3 for RGB.
         aspect: an image that is no square is stretched, padded with black, or cut to its middle.
+        levels: whole levels from black to white that resized pixels are rounded to: 255 or 65535, as the images of the
+            run have 8 or 16 bits; None: they are not rounded; `own`: those of each image itself.
+        white_level: what is white in images of 16 bits, where they do not use all of them; None: 65535.
+    """
+
+    size: int
+    channels: int
+    aspect: Aspect = "stretch"
+    levels: Levels = "own"
+    white_level: int | None = None
+
+    @classmethod
+    def of_run(cls, hparams: Mapping[str, Any], size: int) -> "Reading":
+        """The reading of a finished run, by its `hparams.json`; earlier runs of folders did not write `levels`."""
+        from_files = hparams.get("fingerprint_of_images") is not None
+        levels = hparams.get("levels", "own" if from_files else None)
+        aspect = hparams.get("aspect") or "stretch"
+        return cls(size, hparams["channels"], aspect, levels, hparams.get("white_level"))
+
+    def of_file(self, path: Path) -> np.ndarray:
+        """The pixels of a PNG, JPEG, BMP or TIFF file, (size, size, channels), in [0, 1], float32; raises BadImage."""
+        return self.of_decoded(self.decode(path))
+
+    def decode(self, path: Path) -> Image.Image:
+        """The whole image of a file: grey of 8 bits (L) or 16 (F, from 0 to 65535), or RGB; raises BadImage."""
+        with _opened(path) as image, _damage_is_told(path):
+            is_negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+            return _plain(ImageOps.exif_transpose(image), self.channels, self.white_level, is_negative)
+
+    def of_decoded(self, image: Image.Image) -> np.ndarray:
+        """What `of_file` gives, of an image that is decoded."""
+        white = DEEP_WHITE if image.mode == "F" else WHITE
+        return self._of_planes(np.stack([self._resized(band) for band in image.split()], axis=-1), white, white)
+
+    def of_array(self, pixels: np.ndarray) -> np.ndarray:
+        """What `of_file` gives, for an image that is in memory.
+
+        Args:
+            pixels: (height, width), (height, width, 1) or (height, width, 3); whole numbers of 8 or 16 bits, or floats
+                in [0, 1].
+
+        Raises:
+            ValueError: says what was received and what would be right.
+        """
+        is_deep, is_float = pixels.dtype == np.uint16, pixels.dtype.kind == "f"
+        if pixels.ndim == 2:
+            pixels = pixels[..., np.newaxis]
+        if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
+            raise ValueError(f"expected images of shape (height, width, 1 or 3), received {pixels.shape}")
+        if pixels.dtype == np.uint8:
+            image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+            return self.of_decoded(_plain(image, self.channels))
+        if not is_deep and not (is_float and pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError(
+                f"expected whole numbers of 8 or 16 bits, or floats in [0, 1], received {pixels.dtype} from "
+                f"{pixels.min()} to {pixels.max()}"
+            )
+        shown = _deep(pixels, self.white_level) if is_deep else pixels
+        planes = np.moveaxis(shown @ LUMA if pixels.shape[-1] > self.channels else shown, -1, 0)
+        resized = [self._resized(Image.fromarray(plane.astype(np.float32))) for plane in planes]
+        white, own_levels = (DEEP_WHITE, DEEP_WHITE) if is_deep else (1, None)
+        return self._of_planes(np.stack(resized, axis=-1), white, own_levels)
+
+    def _resized(self, plane: Image.Image) -> np.ndarray:
+        """One channel of any size -> (size, size), float32, in its own units.
+
+        Rows first, then columns: an export can do that, too. Pillow by itself would choose the order by the shape, and
+        round whole numbers twice.
+        """
+        box, (left, top, width, height) = _geometry(*plane.size, self.size, self.aspect)
+        resizing = Image.Resampling.BILINEAR  # which Pillow widens when it makes an image smaller
+        plane = plane.convert("F").resize((width, plane.height), resizing, (box[0], 0, box[2], plane.height))
+        square = np.zeros((self.size, self.size), np.float32)
+        square[top : top + height, left : left + width] = plane.resize(
+            (width, height), resizing, (0, box[1], width, box[3])
+        )
+        return square
+
+    def _of_planes(self, planes: np.ndarray, white: int, own_levels: int | None) -> np.ndarray:
+        """(size, size, n), up to `white` -> (size, size, channels), in [0, 1], rounded."""
+        levels = own_levels if self.levels == "own" else self.levels
+        shares = planes / np.float32(white) if levels is None else rounded(planes * np.float32(levels / white), levels)
+        return np.repeat(shares, self.channels, axis=-1) if shares.shape[-1] < self.channels else shares
+
+
+def rounded(values: np.ndarray, levels: int) -> np.ndarray:
+    """Values from 0 to `levels`, rounded to whole ones -> shares in [0, 1], float32.
+
+    Halves are frequent, and no place to round at where the last digit may differ.
+    """
+    return np.floor(values + np.float32(ROUNDING)) / np.float32(levels)
+
+
+def read_image(path: Path, size: int, channels: int, aspect: Aspect = "stretch") -> np.ndarray:
+    """The pixels of an image file, rounded to its own levels; see `Reading`."""
+    return Reading(size, channels, aspect).of_file(path)
+
+
+def image_of_array(pixels: np.ndarray, size: int, channels: int, aspect: Aspect = "stretch") -> np.ndarray:
+    """The pixels of an image in memory, rounded to its own levels; see `Reading.of_array`."""
+    return Reading(size, channels, aspect).of_array(pixels)
+
+
+def read_marks(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Which pixels a mask marks, (height, width), bool; `masks.marked_pixels` says which count.
+
+    Args:
+        path: a PNG, JPEG, BMP or TIFF file, or a folder of them, which mark together.
+        shape: (width, height) of the image that it belongs to, if that is to be checked.
 
     Raises:
         BadImage: names the file and the reason.
     """
-    return squared(decode(path, channels), size, channels, aspect)
+    bad: list[BadImage] = []
+    together: np.ndarray | None = None
+    for file in image_files(path, bad) if path.is_dir() else [path]:
+        with _opened(file) as image, _damage_is_told(file):
+            marks = marked_pixels(ImageOps.exif_transpose(image), is_lossy=image.format in ("JPEG", "MPO"))
+        shape = shape or marks.shape[::-1]
+        if marks.shape[::-1] != shape:
+            raise BadImage(file, "has {} x {} pixels, its image {} x {}".format(*marks.shape[::-1], *shape))
+        together = marks if together is None else together | marks
+    if bad:
+        raise bad[0]
+    return together
 
 
-def decode(path: Path, channels: int) -> Image.Image:
-    """The whole image of a file, turned as its EXIF orientation says: grey of 8 bits (L) or 16 (F), or RGB.
-
-    Raises BadImage.
-    """
-    with _opened(path) as image, _damage_is_told(path):
-        return _plain(ImageOps.exif_transpose(image), channels)
-
-
-def squared(image: Image.Image, size: int, channels: int, aspect: Aspect) -> np.ndarray:
-    """What `read_image` gives, of an image that is decoded."""
-    pixels = _square(image, size, aspect) / np.float32(65535 if image.mode == "F" else 255)
-    return np.repeat(pixels, channels, axis=-1) if pixels.shape[-1] < channels else pixels
-
-
-def image_of_array(pixels: np.ndarray, size: int, channels: int, aspect: Aspect = "stretch") -> np.ndarray:
-    """What `read_image` gives, for an image that is in memory.
-
-    Args:
-        pixels: (height, width), (height, width, 1) or (height, width, 3); whole numbers of 8 or 16 bits, or floats in
-            [0, 1].
-        size, channels, aspect: as for `read_image`.
-
-    Raises:
-        ValueError: says what was received and what would be right.
-    """
-    white = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name, 1)
-    if pixels.ndim == 2:
-        pixels = pixels[..., np.newaxis]
-    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
-        raise ValueError(f"expected images of shape (height, width, 1 or 3), received {pixels.shape}")
-    if white == 1 and not (pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1):
-        raise ValueError(
-            f"expected whole numbers of 8 or 16 bits, or floats in [0, 1], received {pixels.dtype} from "
-            f"{pixels.min()} to {pixels.max()}"
-        )
-    if pixels.dtype == np.uint8:
-        image = _plain(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), channels)
-        planes = _square(image, size, aspect)
-    else:
-        grey = pixels @ LUMA if pixels.shape[-1] > channels else pixels
-        planes = [
-            _square(Image.fromarray(plane.astype(np.float32)), size, aspect) for plane in np.moveaxis(grey, -1, 0)
-        ]
-        planes = np.concatenate(planes, axis=-1)
-    return np.repeat(planes / white, channels, axis=-1) if planes.shape[-1] < channels else planes / np.float32(white)
+def square_marks(marks: np.ndarray, size: int, aspect: Aspect = "stretch") -> np.ndarray:
+    """(height, width), bool -> (size, size), bool: pixels of which at least half is marked."""
+    image = Image.fromarray(np.where(marks, np.uint8(WHITE), np.uint8(0)))
+    return Reading(size, 1, aspect).of_decoded(image)[..., 0] > 0.5
 
 
 def read_mask(path: Path, size: int, aspect: Aspect = "stretch", shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Where a mask marks a defect, (size, size), bool: pixels of which at least half is not black.
-
-    Args:
-        path: a file as for `read_image`.
-        size, aspect: as for `read_image`.
-        shape: (width, height) of the image that it belongs to, if that is to be checked.
-
-    Raises:
-        BadImage: names the file and the reason; so does a mask that marks nothing.
-    """
-    with _opened(path) as image, _damage_is_told(path):
-        marked = ImageOps.exif_transpose(image).convert("L").point(lambda value: 255 if value else 0)
-    if shape is not None and marked.size != shape:
-        raise BadImage(path, "has {} x {} pixels, its image {} x {}".format(*marked.size, *shape))
-    if marked.getbbox() is None:
-        raise BadImage(path, "is a mask that marks nothing")
-    return _square(marked, size, aspect)[..., 0] >= 128
+    """Where a mask marks a defect in the square that its image becomes, (size, size), bool; see `read_marks`."""
+    return square_marks(read_marks(path, shape), size, aspect)
 
 
-def read_original(path: Path) -> np.ndarray:
+def read_original(path: Path, white_level: int | None = None) -> np.ndarray:
     """An image file as people look at it: (height, width, 3), in [0, 1], float32, in its own shape.
 
     Turned as its EXIF orientation says. What is smaller than 256 pixels is enlarged by a whole number, what is larger
-    than 1,024 reduced. Raises BadImage.
+    than 1,024 reduced. `white_level` is that of `Reading`. Raises BadImage.
     """
-    image = decode(path, channels=3)
+    image = Reading(size=1, channels=3, white_level=white_level).decode(path)
     image.thumbnail((LONGEST_SHOWN, LONGEST_SHOWN), Image.Resampling.BILINEAR)
     times = max(1, SHORTEST_SHOWN // max(image.size))
-    return np.broadcast_to(_pixels(image), (image.height, image.width, 3)).repeat(times, axis=0).repeat(times, axis=1)
+    pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1)
+    pixels = pixels / (DEEP_WHITE if image.mode == "F" else WHITE)
+    return np.broadcast_to(pixels, (image.height, image.width, 3)).repeat(times, axis=0).repeat(times, axis=1)
 
 
 def unsquare(values: np.ndarray, shape: tuple[int, int], aspect: Aspect) -> np.ndarray:
@@ -180,33 +239,6 @@ def seen(shape: tuple[int, int], size: int, aspect: Aspect) -> tuple[np.ndarray,
     return of_image, of_square
 
 
-def image_files(folder: Path, bad: list[BadImage]) -> Iterator[Path]:
-    """Every file below `folder` that is named like an image, in a fixed order; hidden ones are left out.
-
-    Links are followed, but none into a folder that it lies in. Such loops, unreadable folders and images of other kinds
-    are added to `bad`.
-    """
-    yield from _walk(folder, (folder.resolve(),), bad)
-
-
-def _walk(folder: Path, above: tuple[Path, ...], bad: list[BadImage]) -> Iterator[Path]:
-    try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as problem:
-        bad.append(BadImage(folder, problem.strerror))
-        return
-    for path in entries:
-        if not os.path.isdir(path):  # nor is a link that leads to itself; reading it as an image will tell
-            if path.suffix.lower() in SUFFIXES:
-                yield path
-            elif path.suffix.lower() in OTHER_SUFFIXES:
-                bad.append(BadImage(path, "is not read; expected PNG, JPEG, BMP or TIFF"))
-        elif (real := path.resolve()) in above:
-            bad.append(BadImage(path, f"is a link to {real}, in which it lies itself"))
-        else:
-            yield from _walk(path, (*above, real), bad)
-
-
 def _opened(path: Path) -> Image.Image:
     """The image behind its header, whose pixels are not decoded yet."""
     try:
@@ -237,37 +269,22 @@ def _opened(path: Path) -> Image.Image:
     raise BadImage(path, reason)
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
-    """Grey of 8 bits (L) or of 16 (F, which can be resized), or RGB."""
+def _plain(image: Image.Image, channels: int, white_level: int | None = None, is_negative: bool = False) -> Image.Image:
+    """Grey of 8 bits (L) or of 16 (F, which can be resized), or RGB; Pillow turns negatives of 8 bits by itself."""
     if image.mode in DEEP_GREY:
-        return Image.fromarray(np.asarray(image).astype(np.float32))
+        return Image.fromarray(_deep(np.asarray(image), white_level, is_negative))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
-    """(height, width, 1 or 3), float32, as shares of white."""
-    white = 65535 if image.mode == "F" else 255
-    return np.asarray(image, np.float32).reshape(image.height, image.width, -1) / white
-
-
-def _square(image: Image.Image, size: int, aspect: Aspect) -> np.ndarray:
-    """(size, size, channels), float32; of 8 bits, whole numbers.
-
-    Rows first, then columns, in floats, and rounded once: what an export can do, too. Pillow by itself would choose the
-    order by the shape and round whole numbers twice. Halves are frequent, and no place to round at where the last digit
-    may differ.
-    """
-    box, (left, top, width, height) = _geometry(*image.size, size, aspect)
-    resizing = Image.Resampling.BILINEAR  # which Pillow widens when it makes an image smaller
-    square = np.zeros((size, size, len(image.getbands())), np.float32)
-    for channel, band in enumerate(image.split()):
-        band = band.convert("F").resize((width, image.height), resizing, (box[0], 0, box[2], image.height))
-        band = band.resize((width, height), resizing, (0, box[1], width, box[3]))
-        square[top : top + height, left : left + width, channel] = band
-    return square if image.mode == "F" else np.floor(square + ROUNDING)
+def _deep(pixels: np.ndarray, white_level: int | None, is_negative: bool = False) -> np.ndarray:
+    """Whole numbers of 16 bits -> float32 from 0 to 65535, of which the latter is white."""
+    white = white_level or DEEP_WHITE
+    values = np.minimum(pixels, white).astype(np.float32)
+    values = white - values if is_negative else values
+    return values * np.float32(DEEP_WHITE / white)
 
 
 def _geometry(width: int, height: int, size: int, aspect: Aspect) -> tuple[tuple[float, ...], tuple[int, ...]]:

@@ -85,6 +85,11 @@ class MVTecAD(AnomalyDetectionDataset):
         return self._folder and self._folder.test_folder
 
     @property
+    def levels(self) -> int | None:
+        """Levels that pixels are rounded to, see `AnomalyDetectionDataset`."""
+        return self._folder and self._folder.levels
+
+    @property
     def test_masks(self) -> np.ndarray | None:
         """Where the defects of the test images are, see `ImageFolder`."""
         return self._folder and self._folder.test_masks

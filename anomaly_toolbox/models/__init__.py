@@ -25,3 +25,11 @@ def method_name(name: str) -> str:
 def detector_class(name: str):
     """The `AnomalyDetector` subclass of a registered method; imports TensorFlow."""
     return getattr(importlib.import_module(METHODS[name]), name)
+
+
+def hyperparameters_of(name: str):
+    """The schema of a method's hyperparameters; TensorFlow is imported only if it stands in the method's own file."""
+    from anomaly_toolbox.models import hyperparameters
+
+    schema = getattr(hyperparameters, f"{name}Hyperparameters", None)
+    return schema if schema is not None else detector_class(name).Hyperparameters

@@ -29,45 +29,18 @@ Source: Schlegl, Seeböck, Waldstein, Schmidt-Erfurth and Langs, IPMI 2017 (arXi
 """
 
 import contextlib
-from typing import Literal
 
 import keras
 import tensorflow as tf
-from pydantic import Field, model_validator
 
 from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Game, Hyperparameters, Rating
+from anomaly_toolbox.models.base import AnomalyDetector, Game, Rating
+from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters
 
 ENCODER_LEARNING_RATE = 1e-3
 #: On a CPU, XLA runs what is inside a loop on a single thread; TensorFlow's own graph takes all of them.
 LOOPS_WITH_XLA = bool(tf.config.list_physical_devices("GPU"))
 ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # of the search; those of the training are Game's
-
-
-class AnoGANHyperparameters(Hyperparameters):
-    """What may stand in the `anogan` section of a hyperparameter file; defaults are the paper's where it has them."""
-
-    width: int = Field(64, ge=1, le=1024, description="channels of the first convolution; doubled at each halving")
-    latent_vector_size: int = Field(100, ge=1, le=100_000, description="length of z")
-    lambda_: float = Field(0.1, ge=0, le=1, description="λ of (6): weight of D's features against the residual")
-    gamma: int = Field(500, ge=0, le=1_000_000, description="Γ: steps of the search for each image")
-    search_learning_rate: float = Field(0.02, gt=0, le=10, description="step size of the search's Adam")
-    restarts: int = Field(1, ge=1, le=1000, description="searches for each image; the best one counts")
-    validation_size: int | None = Field(
-        500, ge=2, le=1_000_000_000, description="validation images that are used, a fixed sample; none: all"
-    )
-    validation_gamma: int = Field(50, ge=0, le=1_000_000, description="steps of the search after each epoch")
-    warm_start: bool = Field(False, description="begin the search at E(x), with an encoder fitted after the GAN")
-    encoder_steps: int = Field(3000, ge=1, le=100_000_000, description="training steps of that encoder")
-    score: Literal["paper", "residual", "latent_neighbours", "feature_neighbours", "mahalanobis"] = Field(
-        "paper", description="the score that decides: the paper's, or another of `test.scores`"
-    )
-
-    @model_validator(mode="after")
-    def _codes_need_an_encoder(self):
-        if self.score in ("latent_neighbours", "mahalanobis") and not self.warm_start:
-            raise ValueError(f"score {self.score} compares codes of an encoder; it needs warm_start to be true")
-        return self
 
 
 class Inversion(Game):

@@ -9,65 +9,24 @@ import contextlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict, Field
 
 from anomaly_toolbox import losses
+from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.memory import Mahalanobis, Memory, Neighbours, Surroundings
+from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
+
+__all__ = ["AnomalyDetector", "Game", "Hyperparameters", "Rating", "ScoringHyperparameters"]
 
 DRAWS_IN_AN_EPOCH = 2**20
 MAP = "map"
 UNUSUAL = "unusual"
 PLACES_REMEMBERED = 20_000
 FEATURE_COMPONENTS = 64
-
-
-class ScoringHyperparameters(BaseModel):
-    """What every method has: which images it sees and how they are scored.
-
-    Types are strict (no "0.1" for 0.1) and unknown names are refused; `anomaly_toolbox.hps` turns the violation into
-    a line that names file, section and key.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    anomalous_label: int | str | None = Field(None, description="the label that counts as anomalous")
-    class_label: int | str | None = Field(None, description="the class to look at, where a dataset has several")
-    image_size: int = Field(
-        32, ge=16, le=1024, multiple_of=16, description="side that images are resized to, in pixels"
-    )
-    batch_size: int = Field(64, ge=2, le=100_000, description="images in one step")
-    shuffle_buffer_size: int = Field(
-        10_000, ge=1, le=1_000_000_000, description="images among which the next one is drawn"
-    )
-    score: Literal["paper", "residual"] = Field(
-        "paper", description="the score that decides: the paper's, or another of `test.scores`"
-    )
-    memory_size: int = Field(
-        5000, ge=1, le=10_000_000, description="normal training images that scores by comparison remember"
-    )
-    validation_size: int | None = Field(
-        None, ge=2, le=1_000_000_000, description="validation images that are used, a fixed sample; none: all"
-    )
-
-
-class Hyperparameters(ScoringHyperparameters):
-    """What every method that is trained in epochs has besides."""
-
-    epochs: int = Field(15, ge=1, le=1_000_000, description="passes over the training images")
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="step size of Adam")
-    optimizer: Literal["adam"] = Field("adam", description="kept for earlier files: Adam is the papers' choice")
-    step_log_frequency: int = Field(
-        50, ge=1, le=1_000_000_000, description="training steps from one TensorBoard point to the next"
-    )
-    select_by: Literal["auprc", "auroc", "loss", "last"] = Field(
-        "auprc", description="validation figure that decides which epoch is kept"
-    )
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better one")
 
 
 class Game(keras.Model):
@@ -242,6 +201,8 @@ class AnomalyDetector(Game):
             self.compile_scores_anew()
         for name, memory in known.items():
             vectors = np.concatenate([batch[name] for batch in batches])[: len(images)]
+            if not np.isfinite(vectors).all():
+                raise ToolboxError(f"{DIVERGED}: the networks' answers are not finite; {REMEDY}")
             memory.remember(vectors.reshape(-1, vectors.shape[-1]))
 
     def _vectors_and_places(self, x: tf.Tensor, places: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -20,41 +20,14 @@ Source: Zenati, Foo, Lecouat, Manek and Chandrasekhar 2018 (arXiv 1802.06222) on
 LeakyReLU of slope 0.1, dropout of 0.5 in D, a linear first layer of E.
 """
 
-from typing import Literal
-
 import keras
 import tensorflow as tf
-from pydantic import Field
 
 from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, Rating
+from anomaly_toolbox.models.base import AnomalyDetector, Rating
+from anomaly_toolbox.models.hyperparameters import EGBADHyperparameters
 
 SLOPE = 0.1
-
-
-class EGBADHyperparameters(Hyperparameters):
-    """What may stand in the `egbad` section of a hyperparameter file; defaults are the paper's."""
-
-    image_size: int = Field(28, ge=16, le=1024, multiple_of=4, description="side that images are resized to, in pixels")
-    batch_size: int = Field(100, ge=2, le=100_000, description="images in one step")
-    epochs: int = Field(100, ge=1, le=1_000_000, description="passes over the training images")
-    learning_rate: float = Field(1e-5, gt=0, le=1, description="step size of Adam")
-    width: int = Field(
-        64, ge=2, le=1024, multiple_of=2, description="channels of D's first convolution; scales every network"
-    )
-    latent_vector_size: int = Field(200, ge=1, le=100_000, description="length of the codes z and E(x)")
-    discriminator_dropout: float = Field(0.5, ge=0, le=0.99, description="share of D's units that each step leaves out")
-    weight_averaging: float = Field(0.999, ge=0, lt=1, description="memory of the averaged weights that score images")
-    reconstruction_loss_weight: float = Field(
-        0.0, ge=0, description="weight of mean |x - G(E(x))| in E's loss; not in the paper"
-    )
-    alpha: float = Field(0.9, ge=0, le=1, description="α of the score: weight of the residual against D's part")
-    scoring: Literal["feature_matching", "cross_entropy"] = Field(
-        "feature_matching", description="D's part of the score: distance of its features, or -log D(x, E(x))"
-    )
-    score: Literal["paper", "residual", "latent_neighbours", "feature_neighbours", "mahalanobis"] = Field(
-        "paper", description="the score that decides: the paper's, or another of `test.scores`"
-    )
 
 
 class Encoder(keras.Model):

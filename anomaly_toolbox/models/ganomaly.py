@@ -21,27 +21,11 @@ throws those features away. Here D waits instead: it takes no step while its los
 Source: Akcay, Atapour-Abarghouei and Breckon, ACCV 2018 (arXiv 1805.06725); equations as numbered in 1906.11632.
 """
 
-from typing import Literal
-
 import tensorflow as tf
-from pydantic import Field
 
 from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, Rating
-
-
-class GANomalyHyperparameters(Hyperparameters):
-    """What may stand in the `ganomaly` section of a hyperparameter file; defaults are the paper's."""
-
-    width: int = Field(64, ge=1, le=1024, description="channels of the first convolution; doubled at each halving")
-    latent_vector_size: int = Field(100, ge=1, le=100_000, description="length of the codes G_E(x) and E(G(x))")
-    adversarial_loss_weight: float = Field(1.0, ge=0, description="w_adv of (11)")
-    contextual_loss_weight: float = Field(50.0, ge=0, description="w_con of (11)")
-    enc_loss_weight: float = Field(1.0, ge=0, description="w_enc of (11)")
-    discriminator_loss_floor: float = Field(0.2, ge=0, description="D waits while its loss is below; 0: never")
-    score: Literal["paper", "residual", "latent_neighbours", "feature_neighbours", "mahalanobis"] = Field(
-        "paper", description="the score that decides: the paper's, or another of `test.scores`"
-    )
+from anomaly_toolbox.models.base import AnomalyDetector, Rating
+from anomaly_toolbox.models.hyperparameters import GANomalyHyperparameters
 
 
 class GANomaly(AnomalyDetector):

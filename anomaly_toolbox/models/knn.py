@@ -8,20 +8,11 @@ images are kept as bytes, which loses nothing where they were not resized.
 
 import numpy as np
 import tensorflow as tf
-from pydantic import Field
 from sklearn.neighbors import NearestNeighbors
 
 from anomaly_toolbox.memory import Memory
-from anomaly_toolbox.models.base import AnomalyDetector, Rating, ScoringHyperparameters
-
-
-class KNNHyperparameters(ScoringHyperparameters):
-    """What may stand in the `knn` section of a hyperparameter file."""
-
-    image_size: int = Field(28, ge=4, le=1024, description="side that images are resized to, in pixels")
-    batch_size: int = Field(100, ge=2, le=100_000, description="images in one step")
-    memory_size: int = Field(60_000, ge=1, le=10_000_000, description="normal training images that are compared with")
-    neighbours: int = Field(5, ge=1, le=10_000, description="nearest training images whose distance counts")
+from anomaly_toolbox.models.base import AnomalyDetector, Rating
+from anomaly_toolbox.models.hyperparameters import KNNHyperparameters
 
 
 class NearestImages(Memory):

@@ -7,22 +7,11 @@ x is (batch, size, size, channels) in [−1, 1], A is (batch,). Fitted by scikit
 """
 
 import tensorflow as tf
-from pydantic import Field
 
 from anomaly_toolbox import layers, losses
 from anomaly_toolbox.memory import PrincipalComponents
-from anomaly_toolbox.models.base import AnomalyDetector, ScoringHyperparameters
-
-
-class PCAHyperparameters(ScoringHyperparameters):
-    """What may stand in the `pca` section of a hyperparameter file."""
-
-    image_size: int = Field(28, ge=4, le=1024, description="side that images are resized to, in pixels")
-    batch_size: int = Field(100, ge=2, le=100_000, description="images in one step")
-    memory_size: int = Field(60_000, ge=2, le=10_000_000, description="normal training images that it is fitted to")
-    explained_variance: float = Field(
-        0.9, gt=0, lt=1, description="share of the images' variance that the principal components explain"
-    )
+from anomaly_toolbox.models.base import AnomalyDetector
+from anomaly_toolbox.models.hyperparameters import PCAHyperparameters
 
 
 class PCA(AnomalyDetector):

@@ -88,7 +88,7 @@ def as_markdown(of_datasets: dict[str, list[Finished]], left_out: Sequence[tuple
         rows = comparison.compare(runs)
         parts += [f"## {dataset}", "", "AUPRC on the test images. " + LEGEND, ""]
         parts += [*_table(rows, labels, "auprc"), ""]
-        parts += [f"* {line}" for line in [*chosen(runs, rows), *comparison.losing_to_a_baseline(rows)]] + [""]
+        parts += [f"* {line}" for line in [*chosen(runs, rows), *comparison.remarks(rows)]] + [""]
         parts += ["AUPRC by each method's best other score, chosen by mean validation AUPRC:", ""]
         parts += [*_table(comparison.compare_other_scores(runs), labels, "auprc"), ""]
         for name in [name for name in known_figures(rows) if name in TITLES]:

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_toolbox.datasets.batches import count_images, images_at, sample_images, scoring_split, training_batches
+from anomaly_toolbox.datasets.batches import (
+    Survey,
+    count_images,
+    digests_of,
+    images_at,
+    is_dark,
+    same_order,
+    sample_images,
+    scoring_split,
+    surveys,
+    training_batches,
+)
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError, ToolboxError
 
@@ -22,8 +33,19 @@ def numbers(batches):
     return [batch[:, 0, 0, 0].tolist() for batch in batches.as_numpy_iterator()]
 
 
+def surveyed(dataset):
+    """What a survey of a dataset says whose images need not be in [-1, 1]."""
+    pairs = [(digests_of(tf.cast(images, tf.float32)).numpy(), labels.numpy()) for images, labels in dataset]
+    digests, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    return Survey("Given.test", labels.astype(np.int32), digests, 0.0, 1.0)
+
+
+def split_of(dataset, batch_size, shape=SHAPE, size=None):
+    return scoring_split(dataset, surveyed(dataset), batch_size, shape, size)
+
+
 def test_scoring_fills_the_last_batch_and_leaves_nothing_out():
-    split = scoring_split(numbered(10), 8, SHAPE)
+    split = split_of(numbered(10), 8)
     assert numbers(split.batches) == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 0, 0, 0, 0, 0, 0]]
     assert split.labels.tolist() == [0, 0, 1, 0, 0, 1, 0, 0, 1, 0]
     assert int(split.batches.cardinality()) == 2
@@ -31,32 +53,102 @@ def test_scoring_fills_the_last_batch_and_leaves_nothing_out():
 
 
 def test_examples_are_normal_ones_then_anomalous_ones():
-    split = scoring_split(numbered(10), 8, SHAPE)
+    split = split_of(numbered(10), 8)
     assert split.examples[:, 0, 0, 0].tolist() == [0, 1, 3, 4, 6, 7, 2, 5, 8]
+    assert split.normal_examples[:, 0, 0, 0].tolist() == [0, 1, 3, 4, 6, 7]
+    assert split.anomalous_examples[:, 0, 0, 0].tolist() == [2, 5, 8]
+    assert split_of(numbered(2), 8).anomalous_examples.shape == (0, *SHAPE)
 
 
 def test_images_at_some_places_of_a_split():
-    split = scoring_split(numbered(10), 4, SHAPE)
+    split = split_of(numbered(10), 4)
     assert images_at(split, np.array([7, 0, 9]))[:, 0, 0, 0].tolist() == [7, 0, 9]
 
 
 def test_a_sample_of_a_split_keeps_the_prevalence_and_the_order():
-    split = scoring_split(numbered(30), 4, SHAPE, size=9)
+    split = split_of(numbered(30), 4, size=9)
     (chosen,) = [np.concatenate(numbers(split.batches))[:9]]
     assert split.labels.sum() == 3
     assert split.labels.tolist() == [int(number % 3 == 2) for number in chosen]
     assert (np.diff(chosen) > 0).all()
     assert chosen[-1] >= 27
-    assert all(number % 3 == 2 for number in split.examples[6:, 0, 0, 0])
-    assert len(scoring_split(numbered(30), 4, SHAPE, size=31).labels) == 30
-    assert scoring_split(numbered(30), 4, SHAPE, size=2).labels.sum() == 1
+    assert all(number % 3 == 2 for number in split.anomalous_examples[:, 0, 0, 0])
+    assert len(split_of(numbered(30), 4, size=31).labels) == 30
+    assert split_of(numbered(30), 4, size=2).labels.sum() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.unbatch().shuffle(10, seed=1).batch(4),
+        lambda data: data.map(lambda x, y: (x + tf.random.uniform(()), y)),
+        lambda data: data.unbatch().skip(2).batch(4),
+        lambda data: data.unbatch().filter(lambda x, y: y == 0).batch(4),
+    ],
+    ids=["another order", "other pixels", "fewer images", "one kind"],
+)
+def test_a_split_that_gives_other_images_the_next_time_is_refused_by_name(change):
+    with pytest.raises(
+        ToolboxError, match=r"^Given\.test gives other images, or in another order, .*is_training=False"
+    ):
+        scoring_split(change(numbered(10)), surveyed(numbered(10)), 8, SHAPE)
+
+
+def test_a_later_pass_that_comes_in_another_order_is_found_too():
+    """The first two passes agree, as those of a small shuffled split may."""
+    passes = tf.Variable(0, dtype=tf.int64)
+
+    def turned_later():
+        data = numbered(10)
+        count = passes.assign_add(1)
+        return data.map(lambda x, y: (tf.where(count > 2, -x, x), y))
+
+    data = tf.data.Dataset.range(1).flat_map(lambda _: turned_later())
+    split = scoring_split(data, surveyed(data), 8, SHAPE)
+    with same_order(), pytest.raises(tf.errors.OpError, match=r"Given\.test gives other images"):
+        numbers(split.batches)
+    with pytest.raises(ToolboxError, match=r"^Given\.test gives other images"), same_order():
+        numbers(split.batches)
+
+
+def test_a_digest_is_of_each_pixel_and_its_place():
+    images = np.random.default_rng(0).uniform(-1, 1, (5, 4, 4, 3)).astype(np.float32)
+    known = digests_of(images).numpy()
+    fold = lambda number: number ^ (number >> 16)  # noqa: E731
+    for image, digest in zip(images, known, strict=True):
+        total = 0
+        for place, bits in enumerate(image.ravel().view(np.uint32).tolist()):
+            total += fold(fold(bits) * (2 * place * 1_327_217_885 + 1) % 2**32)
+        assert (total + 2**31) % 2**32 - 2**31 == digest
+    assert not np.isin(digests_of(-images), known).any()
+    swapped = images.copy()
+    swapped[0, 0, 0], swapped[0, 0, 1] = images[0, 0, 1], images[0, 0, 0]
+    assert (digests_of(swapped).numpy() == known).tolist() == [False, True, True, True, True]
 
 
 def test_a_sample_of_the_training_images():
-    drawn = lambda size, seed: sample_images(numbered(50), SHAPE, 50, size, seed)[:, 0, 0, 0].tolist()  # noqa: E731
+    def drawn(size, seed):
+        images, _ = sample_images(numbered(50), surveyed(numbered(50)), SHAPE, size, seed)
+        return images[:, 0, 0, 0].tolist()
+
     assert len(set(drawn(20, seed=1))) == 20
     assert drawn(20, seed=1) == drawn(20, seed=1) != drawn(20, seed=2)
     assert drawn(60, seed=1) == list(range(50))
+
+
+def test_training_images_that_are_not_shuffled_are_noticed_and_shuffled():
+    _, is_shuffled = sample_images(numbered(50), surveyed(numbered(50)), SHAPE, 5, 0)
+    assert not is_shuffled
+    shuffled = numbered(50, is_training=True)
+    assert sample_images(shuffled, surveyed(shuffled), SHAPE, 5, 0)[1]
+    tf.random.set_seed(1)
+    epochs = numbers(training_batches(numbered(12), 4, SHAPE, 12, 0, shuffle_buffer_size=12).take(9))
+    orders = [np.ravel(epochs[i : i + 3]).tolist() for i in (0, 3, 6)]
+    assert all(sorted(order) == list(range(12)) for order in orders)
+    assert len(set(map(str, orders))) == 3
+    tf.random.set_seed(1)
+    rest = numbers(training_batches(numbered(12), 4, SHAPE, 12, 2, shuffle_buffer_size=12).take(3))
+    assert rest == epochs[6:]
 
 
 def test_training_batches_are_whole_and_endless():
@@ -81,23 +173,40 @@ def test_a_batch_larger_than_the_training_set():
 
 def test_images_of_another_shape_are_refused():
     with pytest.raises(ToolboxError, match="gives images of shape"):
-        scoring_split(numbered(10), 8, (2, 2, 3))
+        split_of(numbered(10), 8, (2, 2, 3))
 
 
 class Given(AnomalyDetectionDataset):
-    """A dataset whose three needed splits are all the same one."""
+    """A dataset whose needed splits are given."""
 
-    def __init__(self, split):
+    def __init__(self, split, train_normal=None, train_anomalous=None):
         super().__init__()
-        self._train_normal = self._validation = self._test = split
+        self._validation = self._test = split
+        self._train_normal = normal_of(split) if train_normal is None and split is not None else train_normal
+        self._train_anomalous = train_anomalous
 
     def configure(self, *_, **__):
         """Nothing is left to do."""
 
 
+def normal_of(split):
+    return split.unbatch().filter(lambda *pair: tf.reduce_all(tf.equal(pair[-1], 0))).batch(4)
+
+
+def shrunk(x, y):
+    return x / 10, y
+
+
 def test_images_are_counted_by_kind():
-    counts = count_images(Given(numbered(10).map(lambda x, y: (x / 10, y))))
-    assert counts == {split: {"normal": 7, "anomalous": 3} for split in ("train", "validation", "test")}
+    looked_at = []
+    given = Given(numbered(10).map(shrunk), train_anomalous=numbered(3).map(shrunk).unbatch().skip(2).batch(2))
+    counts = count_images(surveys(given, lambda split, count: looked_at.append((split, count))))
+    assert counts == {
+        "train": {"normal": 7, "anomalous": 1},
+        "validation": {"normal": 7, "anomalous": 3},
+        "test": {"normal": 7, "anomalous": 3},
+    }
+    assert looked_at[:3] == [("Given.validation", 4), ("Given.validation", 8), ("Given.validation", 10)]
 
 
 @pytest.mark.parametrize(
@@ -108,16 +217,69 @@ def test_images_are_counted_by_kind():
         (lambda x, y: (x / 10, y, y), r"expected pairs \(image, label\)"),
         (lambda x, y: (x * 20, y), r"image values from 0.0 to 60.0, expected \[-1, 1\]"),
         (lambda x, y: (x / 0, y), r"image values from nan to nan"),
+        (lambda x, y: (x / 10, y[1:]), r"gives 3 labels with 4 images"),
     ],
 )
 def test_what_a_dataset_must_not_give_is_told_before_training(change, told):
     with pytest.raises(ToolboxError, match=rf"Given\.validation.*{told}"):
-        count_images(Given(numbered(4).map(change)))
+        surveys(Given(numbered(4).map(change), numbered(4)))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"train_normal": numbered(10).map(shrunk)},
+            r"train_normal gives 3 of 10 images with the label 1, which means anomalous; expected 0 \(normal\) for "
+            "all: fill it with normal images alone",
+        ),
+        (
+            {"train_normal": normal_of(numbered(10)).map(lambda x, y: (x / 10, 1 - y))},
+            r"train_normal gives 7 of 7 .*: labels seem to be swapped: 0 means normal, 1 anomalous",
+        ),
+        (
+            {"train_anomalous": numbered(10).map(shrunk)},
+            r"train_anomalous gives 7 of 10 images with the label 0, which means normal; expected 1 \(anomalous\)",
+        ),
+    ],
+)
+def test_labels_that_do_not_belong_in_a_split(given, told):
+    with pytest.raises(ToolboxError, match=rf"^Given\.{told}"):
+        surveys(Given(numbered(10).map(shrunk), **given))
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        lambda data: data.repeat(),
+        lambda data: data.unbatch().repeat().filter(lambda _, label: tf.equal(label, 0)).batch(1000),
+    ],
+    ids=["known to be", "found to be"],
+)
+def test_a_split_without_an_end_is_refused_by_name(endless):
+    with pytest.raises(
+        ToolboxError, match=r"^Given\.train_normal .*endless.*expected each image once.*\.repeat\(\)|goes on"
+    ):
+        surveys(Given(numbered(10).map(shrunk), endless(numbered(10).map(shrunk))))
 
 
 def test_a_split_that_is_not_filled_is_named():
     with pytest.raises(ToolboxError, match=r"Given\.configure has not filled train_normal"):
-        count_images(Given(None))
+        surveys(Given(None))
+
+
+@pytest.mark.parametrize(("dtype", "is_small"), [(np.uint8, False), (np.int32, False), (np.float32, False)])
+def test_images_that_fill_a_small_part_of_the_range_are_noticed(dtype, is_small):
+    """Numbers from 0 to 255 are images in every type, those from 0 to 1 or of 12 bits in 16 are nearly black."""
+
+    def seen(pixels):
+        raw = tf.data.Dataset.from_tensor_slices((pixels.reshape(4, 8, 8, 1), np.zeros(4, int)))
+        data = AnomalyDetectionDataset.pipeline(raw, (8, 8), 2)
+        return surveys(Given(data, data))["train_normal"]
+
+    assert is_dark(seen(np.arange(256).astype(dtype))) == is_small
+    assert is_dark(seen((np.arange(256) / 255).astype(dtype)))
+    assert is_dark(seen((16 * np.arange(256)).astype(np.uint16)))
 
 
 def test_the_pipeline_maps_by_type_not_by_image():

@@ -1,0 +1,141 @@
+"""Masks: which one belongs to which image, and which of its pixels mark a defect. No TensorFlow here.
+
+A mask lies in `ground_truth` as its image lies in the split: `test/crack/day1/7.png` has one of
+
+    ground_truth/crack/day1/7.png       or 7_mask.png, 7_gt.png, ..., with any suffix of an image
+    ground_truth/crack/day1/7/*.png     several masks of one image, all of which count
+    ground_truth/test/crack/day1/...    the same, for splits that have images of the same name
+
+Letter case and the Unicode form of names do not matter where only one mask can be meant.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage
+from PIL import Image
+
+from anomaly_toolbox.datasets.walk import BadImage
+
+MASK_ENDINGS = ("_mask", "", "_gt", "_ground_truth", "_groundtruth", "_label", "_seg", "-mask")
+MOST_LABELS = 16  # strengths of a mask that is drawn, which soft edges and the noise of JPEG mostly exceed
+LEAST_OF_STRONGEST = 0.25  # a region that is weaker than this share of the strongest one is noise
+
+
+class MaskFiles:
+    """The masks in a folder, by the image that they belong to.
+
+    Args:
+        folder: `ground_truth`.
+        files: every image file in it.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path]):
+        self._folder = folder
+        self._files = set(files)
+        self._by_name: dict[str, set[Path]] = {}
+        for path in files:
+            place = path.relative_to(folder)
+            masks_of_one_image = place.parent  # a folder with the image's name
+            for form in (_composed, _folded):
+                self._by_name.setdefault(form(place.with_suffix("").as_posix()), set()).add(path)
+                self._by_name.setdefault(form(masks_of_one_image.as_posix()) + "/", set()).add(path.parent)
+
+    def of(self, image: Path) -> list[Path]:
+        """The masks that may be meant for an image: none, one, or several, which is a mistake.
+
+        Args:
+            image: relative to the folder in which `ground_truth` lies, such as `test/crack/7.png`.
+
+        Returns:
+            Files, or folders of which every file counts.
+        """
+        below_split = Path(*image.parent.parts[1:])
+        for place in (image.parent, below_split):
+            for form in (_composed, _folded):
+                for name in (image.name, image.stem):
+                    keys = [f"{(place / name).as_posix()}{ending}" for ending in MASK_ENDINGS]
+                    keys.append(f"{(place / name).as_posix()}/")
+                    found = set().union(*(self._by_name.get(form(key), ()) for key in keys))
+                    if found:
+                        return sorted(found)
+        return []
+
+    def problems(self, used: dict[Path, list[Path]]) -> Iterator[BadImage]:
+        """What is wrong with masks.
+
+        Args:
+            used: for each mask that was found, as `of` gives it, the images that it was found for.
+        """
+        for mask, images in sorted(used.items()):
+            if len(images) > 1:
+                there = f"{self._folder.name}/{images[0].parts[0]}"
+                yield BadImage(
+                    mask, f"is the mask of {images[0]} and of {images[1]}; put the masks of each into {there}/... too"
+                )
+        for mask in sorted(path for path in self._files if path not in used and path.parent not in used):
+            place = mask.relative_to(self._folder)
+            yield BadImage(
+                mask,
+                f"is a mask without an image; the mask of test/{place.parent.as_posix()}/7.png is looked for as "
+                f"{self._folder.name}/{place.parent.as_posix()}/7{MASK_ENDINGS[0]}.png, 7.png, "
+                f"{', '.join(f'7{ending}.png' for ending in MASK_ENDINGS[2:])} or in a folder 7",
+            )
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    """One spelling for all letter cases; it cannot be mistaken for a composed name."""
+    return "\0" + unicodedata.normalize("NFC", name).casefold()
+
+
+def marked_pixels(image: Image.Image, is_lossy: bool) -> np.ndarray:
+    """Which pixels of a mask mark a defect, (height, width), bool.
+
+    The strength of a pixel is that of its strongest channel, times its opacity: what is transparent marks nothing. If
+    all colours are black, opacity alone counts: black marks on a transparent layer. Then
+
+    * where there are no more than two strengths, or none above 16, such as the labels 1, 2, 3, each of them marks;
+    * with up to 16 strengths, those mark that cover 3x3 pixels somewhere, as labels do; others may be soft edges;
+    * of soft edges a pixel marks that has at least half of the strength of the strongest pixel connected to it, so that
+      they keep the area of the defect;
+    * with more than 16 strengths, and in JPEG files, all are soft edges, and regions with less than a quarter of the
+      strongest pixel of the whole mask are noise.
+
+    Args:
+        image: as Pillow decodes it.
+        is_lossy: whether it was a JPEG file.
+    """
+    strength = _strength(image)
+    regions, n_regions = scipy.ndimage.label(strength > 0, structure=np.ones((3, 3)))
+    if not n_regions:
+        return np.zeros(strength.shape, bool)
+    strongest = np.zeros(n_regions + 1)
+    strongest[1:] = scipy.ndimage.maximum(strength, regions, np.arange(1, n_regions + 1))
+    is_strong = 2 * strength >= strongest[regions]
+    strengths = np.unique(strength[regions > 0])
+    if (len(strengths) <= 2 or strengths[-1] <= MOST_LABELS) and not is_lossy:
+        return regions > 0
+    if len(strengths) <= MOST_LABELS and not is_lossy:
+        is_flat = scipy.ndimage.maximum_filter(strength, 3) == scipy.ndimage.minimum_filter(strength, 3)
+        labels = np.unique(strength[is_flat & (regions > 0)])
+        return (regions > 0) & (is_strong | np.isin(strength, labels))
+    is_no_noise = strongest[regions] >= LEAST_OF_STRONGEST * strongest.max()
+    return (regions > 0) & is_strong & is_no_noise
+
+
+def _strength(image: Image.Image) -> np.ndarray:
+    """(height, width), float32, >= 0; 0 is where nothing is marked."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.float32)
+    if not image.has_transparency_data:
+        plain = image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+        return np.asarray(plain, np.float32).reshape(plain.height, plain.width, -1).max(axis=-1)
+    layers = np.asarray(image.convert("RGBA"), np.float32)
+    colour, opacity = layers[..., :3].max(axis=-1), layers[..., 3] / 255
+    return colour * opacity if (colour * opacity).any() or opacity.all() else opacity

@@ -1,0 +1,39 @@
+"""Formats that detectors are exported to, and what is said before anything heavy is imported. No TensorFlow here."""
+
+from pathlib import Path
+
+from anomaly_toolbox.errors import InputError, did_you_mean
+from anomaly_toolbox.files import check_output
+from anomaly_toolbox.runs import FinishedRun
+
+#: Formats, and what the output is called in the run's folder.
+FORMATS = {"savedmodel": "saved_model", "onnx": "model.onnx", "tflite": "model.tflite"}
+#: What a format cannot hold: AnoGAN's search follows gradients, and only TensorFlow has operations for them.
+IMPOSSIBLE = {("AnoGAN", "onnx"), ("AnoGAN", "tflite")}
+
+
+def check(run_folder: Path, file_format: str, output: Path | None, overwrite: bool) -> tuple[FinishedRun, Path]:
+    """The run that is to be exported, and where to.
+
+    Args:
+        run_folder, file_format, output, overwrite: see `export.export`.
+
+    Raises:
+        InputError: there is no finished run, no such format, the format cannot hold the method, or `output` is
+            there and may not be overwritten, or is something else than an export.
+        ToolboxError: the run is damaged.
+    """
+    if file_format not in FORMATS:
+        raise InputError(f"no format is called {file_format!r}: {did_you_mean(file_format, FORMATS)}")
+    run = FinishedRun.open(run_folder)
+    if (run.method, file_format) in IMPOSSIBLE:
+        raise InputError(
+            f"{run.method} cannot be exported to {file_format}, which has no operations for the gradients that its "
+            "search follows; savedmodel can hold it"
+        )
+    output = output or run_folder / FORMATS[file_format]
+    check_output("--output", output, overwrite)
+    written = output / "saved_model.pb" if file_format == "savedmodel" else output
+    if output.exists() and not written.is_file():
+        raise InputError(f"{output} is nothing that an export in this format replaces; choose another --output")
+    return run, output
