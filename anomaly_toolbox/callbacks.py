@@ -216,12 +216,12 @@ class KeepScores(keras.callbacks.Callback):
 
     Args:
         path: an `.npz` file.
-        networks: checksum of the networks that score; what others scored does not count.
+        key: checksums of the networks that score and of the images; what others scored, or of others, does not count.
     """
 
-    def __init__(self, path: Path, networks: str):
+    def __init__(self, path: Path, key: str):
         super().__init__()
-        self._path, self._networks = path, networks
+        self._path, self._key = path, key
         self._finished: list[dict[str, np.ndarray]] = []
         self._batches_before = 0
 
@@ -232,7 +232,7 @@ class KeepScores(keras.callbacks.Callback):
                 known = dict(kept)
         except (OSError, ValueError, zipfile.BadZipFile):
             known = {}
-        if known.pop("networks", None) != self._networks:
+        if known.pop("key", None) != self._key:
             return {}, 0
         self._batches_before = int(known.pop("batches"))
         self._finished = [known]
@@ -247,7 +247,7 @@ class KeepScores(keras.callbacks.Callback):
             scores = {name: np.concatenate([part[name] for part in self._finished]) for name in self._finished[0]}
             self._finished = [scores]
             with whole(self._path) as beside, open(beside, "wb") as file:
-                np.savez(file, networks=self._networks, batches=self._batches_before + batch + 1, **scores)
+                np.savez(file, key=self._key, batches=self._batches_before + batch + 1, **scores)
             self._saved = time.perf_counter()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from anomaly_toolbox import __version__
 from anomaly_toolbox.console import open_streams
@@ -35,6 +36,17 @@ class OneLineErrors(click.Group):
             _leave(f"Error: {problem.format_message()} (--help explains the options)", problem.exit_code)
         except click.Abort:
             _leave("Interrupted.", INTERRUPTED)
+
+
+class AddedToEnvironment(click.Option):
+    """An option that may be given several times, and adds to what the environment gives."""
+
+    def consume_value(self, ctx, opts):
+        """See `click.Parameter.consume_value`."""
+        value, source = super().consume_value(ctx, opts)
+        if source == ParameterSource.COMMANDLINE:
+            value = [*(self.value_from_envvar(ctx) or ()), *value]
+        return value, source
 
 
 @click.group(
@@ -139,6 +151,7 @@ class OneLineErrors(click.Group):
 @click.option(
     "--set",
     "overrides",
+    cls=AddedToEnvironment,
     metavar="NAME=VALUE",
     multiple=True,
     envvar=[f"{ENVIRONMENT}_SET", f"{ENVIRONMENT}_OVERRIDES"],
@@ -310,13 +323,21 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
     """
     with _errors_in_one_line(debug):
         from anomaly_toolbox import formats
+        from anomaly_toolbox.datasets.images import DEEP_WHITE
 
-        formats.check(run, file_format, output, overwrite)
+        opened, _ = formats.check(run, file_format, output, overwrite)
         _import_tensorflow(debug)
 
         from anomaly_toolbox import export as exporting
 
         click.echo(exporting.export(run, file_format, output, overwrite))
+        if opened.hparams.get("levels") == DEEP_WHITE:
+            takes = "takes" if file_format == "onnx" else "has a signature float_images that takes"
+            white = opened.hparams.get("white_level") or DEEP_WHITE
+            click.echo(
+                f"note: it learnt from images of 16 bits and {takes} floats from 0 to 1: values divided by {white}",
+                err=True,
+            )
 
 
 @contextlib.contextmanager

@@ -191,6 +191,13 @@ def _prepare(trial: Trial, run: Run, console: Console) -> Prepared:
         _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}")
     for line in _checked_counts(counts, getattr(hp, "select_by", None)):
         _say(console, line)
+    for name in ("test_files", "test_masks", "test_padding"):
+        known = getattr(dataset, name)
+        if known is not None and len(known) != len(seen["test"].labels):
+            raise ToolboxError(
+                f"{type(dataset).__name__}.{name} has {len(known)} entries, expected one for each of the "
+                f"{len(seen['test'].labels)} test images"
+            )
     learnt_from = seen["train_normal"]
     if dataset.levels is None and is_dark(learnt_from):
         _say(
@@ -346,7 +353,8 @@ def _score(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Scores of a split, from where an earlier attempt was interrupted, and images per second of what was left."""
     run.checkpoint.mkdir(exist_ok=True)
-    keep = callbacks.KeepScores(run.checkpoint / f"{name}-scores.npz", sha256(run.weights_path))
+    key = f"{sha256(run.weights_path)} {split.fingerprint}"
+    keep = callbacks.KeepScores(run.checkpoint / f"{name}-scores.npz", key)
     scores, batches = keep.restore()
     n, n_before = len(split.labels), batches * detector.hyperparameters.batch_size
     speed = None
@@ -364,6 +372,8 @@ def _score(
 
 def _checked_counts(counts: dict[str, dict[str, int]], select_by: str | None) -> Iterator[str]:
     """What cannot be measured, told before the training; ToolboxError if that is everything."""
+    if not counts["train"]["normal"]:
+        raise ToolboxError("train: there are no normal images, so nothing could be learnt")
     for split in ("validation", "test"):
         if not counts[split]["normal"]:
             raise ToolboxError(f"{split}: there are no normal images, so nothing could be measured")

@@ -14,7 +14,7 @@ from sklearn.metrics import precision_recall_curve
 from anomaly_toolbox.datasets.images import Aspect, read_original, seen, unsquare
 from anomaly_toolbox.files import whole
 
-matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 HeatRange = tuple[float, float]
 
@@ -75,6 +75,7 @@ def _rgb(images: np.ndarray) -> np.ndarray:
     return np.clip(np.broadcast_to(grey, (*grey.shape[:-1], 3)), 0.0, 1.0)
 
 
+@matplotlib.rc_context(STYLE)
 def save_reconstructions(
     path: Path,
     images: np.ndarray,
@@ -122,6 +123,7 @@ class Located(NamedTuple):
     mask: np.ndarray | None
 
 
+@matplotlib.rc_context(STYLE)
 def save_where(path: Path, found: Sequence[Located], heat_range: HeatRange) -> None:
     """Each image above itself with `heat`, a line around its defect if that is known."""
     tallest = max(one.image.shape[0] / one.image.shape[1] for one in found)
@@ -137,6 +139,7 @@ def save_where(path: Path, found: Sequence[Located], heat_range: HeatRange) -> N
     _save(figure, path)
 
 
+@matplotlib.rc_context(STYLE)
 def save_precision_recall(path: Path, labels: np.ndarray, scores: np.ndarray, auprc: float) -> None:
     """The precision-recall curve, with the prevalence that a guess would reach."""
     figure = Figure(figsize=(4.5, 4), layout="constrained")
@@ -150,6 +153,7 @@ def save_precision_recall(path: Path, labels: np.ndarray, scores: np.ndarray, au
     _save(figure, path)
 
 
+@matplotlib.rc_context(STYLE)
 def save_histogram(path: Path, labels: np.ndarray, scores: np.ndarray, threshold: float) -> None:
     """Scores of normal and of anomalous images, and the threshold between them."""
     figure = Figure(figsize=(5.5, 3.2), layout="constrained")

@@ -1,5 +1,6 @@
 """A run's folder: what is in it, whose it is, and whether it is finished."""
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -23,11 +24,20 @@ def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) 
     'anomalous_label=2,epochs=3,seed=0'
     """
     told = {name: value for name, value in values.items() if value != defaults.get(name)}
-    full = ",".join(f"{name}={value}" for name, value in {**told, "seed": seed}.items())
+    full = ",".join(f"{name}={_shown(value)}" for name, value in {**told, "seed": seed}.items())
     name = re.sub(r"[^\w.,=+-]", "-", full)
     if name != full:  # another name may differ in the characters that were replaced alone
         name += f"-{hashlib.sha256(full.encode(errors='backslashreplace')).hexdigest()[:6]}"
     return short_name(name)
+
+
+def _shown(value: Any) -> str:
+    """A text that reads like a number or another value, such as the label "1", is told from that by its quotes."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            ast.literal_eval(value)
+            return repr(value)
+    return str(value)
 
 
 class Run:

@@ -5,6 +5,7 @@ filling is cut off again, so that every image is scored.
 """
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,12 +60,14 @@ class ScoringSplit:
         labels: (n,), 0 or 1, in the order of the images.
         normal_examples: a few normal images, float32, for pictures.
         anomalous_examples: likewise.
+        fingerprint: a checksum of all images.
     """
 
     batches: tf.data.Dataset
     labels: np.ndarray
     normal_examples: np.ndarray
     anomalous_examples: np.ndarray
+    fingerprint: str
 
     @property
     def examples(self) -> np.ndarray:
@@ -227,7 +230,8 @@ def scoring_split(
     normal, anomalous = (np.flatnonzero(labels == kind)[:EXAMPLES_OF_EACH_KIND] for kind in (0, 1))
     with same_order():  # this second look at a split finds most of those that come in another order each time
         examples = _images_at(batches, np.concatenate([normal, anomalous]), image_shape)
-    return ScoringSplit(batches, labels, examples[: len(normal)], examples[len(normal) :])
+    fingerprint = hashlib.sha256(digests.tobytes()).hexdigest()
+    return ScoringSplit(batches, labels, examples[: len(normal)], examples[len(normal) :], fingerprint)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ or 16 bits: in memory if they take less than 1 GiB, else in a file that goes wit
 
 import collections
 import concurrent.futures
+import contextlib
 import errno
 import hashlib
 import math
@@ -250,11 +251,14 @@ class ImageFolder(AnomalyDetectionDataset):
             )
 
     def _digest(self, item: Item) -> str:
-        masks = [item.mask] if item.mask else []
-        if item.mask and item.mask.is_dir():
+        masks = [] if item.mask is None else [item.mask]
+        if item.mask is not None and item.mask.is_dir():
             masks = list(image_files(item.mask, []))
-        digests = " ".join(sha256(mask) for mask in masks) or None
-        return f"{item.path.relative_to(self.test_folder)} {sha256(item.path)} {digests}"
+        digests = []
+        for mask in masks:
+            with contextlib.suppress(OSError):  # reading it as a mask will tell
+                digests.append(sha256(mask))
+        return f"{item.path.relative_to(self.test_folder)} {sha256(item.path)} {' '.join(digests) or None}"
 
     def _of_each(self, what: str, action: Callable[[Item], Any]) -> list[Any]:
         """What `action` gives for each image, several at a time; those that cannot be used are left out."""

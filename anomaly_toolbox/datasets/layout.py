@@ -27,7 +27,19 @@ from anomaly_toolbox.datasets.walk import BadImage, describe_unused, image_files
 from anomaly_toolbox.errors import InputError, ToolboxError
 
 NORMAL = ("good", "normal", "negative", "ok")
-ANOMALOUS = ("anomalous", "abnormal", "anomaly", "anomalies", "positive", "defect", "defects", "defective", "bad")
+ANOMALOUS = (
+    "anomalous",
+    "abnormal",
+    "anomaly",
+    "anomalies",
+    "positive",
+    "defect",
+    "defects",
+    "defective",
+    "bad",
+    "nok",
+    "ng",
+)
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -121,7 +133,10 @@ def _with_masks(
 ) -> list[Item]:
     """The items with their masks in `folder`; a mask that may be meant for several images is nobody's."""
     masks = MaskFiles(folder, list(image_files(folder, bad, unused)))
-    found = {item: masks.of(item.path.relative_to(root)) for item in items}
+    found: dict[Item, list[Path]] = {}
+    for item in items:
+        is_learnt_from = item.split == "train" or not (item.split or item.defect)
+        found[item] = masks.of(item.path.relative_to(root), with_split=is_learnt_from)
     images_of: dict[Path, list[Path]] = {}
     for item, its_masks in found.items():
         for mask in its_masks:

@@ -4,7 +4,7 @@ A mask lies in `ground_truth` as its image lies in the split: `test/crack/day1/7
 
     ground_truth/crack/day1/7.png       or 7_mask.png, 7_gt.png, ..., with any suffix of an image
     ground_truth/crack/day1/7/*.png     several masks of one image, all of which count
-    ground_truth/test/crack/day1/...    the same, for splits that have images of the same name
+    ground_truth/test/crack/day1/...    the same, for splits that have images of the same name, and for `train`
 
 Letter case and the Unicode form of names do not matter where only one mask can be meant.
 """
@@ -43,17 +43,18 @@ class MaskFiles:
                 self._by_name.setdefault(form(place.with_suffix("").as_posix()), set()).add(path)
                 self._by_name.setdefault(form(masks_of_one_image.as_posix()) + "/", set()).add(path.parent)
 
-    def of(self, image: Path) -> list[Path]:
+    def of(self, image: Path, with_split: bool) -> list[Path]:
         """The masks that may be meant for an image: none, one, or several, which is a mistake.
 
         Args:
             image: relative to the folder in which `ground_truth` lies, such as `test/crack/7.png`.
+            with_split: look only where the split is part of a mask's place, as `ground_truth/train/crack`.
 
         Returns:
             Files, or folders of which every file counts.
         """
         below_split = Path(*image.parent.parts[1:])
-        for place in (image.parent, below_split):
+        for place in [image.parent] if with_split else [image.parent, below_split]:
             for form in (_composed, _folded):
                 for name in (image.name, image.stem):
                     keys = [f"{(place / name).as_posix()}{ending}" for ending in MASK_ENDINGS]
@@ -71,10 +72,12 @@ class MaskFiles:
         """
         for mask, images in sorted(used.items()):
             if len(images) > 1:
-                there = f"{self._folder.name}/{images[0].parts[0]}"
-                yield BadImage(
-                    mask, f"is the mask of {images[0]} and of {images[1]}; put the masks of each into {there}/... too"
-                )
+                one, other = images[:2]
+                remedy = "give the images different names"
+                if one.parent != other.parent:
+                    places = [f"{self._folder.name}/{image.parent.as_posix()}" for image in (one, other)]
+                    remedy = f"put their masks into {places[0]} and {places[1]}"
+                yield BadImage(mask, f"is the mask of two images, {one} and {other}; {remedy}")
         for mask in sorted(path for path in self._files if path not in used and path.parent not in used):
             place = mask.relative_to(self._folder)
             yield BadImage(
@@ -101,7 +104,8 @@ def marked_pixels(image: Image.Image, is_lossy: bool) -> np.ndarray:
     all colours are black, opacity alone counts: black marks on a transparent layer. Then
 
     * where there are no more than two strengths, or none above 16, such as the labels 1, 2, 3, each of them marks;
-    * with up to 16 strengths, those mark that cover 3x3 pixels somewhere, as labels do; others may be soft edges;
+    * with up to 16 strengths, those mark of which most pixels lie beside no stronger one, as labels do; others may be
+      soft edges;
     * of soft edges a pixel marks that has at least half of the strength of the strongest pixel connected to it, so that
       they keep the area of the defect;
     * with more than 16 strengths, and in JPEG files, all are soft edges, and regions with less than a quarter of the
@@ -122,8 +126,8 @@ def marked_pixels(image: Image.Image, is_lossy: bool) -> np.ndarray:
     if (len(strengths) <= 2 or strengths[-1] <= MOST_LABELS) and not is_lossy:
         return regions > 0
     if len(strengths) <= MOST_LABELS and not is_lossy:
-        is_flat = scipy.ndimage.maximum_filter(strength, 3) == scipy.ndimage.minimum_filter(strength, 3)
-        labels = np.unique(strength[is_flat & (regions > 0)])
+        is_beside_stronger = scipy.ndimage.maximum_filter(strength, 3) > strength
+        labels = [value for value in strengths if 2 * np.mean(is_beside_stronger[strength == value]) < 1]
         return (regions > 0) & (is_strong | np.isin(strength, labels))
     is_no_noise = strongest[regions] >= LEAST_OF_STRONGEST * strongest.max()
     return (regions > 0) & is_strong & is_no_noise
@@ -137,5 +141,7 @@ def _strength(image: Image.Image) -> np.ndarray:
         plain = image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
         return np.asarray(plain, np.float32).reshape(plain.height, plain.width, -1).max(axis=-1)
     layers = np.asarray(image.convert("RGBA"), np.float32)
-    colour, opacity = layers[..., :3].max(axis=-1), layers[..., 3] / 255
-    return colour * opacity if (colour * opacity).any() or opacity.all() else opacity
+    if (layers[..., 3] == 255).all():  # transparency was possible and not used
+        return layers[..., :3].max(axis=-1)
+    colour, opacity = layers[..., :3].max(axis=-1), layers[..., 3]
+    return colour * opacity / 255 if (colour * opacity).any() else opacity

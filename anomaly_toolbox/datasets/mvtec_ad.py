@@ -15,6 +15,7 @@ from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.datasets.images import Aspect
 from anomaly_toolbox.datasets.layout import SPLITS
+from anomaly_toolbox.datasets.walk import is_leftover
 from anomaly_toolbox.errors import InputError, did_you_mean
 
 
@@ -124,4 +125,4 @@ class MVTecAD(AnomalyDetectionDataset):
 
 
 def _is_class(folder: Path) -> bool:
-    return (folder / "train" / "good").is_dir()
+    return not is_leftover(folder.name) and (folder / "train" / "good").is_dir()

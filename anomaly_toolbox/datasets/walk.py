@@ -15,6 +15,7 @@ HEATMAP_ENDING = ".heat.png"
 LEFTOVERS = {
     "$recycle.bin",
     "recycler",
+    "recycled",
     "system volume information",
     "lost+found",
     "thumbs.db",
@@ -34,6 +35,9 @@ LEFTOVERS = {
     "#recycle",
     "#snapshot",
     "_vti_cnf",
+    "_gsdata_",
+    "zbthumbnail.info",
+    "picasa.ini",
 }
 SIGN_OF_A_RUN = "hparams.json"  # its pictures are the toolbox's own
 
