@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -33,7 +34,9 @@ def asked(monkeypatch):
 def test_every_option_is_explained():
     text = invoke("--help").output
     options = "experiment run-all dataset data-dir hps-path tuning no-tuning sampler trials pruner workers storage"
-    options += " aspect on-bad-image all-test-images sweep-name set log-dir seed overwrite require-gpu debug"
+    options += (
+        " aspect on-bad-image all-test-images white-level sweep-name set log-dir seed overwrite require-gpu debug"
+    )
     for option in options.split():
         assert re.search(rf"--{option}\b", text)
     for command in ("export", "predict", "report"):
@@ -59,25 +62,90 @@ def test_all_ways_to_ask_for_tuning(asked, arguments, expected):
         [*arguments, "--experiment", "GANomaly", "--dataset", "Digits"],
     ):
         assert invoke(*command).exit_code == 0
-        assert asked.pop().tuning is expected
+        assert asked.pop().options.tuning is expected
 
 
 def test_names_in_any_case(asked):
     assert invoke("--experiment", "ganomalyexperiment", "--dataset", "digits").exit_code == 0
-    assert (asked[0].methods, asked[0].dataset, asked[0].dataset_name) == (["GANomaly"], "digits", "Digits")
+    assert (asked[0].options.methods, asked[0].options.dataset, asked[0].options.dataset_name) == (
+        ["GANomaly"],
+        "digits",
+        "Digits",
+    )
 
 
 def test_run_all_is_every_method(asked):
     from anomaly_toolbox.models import METHODS
 
     assert invoke("--run-all", "--dataset", "Digits").exit_code == 0
-    assert asked[0].methods == list(METHODS)
+    assert asked[0].options.methods == list(METHODS)
 
 
 def test_options_may_come_from_the_environment(asked):
     environment = {"ANOMALY_BOX_LOG_DIR": "/logs", "ANOMALY_BOX_DATA_DIR": "/data"}
     CliRunner().invoke(main, ["--experiment", "GANomaly", "--dataset", "MNIST"], env=environment)
-    assert (str(asked[0].log_dir), str(asked[0].data_dir)) == ("/logs", "/data")
+    assert (str(asked[0].options.log_dir), str(asked[0].options.data_dir)) == ("/logs", "/data")
+
+
+@pytest.mark.parametrize("name", ["", *main.commands])
+def test_every_option_may_come_from_the_environment(name):
+    """By the name that a person would give it: ANOMALY_BOX_SET, ANOMALY_BOX_PREDICT_FORMAT."""
+    command = main.commands[name] if name else main
+    with click.Context(main, auto_envvar_prefix="ANOMALY_BOX") as context:
+        context = click.Context(command, parent=context, info_name=name) if name else context
+        for option in [each for each in command.params if isinstance(each, click.Option) and each.name != "version"]:
+            variable = f"{context.auto_envvar_prefix}_{option.opts[-1].lstrip('-').upper().replace('-', '_')}"
+            value = option.type.choices[0] if isinstance(option.type, click.Choice) else "1"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(variable, value)
+                assert option.resolve_envvar_value(context) == value
+
+
+def test_set_adds_to_what_the_environment_sets(asked):
+    environment = {"ANOMALY_BOX_SET": "epochs=3 width=8", "ANOMALY_BOX_EPOCHS": "5"}
+    result = CliRunner().invoke(main, [*RUN, "--set", "width=16", "--set", "patience=none"], env=environment)
+    ((_, hyperparameters),) = asked[0].first_trials
+    assert (hyperparameters.epochs, hyperparameters.width, hyperparameters.patience) == (3, 16, None)
+    assert "the environment variable ANOMALY_BOX_EPOCHS belongs to no option" in result.output
+    assert CliRunner().invoke(main, RUN, env={"ANOMALY_BOX_SET": "nonsense=1"}).exit_code == 2
+
+
+def test_a_folder_that_is_called_like_a_known_dataset_is_told(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    result = invoke("--experiment", "PCA", "--dataset", "digits")
+    assert "note: Digits is a known dataset; --dataset ./digits would read the folder digits instead" in result.output
+    assert asked[0].options.dataset_name == "Digits"
+    assert "note" not in invoke("--experiment", "PCA", "--dataset", "./digits").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--experiment", "PCA", "--dataset", "Digits", "--set", "image_sise=8"], "did you mean image_size"),
+        (["--experiment", "PCA", "--dataset", "Digits", "--hps-path", "none.json"], "there is no such file"),
+        (["--run-all", "--dataset", "Digits", "--tuning", "--sampler", "tpe"], "needs --trials"),
+        (["--experiment", "AnoGAN", "--dataset", "Digits", "--set", "score=mahalanobis"], "it needs warm_start"),
+        (["predict", "none", "none.png"], "none: is no run's folder"),
+        (["export", "none"], "none: is no run's folder"),
+    ],
+)
+def test_mistakes_are_told_before_tensorflow_is_imported(tmp_path, arguments, told):
+    program = (
+        f"import sys; sys.argv[1:] = {arguments!r}\n"
+        "from anomaly_toolbox.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
+    assert told in done.stderr
+
+
+def test_without_standard_streams_the_work_is_done_all_the_same(tmp_path):
+    command = f"{sys.executable} -m anomaly_toolbox --experiment PCA --dataset Digits --set image_size=8 <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False).returncode == 0
+    assert len(list(tmp_path.rglob("results.json"))) == 1
 
 
 RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
@@ -93,6 +161,7 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
         ([*RUN, "--trials", "3"], 2, "add --tuning"),
         ([*RUN, "--tuning", "--trials", "0"], 2, "0 is not in the range"),
         ([*RUN, "--tuning", "--sweep-name", "../up"], 2, "--sweep-name ../up: expected letters"),
+        ([*RUN, "--tuning", "--sweep-name", "傷" * 60], 2, "has 180 bytes, expected at most 150"),
         ([*RUN, "--tuning", "--storage", "postgresql://me@127.0.0.1:1/x"], 2, "cannot be used"),
         (["report", "none"], 2, "none: there is no such folder"),
         (["report", "."], 2, "there are no runs in it"),

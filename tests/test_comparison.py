@@ -81,6 +81,19 @@ def test_who_loses_to_a_baseline():
     )
 
 
+@pytest.mark.parametrize(("auroc", "auprc", "is_worse"), [(0.49, 0.5, True), (0.5, 0.09, True), (0.5, 0.1, False)])
+def test_what_ranks_worse_than_chance_is_remarked(auroc, auprc, is_worse):
+    poor = run(paper=auprc)
+    poor.results["test"]["scores"]["paper"]["auroc"] = auroc
+    lines = comparison.remarks(comparison.compare([poor]))
+    assert bool(lines) == is_worse
+    if is_worse:
+        assert lines[0].startswith(
+            f"GANomaly ranks worse than chance on anomaly 3 (AUROC {auroc:.3f}, AUPRC {auprc:.3f}, prevalence 0.100): "
+            "are the normal and the anomalous label or folder the right way round?"
+        )
+
+
 def test_without_validation_figures_the_last_is_chosen_last():
     known, unknown = run(width=32, validation=0.1, paper=0.1), run(width=64, paper=0.9)
     unknown.results["validation"]["scores"]["paper"]["auprc"] = None

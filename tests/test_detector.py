@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from rich.console import Console
 import anomaly_toolbox
 from anomaly_toolbox.cli import main
 from anomaly_toolbox.datasets.folder import ImageFolder
-from anomaly_toolbox.datasets.images import image_of_array
+from anomaly_toolbox.datasets.images import Reading, image_of_array
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.experiment import Trial, run_trial
 from anomaly_toolbox.models import detector_class
@@ -65,6 +67,80 @@ def test_scores_of_files_are_those_of_the_run(run, images, own_scores):
         assert rows[name]["anomalous"] == ("yes" if float(own["score"]) >= threshold else "no")
 
 
+@pytest.mark.parametrize(
+    ("method", "bits", "options"),
+    [("PCA", 8, {}), ("PCA", 12, {}), ("PCA", 12, {"white_level": 4095}), ("KNN", 16, {}), ("GANomaly", 12, {})],
+)
+def test_scores_are_those_of_the_run_to_the_last_digit(tmp_path, method, bits, options):
+    """Images of any size and depth: files and arrays, alone and together, get what stands in scores.csv."""
+    generator = np.random.default_rng(bits)
+    for place, count in (("train/good", 16), ("test/good", 6), ("test/hole", 6)):
+        (tmp_path / "images" / place).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 2**bits, generator.integers(9, 40, 2))
+            pixels[pixels.shape[0] // 2 :] //= 2 if place == "test/hole" else 1
+            deep = pixels.astype(np.uint8 if bits == 8 else np.uint16)
+            Image.fromarray(deep).save(tmp_path / "images" / place / f"{number}.tif")
+    hyperparameters = detector_class(method).Hyperparameters(**{**TINY[method], "image_size": 16})
+    dataset = ImageFolder(tmp_path / "images", **options)
+    trial = Trial(method, hyperparameters, "images", "images", dataset, seed=0, reading=options)
+    folder, results = run_trial(trial, tmp_path / "logs", Console(file=io.StringIO()))
+    with open(folder / "scores.csv", newline="") as file:
+        own = {row["file"]: row["score"] for row in csv.DictReader(file)}
+    code, out, _ = predict(folder, tmp_path / "images" / "test")
+    assert code == 0
+    rows = {row["file"].removeprefix(f"{tmp_path}/images/"): row for row in csv.DictReader(io.StringIO(out))}
+    assert {name: np.float32(rows[name]["score"]) for name in own} == {n: np.float32(s) for n, s in own.items()}
+    detector = anomaly_toolbox.load(folder)
+    arrays = [np.asarray(Image.open(tmp_path / "images" / name)) for name in own]
+    np.testing.assert_array_equal(detector.score_images(arrays), np.float32(list(own.values())))
+    np.testing.assert_array_equal(detector.score_images(arrays[3:4]), np.float32([list(own.values())[3]]))
+    validation = [row for name, row in rows.items() if name not in own]
+    judged = [(float(row["score"]) >= results["validation"]["threshold"], row["anomalous"]) for row in validation]
+    assert {(True, "yes"), (False, "no")} >= set(judged)
+    assert any(is_anomalous for is_anomalous, _ in judged)  # the image that set the threshold reaches it
+
+
+def test_a_run_that_did_not_write_its_levels_reads_as_before(run, images, tmp_path):
+    """Each image was rounded to its own levels."""
+    hparams = json.loads((run / "hparams.json").read_text())
+    assert hparams.pop("levels") == 255
+    assert Reading.of_run(hparams, 16).levels == "own"
+    assert Reading.of_run({**hparams, "fingerprint_of_images": None}, 16).levels is None
+
+
+def test_heatmaps_are_not_scored_as_images(run, tmp_path):
+    fill(tmp_path / "new", **{".": 2})
+    for _ in range(3):
+        code, out, err = predict(run, tmp_path / "new", "--heatmaps", tmp_path / "new" / "heat", "--overwrite")
+        assert code == 0
+        assert len(out.splitlines()) == 3
+        beside = predict(run, *sorted((tmp_path / "new").rglob("*.png")))
+        assert beside[1] == out
+    assert "not scored: heatmaps (2)" in err
+    code, _, err = predict(run, tmp_path / "new" / "heat")
+    assert code == 2
+    assert "there are no images in it; expected PNG, JPEG, BMP or TIFF files; there are heatmaps (2)" in err
+
+
+def test_names_that_a_terminal_cannot_show_lose_nothing(run, tmp_path):
+    fill(tmp_path, **{".": 2})
+    (tmp_path / "0.png").rename(tmp_path / "ü.png")
+    command = [sys.executable, "-m", "anomaly_toolbox", "predict", run, tmp_path, "--heatmaps", tmp_path / "ö"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, "--format", "jsonl"], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    names = [json.loads(line)["file"] for line in done.stdout.decode("ascii").splitlines()]
+    assert names == [str(tmp_path / "1.png"), str(tmp_path / "ü.png")]
+
+
+def test_a_reader_that_goes_away_is_told_apart_from_bad_files(run, images):
+    command = f"{sys.executable} -m anomaly_toolbox predict {run} {images} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "141\n"
+    assert "Stopped: whatever reads the output, such as head, has closed it." in done.stderr
+
+
 def test_arrays_and_files_score_the_same(run, images):
     detector = anomaly_toolbox.load(run)
     paths = sorted((images / "test" / "crack").iterdir())
@@ -74,7 +150,8 @@ def test_arrays_and_files_score_the_same(run, images):
     np.testing.assert_allclose(detector.score_images(arrays), scores, rtol=1e-6)
     np.testing.assert_allclose(detector.score_images(np.stack(arrays)[2:3]), scores[2:3], rtol=1e-6)
     floats = [array / 255 for array in arrays]
-    np.testing.assert_allclose(detector.score_images(floats), scores, rtol=0.01)  # not rounded after resizing
+    np.testing.assert_allclose(detector.score_images(floats), scores, rtol=1e-6)
+    np.testing.assert_allclose(detector.score_images([array * np.uint16(257) for array in arrays]), scores, rtol=1e-6)
     assert detector.score_images([]).shape == (0,)
     assert detector.calibrate(scores).max() <= 1
 
@@ -178,7 +255,7 @@ def test_wrong_paths(run, images, tmp_path):
         ([run, tmp_path / "nowhere"], "nowhere: there is no such file or folder"),
         ([run, tmp_path], "there are no images in it"),
         ([tmp_path, images], "is no run's folder: there is no hparams.json in it"),
-        ([run, images, "--heatmaps", run / "scores.csv"], "--heatmaps .*scores.csv: expected a folder"),
+        ([run, images, "--heatmaps", run / "scores.csv"], "--heatmaps .*scores.csv: is a file; expected a folder"),
         ([run, images, "--output", tmp_path], "expected a file"),
     ):
         code, _, err = predict(*arguments)
@@ -197,7 +274,7 @@ def test_unfinished_and_damaged_runs(run, tmp_path):
     hparams = copy / "hparams.json"
     before = hparams.read_text()
     hparams.write_text(before.replace('"paper"', '"residual"'))
-    with pytest.raises(ToolboxError, match=r"hparams\.json is damaged or missing; train again"):
+    with pytest.raises(ToolboxError, match=r"hparams\.json is damaged or missing; restore the folder from a copy"):
         anomaly_toolbox.load(copy)
     hparams.write_text(before)
     weights = copy / "model.weights.h5"

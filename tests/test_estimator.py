@@ -1,11 +1,15 @@
 """scikit-learn's interface: its own checks, its signs, and that it trains."""
 
+import random
+
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from anomaly_toolbox.errors import ToolboxError
 from anomaly_toolbox.estimator import ImageOutlierDetector
 from tests.conftest import TINY
 
@@ -48,6 +52,61 @@ def test_numbers_of_any_range_and_colours(X):
     colours = np.stack([X, X[::-1], X], axis=-1)
     assert detector.fit(colours).score_samples(colours).shape == (43,)
     assert detector.detector_.image_shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("fitted", [np.float64, np.float32, np.int64, np.uint8, np.uint16])
+def test_the_same_numbers_mean_the_same_in_every_type(X, fitted):
+    detector = ImageOutlierDetector("PCA", hyperparameters={"image_size": 8, "explained_variance": 0.5})
+    expected = detector.fit(X.astype(fitted)).score_samples(X.astype(fitted))
+    assert np.ptp(expected) > 0
+    for dtype in (np.float64, np.float32, np.int32, np.int64, np.uint8, np.uint16):
+        np.testing.assert_array_equal(detector.score_samples(X.astype(dtype)), expected)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "later"),
+    [
+        (lambda X: X, lambda X: X / 255),
+        (lambda X: X / 255, lambda X: X),
+        (lambda X: X / 255.0, lambda X: X.astype(np.uint16) * 257),
+        (lambda X: X, lambda X: X.astype(np.uint16) * 257),
+    ],
+)
+def test_numbers_of_another_range_are_refused(X, fitted, later):
+    detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"]).fit(fitted(X))
+    with pytest.raises(ValueError, match=r"X: received \w+ from .* to .*; in fit 0 was black and [\d.]+ white: scale"):
+        detector.score_samples(later(X))
+
+
+@pytest.mark.parametrize("method", ["PCA", "GANomaly"])
+def test_the_callers_random_numbers_go_on(X, method):
+    def drawn(between):
+        random.seed(3)
+        np.random.seed(3)
+        tf.random.set_seed(3)
+        first = random.random(), np.random.rand(), float(tf.random.uniform(()))
+        between()
+        return first, (random.random(), np.random.rand(), float(tf.random.uniform(())))
+
+    detector = ImageOutlierDetector(method, hyperparameters=TINY[method], random_state=0)
+    assert drawn(lambda: detector.fit(X)) == drawn(lambda: None)
+
+
+def test_a_seed_decides_whatever_the_callers_random_numbers_are(X):
+    detector = ImageOutlierDetector("GANomaly", hyperparameters={**TINY["GANomaly"], "epochs": 1}, random_state=0)
+    scores = []
+    for seed in (1, 2):
+        tf.random.set_seed(seed)
+        np.random.seed(seed)
+        scores.append(detector.fit(X).score_samples(X))
+    np.testing.assert_array_equal(*scores)
+    assert not np.array_equal(clone(detector).set_params(random_state=1).fit(X).score_samples(X), scores[0])
+
+
+def test_a_training_that_diverges_is_told(X):
+    hyperparameters = {**TINY["GANomaly"], "contextual_loss_weight": 1e39}
+    with pytest.raises(ToolboxError, match=r"^training diverged: g_loss is (inf|nan) in epoch 1; try a lower"):
+        ImageOutlierDetector("GANomaly", hyperparameters=hyperparameters).fit(X)
 
 
 def test_wrong_input_is_told(X):

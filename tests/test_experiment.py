@@ -7,21 +7,28 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from anomaly_toolbox import callbacks, evaluation, progress, summaries
 from anomaly_toolbox.datasets.digits import Digits
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.experiment import Trial, load_detector, run_trial
 from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.runs import Run
 from tests.conftest import TINY
 
 
 def trial(method="GANomaly", seed=0, **changes):
+    in_epochs = {"step_log_frequency": 5} if "epochs" in TINY[method] else {}
     hyperparameters = detector_class(method).Hyperparameters(
-        **{**TINY[method], "anomalous_label": 2, "batch_size": 64, "step_log_frequency": 5, **changes}
+        **{**TINY[method], "anomalous_label": 2, "batch_size": 64, **in_epochs, **changes}
     )
     return Trial(method, hyperparameters, "Digits", "Digits", Digits(), seed)
 
@@ -135,8 +142,36 @@ def test_tensorboard_has_every_curve(finished):
     assert {"scores/paper/normal", "scores/paper/anomalous", "test/auprc", "kept/auprc"} <= tags
     assert any(tag.startswith("precision_recall/paper") for tag in tags)
     assert {"image, reconstruction, residual, where", "_hparams_/session_start_info"} <= tags
-    assert len(events.Tensors("losses/d_loss")) == 3 * (972 // 64) // 5
-    assert len(events.Tensors("validation/auprc")) == 3
+    assert steps_of(folder, "losses/d_loss") == [1, *range(5, 46, 5)]
+    assert steps_of(folder, "validation/auprc") == [15, 30, 45]
+    assert steps_of(folder, "test/auprc") == steps_of(folder, "kept/auprc") == [45]
+
+
+def steps_of(folder, tag):
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    return [event.step for event in events.Tensors(tag)]
+
+
+def test_a_training_of_few_steps_has_a_curve(tmp_path):
+    folder, _ = run(tmp_path, epochs=2, step_log_frequency=1000)
+    assert steps_of(folder, "losses/d_loss") == [1, 15, 30]
+
+
+def test_every_run_is_a_row_of_its_own_below_any_log_folder(tmp_path):
+    """The name of a run's folder may be the same for several methods and in several log folders."""
+    folders = [run(tmp_path / logs, method=method)[0] for logs in "ab" for method in ("KNN", "PCA")]
+    assert len({folder.name for folder in folders}) == 1
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider_of(tmp_path)))
+    request = api_pb2.ListSessionGroupsRequest(slice_size=100, allowed_statuses=[0, 1, 2, 3])
+    rows = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    assert sorted(row.name for row in rows) == sorted(str(folder.relative_to(tmp_path)) for folder in folders)
+    assert all(len(row.sessions) == 1 for row in rows)
+
+
+def provider_of(folder):
+    multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(folder))
+    multiplexer.Reload()
+    return data_provider.MultiplexerDataProvider(multiplexer, str(folder))
 
 
 def test_a_finished_run_is_skipped(finished):
@@ -150,25 +185,38 @@ def test_a_finished_run_is_skipped(finished):
 
 def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatch):
     """Stopped in the middle of epoch 3, and again before the test; the shuffling, Adam and the best so far go on."""
-    _, results, _ = finished
+    whole, results, _ = finished
+    written = summaries.Summaries.on_train_batch_end
 
     def stop_in_epoch_3(self, batch, logs=None):
+        written(self, batch, logs)
         if self._epoch == 2 and batch == 7:
+            self.writer.flush()
             raise Stop
 
     with monkeypatch.context() as patch:
         patch.setattr(summaries.Summaries, "on_train_batch_end", stop_in_epoch_3)
         with pytest.raises(Stop):
             run(tmp_path, epochs=3)
+    (folder,) = (path.parent for path in tmp_path.rglob("hparams.json"))
+    assert steps_of(folder, "losses/d_loss")[-1] == 35
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "best_threshold", lambda *_: 1 / 0)
+        patch.setattr(Run, "finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(tmp_path, epochs=3)
     said = io.StringIO()
     _, again = run(tmp_path, Console(file=said), epochs=3)
+    for tag in tags_of(folder):
+        steps = steps_of(folder, tag)
+        assert steps == sorted(set(steps)), tag  # each once, and rising
+        assert steps == steps_of(whole, tag)
     assert "going on after epoch 3 of 3" in said.getvalue()
     for part in ("validation", "test", "selected_epoch"):
         assert again[part] == results[part]
+
+
+def tags_of(folder):
+    return EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tags()["tensors"]
 
 
 class Stop(Exception):
@@ -206,9 +254,9 @@ def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, m
 
 
 def test_scores_of_other_networks_do_not_count(tmp_path):
-    keep = callbacks.KeepScores(tmp_path / "scores.npz", "networks")
+    keep = callbacks.KeepScores(tmp_path / "scores.npz", "key")
     assert keep.restore() == ({}, 0)
-    np.savez(tmp_path / "scores.npz", networks="networks", batches=2, paper=np.arange(4.0))
+    np.savez(tmp_path / "scores.npz", key="key", batches=2, paper=np.arange(4.0))
     scores, batches = keep.restore()
     assert (scores["paper"].tolist(), batches) == ([0, 1, 2, 3], 2)
     assert callbacks.KeepScores(tmp_path / "scores.npz", "others").restore() == ({}, 0)
@@ -269,8 +317,11 @@ def test_patience_and_the_last_epoch(tmp_path):
     """A rate at which nothing changes: the first epoch stays the best, and two epochs later it is enough."""
     said = io.StringIO()
     _, results = run(tmp_path, Console(file=said), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
-    assert said.getvalue().count("validation AUPRC") <= 5
-    assert results["selected_epoch"] <= 3
+    n_epochs = said.getvalue().count("validation AUPRC")
+    assert n_epochs <= 5
+    assert f"stopped after epoch {n_epochs}: none was better for 2 epochs (patience)" in said.getvalue()
+    assert results["selected_epoch"] == n_epochs - 2
+    assert (results["epochs"], results["steps"]) == (n_epochs, 15 * n_epochs)
     _, results = run(tmp_path, epochs=2, select_by="last")
     assert results["selected_epoch"] == 2
 
@@ -295,6 +346,55 @@ def test_without_anomalies_in_validation_the_loss_decides(tmp_path):
     assert results["validation"]["auprc"] is None
     assert results["validation"]["threshold"] == results["validation"]["score_max"]
     assert results["test"]["auprc"] > 0
+
+
+class OtherAnomalies(Digits):
+    """Validation's anomalous images are white."""
+
+    def configure(self, *arguments, **options):
+        super().configure(*arguments, **options)
+        self._validation = self._validation.map(
+            lambda images, labels: (tf.where(labels[:, None, None, None] == 1, 1.0, images), labels)
+        )
+
+
+def test_heat_does_not_depend_on_anomalous_validation_images(tmp_path):
+    _, results = run(tmp_path / "a", method="PCA")
+    other = dataclasses.replace(trial(method="PCA"), dataset=OtherAnomalies())
+    _, others = run_trial(other, tmp_path / "b", Console(file=io.StringIO()))
+    assert others["heat_range"] == results["heat_range"]
+    assert others["validation"]["score_max"] != results["validation"]["score_max"]
+
+
+class Unsteady(Digits):
+    """The test images come in another order each time."""
+
+    def configure(self, *arguments, **options):
+        super().configure(*arguments, **options)
+        self._test = self._test.unbatch().shuffle(1000).batch(60)
+
+
+def test_a_split_that_comes_in_another_order_each_time_is_refused_by_name(tmp_path):
+    unsteady = dataclasses.replace(trial(method="PCA"), dataset=Unsteady())
+    with pytest.raises(ToolboxError, match=r"^Unsteady\.test gives other images, or in another order"):
+        run_trial(unsteady, tmp_path, Console(file=io.StringIO()))
+    assert not list(tmp_path.rglob("results.json"))
+
+
+def test_files_for_other_images_than_the_tested_ones_are_noticed(tmp_path):
+    other = dataclasses.replace(trial(method="PCA"), dataset=Digits())
+    other.dataset.test_files = ["1.png"]
+    with pytest.raises(ToolboxError, match=r"Digits\.test_files has 1 entries, expected one for each of the 360"):
+        run_trial(other, tmp_path, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("method", ["GANomaly", "EGBAD"])
+def test_a_training_that_diverges_is_told_as_that(tmp_path, method):
+    weight = {"GANomaly": "contextual_loss_weight", "EGBAD": "reconstruction_loss_weight"}[method]
+    with pytest.raises(
+        ToolboxError, match=r"^training diverged: \w+ is (inf|nan) in epoch 1; try a lower learning_rate"
+    ):
+        run(tmp_path, method=method, **{weight: 1e39})
 
 
 def test_without_a_label_the_dataset_chooses(tmp_path):

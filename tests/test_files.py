@@ -39,3 +39,20 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path):
         pytest.fail("nothing should be written")
     assert caught.value.filename == str(tmp_path / "weights")
     assert not list(tmp_path.iterdir())
+
+
+def test_long_names_fit_file_systems(tmp_path):
+    """File systems count bytes, and temporary names are longer than those that they stand for."""
+    for name in ("傷" * 80, "a" * 250 + ".csv"):
+        short = files.short_name(name)
+        assert len(short.encode()) <= 255
+        assert short != files.short_name(name + "x")
+    with files.whole(tmp_path / ("傷" * 80)) as beside:
+        beside.write_text("x")
+    assert (tmp_path / ("傷" * 80)).read_text() == "x"
+    assert files.short_name("short") == "short"
+
+
+def test_a_path_that_is_no_text_comes_back(tmp_path):
+    files.write_json(tmp_path / "a.json", {"source": "\udcff"})
+    assert files.read_json(tmp_path / "a.json") == {"source": "\udcff"}

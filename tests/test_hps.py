@@ -6,7 +6,7 @@ import pytest
 
 from anomaly_toolbox import hps
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.models import METHODS, detector_class
+from anomaly_toolbox.models import METHODS, detector_class, hyperparameters_of
 from anomaly_toolbox.models.ganomaly import GANomalyHyperparameters
 
 
@@ -151,6 +151,45 @@ def test_mistakes_in_set(override):
         domains(overrides=[override])
 
 
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("patience=none", None), ("patience=None", None), ("validation_size=null", None), ("epochs=3", 3)],
+)
+def test_values_as_the_documents_print_them(override, value):
+    assert getattr(first(overrides=[override]), override.partition("=")[0]) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("FALSE", False)])
+def test_true_and_false(text, value):
+    schema = hyperparameters_of("AnoGAN")
+    assert hps.domains(schema, "AnoGAN", overrides=[f"warm_start={text}"])["warm_start"].first is value
+
+
+def test_a_label_may_be_a_word_that_means_something_elsewhere():
+    assert first(overrides=["anomalous_label=True"]).anomalous_label == "True"
+    with pytest.raises(InputError, match=r'select_by: .*received "none"'):
+        first(overrides=["select_by=none"])
+
+
+@pytest.mark.parametrize("name", ["ganomaly", "GANomaly", "GANOMALY"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_sections_in_any_case_and_a_byte_order_mark(write, name, mark):
+    path = write(mark + json.dumps({name: {"epochs": discrete(3)}}))
+    assert first(path).epochs == 3
+    assert hps.sections(path) == {"ganomaly"}
+
+
+def test_one_section_in_two_cases(write):
+    with pytest.raises(InputError, match=r"hps\.json: 'ganomaly' and 'GANomaly' are one section"):
+        domains(write('{"ganomaly": {}, "GANomaly": {}}'))
+
+
+@pytest.mark.parametrize("kind", [["Discrete"], {}, None, 3])
+def test_a_type_that_is_no_text(write, kind):
+    with pytest.raises(InputError, match=r"ganomaly\.epochs: expected .*Discrete"):
+        domains(write({"epochs": {"type": kind, "values": [3]}}))
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         domains(tmp_path / "none.json")
@@ -163,3 +202,4 @@ def test_the_files_that_come_along_are_valid(name, request):
         if method.lower() in hps.sections(path):
             schema = detector_class(method).Hyperparameters
             assert hps.first_trial(schema, hps.domains(schema, method, path))
+            assert hyperparameters_of(method) is schema

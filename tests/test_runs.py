@@ -27,6 +27,20 @@ def test_name_is_one_folder_and_not_too_long():
     assert run_name(values, {}, 0) != run_name(values, {}, 1)
 
 
+def test_names_that_differ_differ_in_their_folders_too():
+    """Characters that are replaced, texts that look like numbers, and what is cut off."""
+    for one, other in (
+        ("broken large", "broken-large"),
+        (1, "1"),
+        ("a/b", "a b"),
+        ("傷" * 80, "傷" * 81),
+        ("None", None),
+    ):
+        names = {run_name({"anomalous_label": label}, {"anomalous_label": 0}, 0) for label in (one, other)}
+        assert len(names) == 2
+        assert all(len(name.encode()) < 200 for name in names)
+
+
 def test_a_second_process_is_turned_away(run):
     with pytest.raises(ToolboxError, match="another process"), Run(run.folder, HPARAMS).locked():
         pass

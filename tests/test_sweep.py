@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from anomaly_toolbox import sweep
+from anomaly_toolbox import sweep, tables
+from anomaly_toolbox.comparison import Finished
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.models import METHODS
 from anomaly_toolbox.plan import Options, make
@@ -171,3 +172,42 @@ def test_a_median_pruner_stops_what_is_worse(run, write, monkeypatch):
     sweep.run(make(Options(["GANomaly"], "Digits", "Digits", **options)))
     assert watched == [1, 2, 3, 4, 5]
     assert "stopped early: GANomaly, width=6, after epoch 1" in said.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 30, 80, 200])
+def test_the_table_keeps_method_and_auprc_at_any_width(width, monkeypatch):
+    """What does not fit is named."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    said = io.StringIO()
+    results = made_up_results("GANomaly", 2, {"paper": 0.123}, "paper", 0, 1)
+    tables.show(Console(file=said, width=width), [Finished({}, results, None)], [])
+    head, row = said.getvalue().splitlines()[2:4]
+    assert head.split()[:3] == ["method", "anomaly", "AUPRC"]
+    assert row.split()[:3] == ["GANomaly", "2", "0.123"]
+    assert ("prevalence" in head) == (width >= 80)
+    assert ("A wider terminal also shows" in said.getvalue()) == (width < 70)
+
+
+def test_a_matrix_comes_in_parts_where_it_does_not_fit(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    said = io.StringIO()
+    made_up = [made_up_results("PCA", label, {"paper": label / 10}, "paper", 0, 0) for label in range(10)]
+    runs = [Finished({}, results, None) for results in made_up]
+    tables.show(Console(file=said, width=40), runs, [])
+    lines = said.getvalue().splitlines()
+    assert max(len(line) for line in lines if line.startswith(("method ", "PCA  "))) <= 40
+    shown = [word for line in lines if line.startswith("PCA  ") for word in line.split()[1:]]
+    assert shown == [*(f"{label / 10:.3f}" for label in range(10)), "0.450"]
+    monkeypatch.delenv("COLUMNS")
+    whole = io.StringIO()
+    tables.show(Console(file=whole, width=40), runs, [])
+    assert sum(line.startswith("PCA  ") for line in whole.getvalue().splitlines()) == 1
+
+
+def test_names_of_sweeps_are_short_enough(tmp_path):
+    path = tmp_path / ("傷" * 80 + ".json")
+    path.write_text('{"pca": {"explained_variance": {"type": "Discrete", "values": [0.5, 0.9]}}}')
+    plan = make(Options(["PCA"], "Digits", "D" * 250, hps_path=path, tuning=True, log_dir=tmp_path / "logs"))
+    opened = sweep.open_sweep(plan)
+    assert len(opened.name.encode()) < 200
+    opened.prepare()

@@ -220,6 +220,91 @@ def test_a_label_means_nothing_here(tmp_path):
         ImageFolder(fill(tmp_path, normal=10)).configure(4, (8, 8), anomalous_label=2)
 
 
+@pytest.mark.parametrize("name", ["Good", "GOOD", "Normal", "negative", "OK"])
+def test_letter_case_of_names_does_not_matter(tmp_path, name):
+    fill(tmp_path, **{f"Train__{name}": 6, "TEST__good": 2, f"TEST__{name}x": 3, "Test__crack": 4})
+    fill(tmp_path, seed=1, **{f"TEST__{name}": 4})
+    found = counts(configured(tmp_path))
+    n_good = 4 if name == "good" else 6
+    assert found["train"] == [6, 0]
+    assert np.sum([found["validation"], found["test"]], axis=0).tolist() == [n_good, 7]
+
+
+@pytest.mark.parametrize("name", ["Anomalous", "abnormal", "anomaly", "Defect", "POSITIVE", "bad"])
+def test_other_words_for_anomalous(tmp_path, name):
+    fill(tmp_path, Normal=10, **{name: 4})
+    assert counts(configured(tmp_path)) == {"train": [6, 0], "validation": [2, 2], "test": [2, 2]}
+
+
+def test_other_words_for_validation(tmp_path):
+    fill(tmp_path, train__good=6, val__good=4, val__crack=2)
+    found = counts(configured(tmp_path))
+    assert found == {"train": [6, 0], "validation": [2, 1], "test": [2, 1]}
+    fill(tmp_path, seed=1, test__good=3, test__hole=5)
+    assert counts(configured(tmp_path)) == {"train": [6, 0], "validation": [4, 2], "test": [3, 5]}
+
+
+def test_what_is_not_used_is_named_in_one_line_with_its_count(tmp_path):
+    fill(tmp_path, normal=10, crack=4, **{".": 2, "other__place": 3})
+    for name in ("readme.txt", "normal/1.xml", "normal/2.xml", "normal/LICENSE", "normal/5.png.heat.png"):
+        (tmp_path / name).touch()
+    (note,) = (note for note in configured(tmp_path).notes if note.startswith("not used"))
+    assert note.partition(f"{tmp_path}: ")[2] == (
+        ".txt files (1), .xml files (2), files without a suffix (1), heatmaps (1), images in crack (4), "
+        "images in other (3), images that lie in no folder (2)"
+    )
+
+
+def test_what_counts_as_anomalous_is_named(tmp_path):
+    fill(tmp_path, train__good=6, test__good=4, test__crack=2, test__thumbnails=3)
+    assert "anomalous are the images in thumbnails (3), crack (2)" in configured(tmp_path).notes
+
+
+@pytest.mark.parametrize("place", [".", "train", "test", "test/good", "train/good", "ground_truth"])
+@pytest.mark.parametrize("name", [".thumbnails", "@eaDir", "__MACOSX"])
+def test_what_programs_leave_behind_is_no_defect_and_not_learnt_from(tmp_path, place, name):
+    fill(tmp_path, train__good=6, test__good=4, test__crack=4, ground_truth__crack=0)
+    expected = counts(configured(tmp_path))
+    fill(tmp_path / place, seed=1, **{name: 3})
+    dataset = configured(tmp_path)
+    assert counts(dataset) == expected
+    assert not any("not used" in note for note in dataset.notes)
+
+
+def deep(folder, white, **options):
+    """Images of 16 bits from 0 to `white`."""
+    fill(folder, normal=10, anomalous=4)
+    for path in folder.rglob("*.png"):
+        pixels = np.asarray(Image.open(path)).astype(float)
+        pixels *= white / pixels.max()
+        Image.fromarray(pixels.astype(np.uint16)).save(path)
+    return configured(folder, **options)
+
+
+def test_twelve_bits_are_noticed_and_can_be_white(tmp_path):
+    dark = deep(tmp_path, 4000)
+    (note,) = (note for note in dark.notes if "brightest" in note)
+    assert "has the value 4,000, where 65,535 is white" in note
+    assert "--white-level 4095" in note
+    bright = configured(tmp_path, white_level=4095)
+    assert not any("brightest" in note for note in bright.notes)
+    (of_dark, _), (of_bright, _) = next(iter(dark.test)), next(iter(bright.test))
+    np.testing.assert_allclose((of_bright + 1) * 4095, (of_dark + 1) * 65535, atol=2)
+    assert "became white" in "".join(configured(tmp_path, white_level=1000).notes)
+
+
+def test_a_white_level_means_nothing_to_8_bits(tmp_path):
+    with pytest.raises(InputError, match=r"--white-level 4095: .* has no grey images of 16 bits"):
+        ImageFolder(fill(tmp_path, normal=10), white_level=4095)
+
+
+def test_dark_images_of_8_bits_are_noticed(tmp_path):
+    fill(tmp_path, normal=10)
+    for path in tmp_path.rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // 16).save(path)
+    assert "the value 15, where 255 is white" in "".join(configured(tmp_path).notes)
+
+
 def test_two_layouts_at_once(tmp_path):
     with pytest.raises(InputError, match="has two layouts, train and normal; expected one"):
         ImageFolder(fill(tmp_path, normal=5, train__good=5))

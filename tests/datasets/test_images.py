@@ -2,16 +2,20 @@
 
 import contextlib
 import os
+import struct
 import tempfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from anomaly_toolbox.datasets.images import (
     BadImage,
+    Reading,
     image_files,
     read_header,
     read_image,
@@ -19,6 +23,7 @@ from anomaly_toolbox.datasets.images import (
     read_original,
     unsquare,
 )
+from anomaly_toolbox.datasets.walk import describe_unused
 
 
 def saved(path, pixels, **options):
@@ -107,6 +112,73 @@ def test_an_original_is_shown_in_its_own_shape(tmp_path):
     np.testing.assert_allclose(deep, 0.2, atol=1e-6)
 
 
+def as_negative(path):
+    """Rewrites the tag of a TIFF file that says whether zero is black: now it is white."""
+    content = bytearray(path.read_bytes())
+    (directory,) = struct.unpack("<I", content[4:8])
+    (n_entries,) = struct.unpack("<H", content[directory : directory + 2])
+    for entry in range(directory + 2, directory + 2 + 12 * n_entries, 12):
+        if struct.unpack("<H", content[entry : entry + 2]) == (262,):
+            content[entry + 8 : entry + 10] = struct.pack("<H", 0)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_negative_is_turned_round(tmp_path, bits):
+    pixels = np.arange(256).reshape(16, 16)
+    white = 2**bits - 1
+    scaled = pixels * (white // 255)
+    path = saved(tmp_path / "negative.tif", (white - scaled).astype(f"uint{bits}"))
+    as_negative(path)
+    np.testing.assert_allclose(read_image(path, 16, 1)[..., 0], pixels / 255, atol=1e-6)
+
+
+def test_a_white_level_for_images_that_use_part_of_their_bits(tmp_path):
+    pixels = np.uint16([[0, 1365], [4095, 9000]])
+    path = saved(tmp_path / "twelve.png", pixels)
+    reading = Reading(2, 1, white_level=4095)
+    np.testing.assert_allclose(reading.of_file(path)[..., 0], [[0, 1 / 3], [1, 1]], atol=1e-5)
+    np.testing.assert_array_equal(reading.of_array(pixels), reading.of_file(path))
+    np.testing.assert_allclose(np.unique(read_original(path, 4095)), [0, 1 / 3, 1], atol=1e-5)
+    as_negative(saved(path.with_suffix(".tif"), pixels))
+    np.testing.assert_allclose(reading.of_file(path.with_suffix(".tif"))[..., 0], [[1, 2 / 3], [0, 0]], atol=1e-5)
+    eight = saved(tmp_path / "eight.png", np.uint8([[0, 255]]))
+    assert reading.of_file(eight).max() == 1
+
+
+@pytest.mark.parametrize("levels", [255, 65535])
+@pytest.mark.parametrize("shape", [(16, 16), (37, 23), (5, 64)])
+def test_one_image_is_the_same_in_every_type(tmp_path, levels, shape):
+    """Bytes, 16 bits and floats, in files and in memory, of a run of either depth."""
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    reading = Reading(16, 1, "pad", levels)
+    of_bytes = reading.of_array(pixels)
+    assert (
+        len(np.unique(of_bytes * levels % 1)) == 1
+        or np.abs(of_bytes * levels - np.round(of_bytes * levels)).max() < 0.01
+    )
+    deep = pixels.astype(np.uint16) * 257
+    for other in (
+        reading.of_array(deep),
+        reading.of_array(deep[..., np.newaxis]),
+        reading.of_file(saved(tmp_path / "a.png", pixels)),
+        reading.of_file(saved(tmp_path / "b.tif", deep)),
+        reading.of_array(pixels / 255),
+        reading.of_array(pixels.astype(np.float32) / 255),
+    ):
+        if levels == 255:
+            np.testing.assert_array_equal(other, of_bytes)
+        else:  # where the last digit of a float decides, it is one level of 65,535
+            np.testing.assert_allclose(other, of_bytes, atol=1.01 / levels)
+
+
+def test_without_levels_nothing_is_rounded():
+    pixels = np.uint8([[0, 255], [0, 0]])
+    found = Reading(5, 1, levels=None).of_array(pixels)
+    expected = tf.image.resize(pixels[..., np.newaxis] / np.float32(255), (5, 5), antialias=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_a_mask_marks_what_is_not_black(tmp_path):
     path = saved(tmp_path / "mask.png", np.uint8([[0, 1], [255, 0]]))
     np.testing.assert_array_equal(read_mask(path, 2), [[False, True], [True, False]])
@@ -181,12 +253,49 @@ def test_what_may_not_be_read():
 
 
 def test_files_of_a_folder(tmp_path):
-    for name in ("b.png", "a/c.JPG", ".hidden/d.png", "notes.txt", "e.webp"):
+    for name in ("b.png", "a/c.JPG", ".hidden/d.png", "notes.txt", "more.txt", "README", "e.webp", "f.jfif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     os.symlink(tmp_path, tmp_path / "a" / "loop")
-    bad = []
-    names = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path, bad)]
-    assert names == ["a/c.JPG", "b.png"]
+    bad, unused = [], Counter()
+    names = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path, bad, unused)]
+    assert names == ["a/c.JPG", "b.png", "f.jfif"]
     assert "in which it lies itself" in str(bad)
     assert "e.webp: is not read; expected PNG, JPEG, BMP or TIFF" in str(bad)
+    assert describe_unused(unused) == ".txt files (2), files without a suffix (1)"
+
+
+@pytest.mark.parametrize("depth", ["", "a", "a/b"])
+@pytest.mark.parametrize(
+    "left",
+    [
+        ".thumbnails/1.png",
+        ".ipynb_checkpoints/1-checkpoint.png",
+        "._1.png",
+        "@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg",
+        "#recycle/1.png",
+        "$RECYCLE.BIN/1.png",
+        "lost+found/1.png",
+        "__MACOSX/1.png",
+        "System Volume Information/1.png",
+        "~snapshot/1.png",
+    ],
+)
+def test_what_programs_leave_behind_counts_for_nothing(tmp_path, depth, left):
+    place = tmp_path / depth / left
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
+    (tmp_path / depth / "mine.png").touch()
+    bad, unused = [], Counter()
+    assert [path.name for path in image_files(tmp_path, bad, unused)] == ["mine.png"]
+    assert not bad
+    assert not unused
+
+
+def test_pictures_of_the_toolbox_itself_are_no_images(tmp_path):
+    (tmp_path / "logs" / "run").mkdir(parents=True)
+    for name in ("1.png", "1.png.heat.png", "logs/run/hparams.json", "logs/run/where.png"):
+        (tmp_path / name).touch()
+    unused = Counter()
+    assert [path.name for path in image_files(tmp_path, [], unused)] == ["1.png"]
+    assert unused == {"heatmaps": 1, "folders of runs": 1}
