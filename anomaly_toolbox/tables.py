@@ -46,11 +46,12 @@ def show(console: Console, finished: Sequence[Finished], failures: Sequence[tupl
         _show_every_score(console, runs, len(labels))
     if failures:
         table = Table(title="failed", title_justify="left", title_style="bold red", box=None, pad_edge=False)
-        table.add_column("trial")
+        table.add_column("trial", overflow="fold")
         table.add_column("reason", overflow="fold")
         for trial, reason in failures:
             table.add_row(trial, reason)
-        _print(console, table)
+        console.print()
+        console.print(table)
     folders = [run.folder for run in finished if run.folder is not None]
     for folder in folders if len(folders) <= MOST_RUNS_LISTED else []:
         console.print(f"run: {folder}", soft_wrap=True)

@@ -28,7 +28,7 @@ from sklearn.metrics import average_precision_score
 
 from anomaly_toolbox import hps
 from anomaly_toolbox.datasets import load_dataset
-from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split
+from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split, survey
 from anomaly_toolbox.experiment import Trial, load_detector, run_trial
 from anomaly_toolbox.files import whole
 from anomaly_toolbox.models import detector_class
@@ -116,7 +116,7 @@ def main(dataset, data_dir, hps_path, overrides, log_dir, seed, images, rounds, 
     folder, _ = run_trial(Trial("AnoGAN", hp, dataset, source, loaded, seed), log_dir, console)
     detector = load_detector(folder)
     loaded.configure(hp.batch_size, (hp.image_size, hp.image_size), hp.anomalous_label, hp.class_label)
-    split = scoring_split(loaded.test, hp.batch_size, detector.image_shape, images)
+    split = scoring_split(loaded.test, survey(loaded, "test"), hp.batch_size, detector.image_shape, images)
     search = Search(detector)
 
     cold, warm = {}, {}

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.datasets import load_dataset
-from anomaly_toolbox.datasets.batches import count_images
+from anomaly_toolbox.datasets.batches import count_images, surveys
 from anomaly_toolbox.models import METHODS, detector_class
 
 
@@ -52,4 +52,4 @@ def test_the_dataset_of_the_guide_works(document, tmp_path):
     (tmp_path / "Parts.py").write_text(dataset)
     parts = load_dataset(str(tmp_path / "Parts.py"))
     parts.configure(32, (16, 16))
-    assert count_images(parts)["test"] == {"normal": 180, "anomalous": 20}
+    assert count_images(surveys(parts))["test"] == {"normal": 180, "anomalous": 20}

@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple
 
 import filelock
-from rich.console import Console
 from rich.progress import open as open_with_progress
 
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.errors import InputError, ToolboxError
 
 TARS = {
@@ -131,7 +131,7 @@ def _extract(archive: Path, suffix: str, beside: Path, folder: Path) -> None:
     if beside.exists():  # a killed process left it
         shutil.rmtree(beside)
     beside.mkdir()
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     try:
         with open_with_progress(
             archive,

@@ -88,10 +88,10 @@ def surveys(dataset: AnomalyDetectionDataset, look: Callable[[str, int], None] |
     for split in NEEDED:
         if not isinstance(getattr(dataset, split), tf.data.Dataset):
             raise ToolboxError(f"{type(dataset).__name__}.configure has not filled {split}")
-    found = {split: _survey(dataset, split, look) for split in ("validation", "test", "train_normal")}
+    found = {split: survey(dataset, split, look) for split in ("validation", "test", "train_normal")}
     _check_kind(found["train_normal"], 0)
     if dataset.train_anomalous is not None:
-        found["train_anomalous"] = _survey(dataset, "train_anomalous", look)
+        found["train_anomalous"] = survey(dataset, "train_anomalous", look)
         _check_kind(found["train_anomalous"], 1)
     return found
 
@@ -276,8 +276,8 @@ def _spread(labels: np.ndarray, size: int) -> np.ndarray:
     return is_chosen
 
 
-def _survey(dataset: AnomalyDetectionDataset, split: str, look: Callable[[str, int], None] | None) -> Survey:
-    """Looks at every image of a split once, which fills its cache, and refuses what no image or label should be."""
+def survey(dataset: AnomalyDetectionDataset, split: str, look: Callable[[str, int], None] | None = None) -> Survey:
+    """Looks at every image of a split once, which fills its cache; see `surveys`."""
     name, batches = f"{type(dataset).__name__}.{split}", getattr(dataset, split)
     _check_pairs(name, batches)
     labels, digests = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.images import (
     DEEP_WHITE,
@@ -269,7 +269,7 @@ class ImageFolder(AnomalyDetectionDataset):
             except BadImage as bad:
                 return bad
 
-        console = Console(stderr=True)
+        console = plain_console(stderr=True)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             results = list(
                 track(

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox import comparison
 from anomaly_toolbox.comparison import ONE_SETTING, Finished, Row
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.files import whole
+from anomaly_toolbox.files import short_name, whole
 from anomaly_toolbox.report import charts, texts
 from anomaly_toolbox.report.gather import gather, picture, read_scores
 
@@ -94,13 +94,13 @@ def _dataset(name: str, runs: Sequence[Finished], colours: dict[str, str]) -> di
     labels, rows = comparison.labels_of(runs), comparison.compare(runs)
     shown = [row for row in rows if row.choice != ONE_SETTING]
     others = comparison.compare_other_scores(runs)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     every_row = texts.all_rows(runs)
     figures = texts.known_figures(every_row)
     progress = track(labels, f"{name}: a part for each label", console=console, transient=True)
     return {
         "name": name,
-        "file": re.sub(r"[^\w.+-]", "-", name),
+        "file": short_name(re.sub(r"[^\w.+-]", "-", name)),
         "n_runs": len(runs),
         "labels": labels,
         "deciding": charts.bars(shown, labels, colours, f"{name}: AUPRC by the scores that decide"),
