@@ -20,6 +20,7 @@ from rich.progress import Progress
 from anomaly_toolbox import callbacks, evaluation, gallery, pictures, progress, summaries
 from anomaly_toolbox.datasets.batches import (
     ScoringSplit,
+    Survey,
     count_images,
     is_dark,
     same_order,
@@ -185,27 +186,9 @@ def _prepare(trial: Trial, run: Run, console: Console) -> Prepared:
     )
     with progress.Bar(console) as bar:
         seen = surveys(dataset, progress.SurveyProgress(bar))
-    counts = count_images(seen)
-    for split, kinds in counts.items():
-        untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
-        _say(console, f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}")
-    for line in _checked_counts(counts, getattr(hp, "select_by", None)):
+    counts, learnt_from = count_images(seen), seen["train_normal"]
+    for line in _findings(dataset, seen, counts, getattr(hp, "select_by", None)):
         _say(console, line)
-    for name in ("test_files", "test_masks", "test_padding"):
-        known = getattr(dataset, name)
-        if known is not None and len(known) != len(seen["test"].labels):
-            raise ToolboxError(
-                f"{type(dataset).__name__}.{name} has {len(known)} entries, expected one for each of the "
-                f"{len(seen['test'].labels)} test images"
-            )
-    learnt_from = seen["train_normal"]
-    if dataset.levels is None and is_dark(learnt_from):
-        _say(
-            console,
-            f"all training images have values from {learnt_from.low:.3g} to {learnt_from.high:.3g}, a small part of "
-            "[-1, 1]: pictures will be dark and contrasts small; do their numbers have the range that `pipeline` "
-            "expects of their type?",
-        )
     n_train, shape = counts["train"]["normal"], (hp.image_size, hp.image_size, dataset.channels)
     validation = scoring_split(dataset.validation, seen["validation"], hp.batch_size, shape, hp.validation_size)
     test = scoring_split(dataset.test, seen["test"], hp.batch_size, shape)
@@ -344,14 +327,17 @@ def _test(
         "heat_range": list(heat_range),
         **of_training,
         "score_images_per_second": images_per_second,
-        "score_seconds": len(test.labels) / images_per_second,
+        "score_seconds": images_per_second and len(test.labels) / images_per_second,
     }
 
 
 def _score(
     run: Run, bar: Progress, detector: AnomalyDetector, split: ScoringSplit, name: str, with_maps: bool = False
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Scores of a split, from where an earlier attempt was interrupted, and images per second of what was left."""
+    """Scores of a split, from where an earlier attempt was interrupted, and images per second of what was left.
+
+    The latter is None if nothing was left.
+    """
     run.checkpoint.mkdir(exist_ok=True)
     key = f"{sha256(run.weights_path)} {split.fingerprint}"
     keep = callbacks.KeepScores(run.checkpoint / f"{name}-scores.npz", key)
@@ -370,17 +356,33 @@ def _score(
     return {name: scores[name][:n] for name in (*first, *sorted(scores.keys() - set(first)))}, speed
 
 
-def _checked_counts(counts: dict[str, dict[str, int]], select_by: str | None) -> Iterator[str]:
-    """What cannot be measured, told before the training; ToolboxError if that is everything."""
-    if not counts["train"]["normal"]:
-        raise ToolboxError("train: there are no normal images, so nothing could be learnt")
-    for split in ("validation", "test"):
+def _findings(
+    dataset: AnomalyDetectionDataset, seen: dict[str, Survey], counts: dict[str, dict[str, int]], select_by: str | None
+) -> Iterator[str]:
+    """What is in the splits, and what cannot be measured; ToolboxError if that is everything."""
+    for split, kinds in counts.items():
+        untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
+        yield f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}"
+    for split, consequence in (("train", "learnt"), ("validation", "measured"), ("test", "measured")):
         if not counts[split]["normal"]:
-            raise ToolboxError(f"{split}: there are no normal images, so nothing could be measured")
+            raise ToolboxError(f"{split}: there are no normal images, so nothing could be {consequence}")
     if select_by in NEED_ANOMALIES and not counts["validation"]["anomalous"]:
         yield f"no anomalous validation images: the lowest loss, not {select_by}, decides which epoch is kept"
     if not counts["test"]["anomalous"]:
         yield "no anomalous test images: test images are scored, but how well cannot be measured"
+    n_test = len(seen["test"].labels)
+    if dataset.test_files is not None and len(dataset.test_files) != n_test:
+        raise ToolboxError(
+            f"{type(dataset).__name__}.test_files has {len(dataset.test_files)} names, expected one for each of the "
+            f"{n_test} test images"
+        )
+    learnt_from = seen["train_normal"]
+    if dataset.levels is None and is_dark(learnt_from):
+        yield (
+            f"all training images have values from {learnt_from.low:.3g} to {learnt_from.high:.3g}, a small part of "
+            "[-1, 1]: pictures will be dark and contrasts small; do their numbers have the range that `pipeline` "
+            "expects of their type?"
+        )
 
 
 def _write_scores(path: Path, files: Sequence[str] | None, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:

@@ -3,6 +3,7 @@
 TensorFlow is imported only once it is clear that there is something to score.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox import pictures
+from anomaly_toolbox.datasets.images import DEEP_WHITE, read_header
 from anomaly_toolbox.datasets.walk import (
     HEATMAP_ENDING,
     BadImage,
@@ -30,6 +32,7 @@ from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.files import check_output, short_name
 from anomaly_toolbox.runs import FinishedRun
 
+MOST_LOOKED_AT = 100  # files whose bits are compared with those of the run
 COLUMNS = ("file", "score", "calibrated", "anomalous", "problem")
 
 
@@ -97,6 +100,11 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
     if request.unused:
         console.print(f"not scored: {describe_unused(request.unused)}", soft_wrap=True)
     detector = Detector(request.run)
+    if detector.reading.levels != DEEP_WHITE and _has_deep_images(request.files[:MOST_LOOKED_AT]):
+        console.print(
+            f"note: some images have 16 bits and those that the run learnt from did not; {DEEP_WHITE:,} counts as white",
+            soft_wrap=True,
+        )
     write = _json_lines(output) if as_json else _csv_lines(output)
     for problem in request.bad:
         write(file=str(problem.path), problem=problem.reason)
@@ -123,6 +131,14 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
             original, anomaly_map = pictures.on_original(path, verdict.map, reading.aspect, reading.white_level)
             _save_picture(request.pictured[path], pictures.heat(original, anomaly_map, detector.heat_range))
     return n_scored, n_bad
+
+
+def _has_deep_images(files: Sequence[Path]) -> bool:
+    for file in files:
+        with contextlib.suppress(BadImage):  # scoring it will tell
+            if read_header(file).is_deep:
+                return True
+    return False
 
 
 def _check_places(output: Path | None, heatmaps: Path | None, overwrite: bool) -> None:

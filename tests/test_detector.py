@@ -109,6 +109,13 @@ def test_a_run_that_did_not_write_its_levels_reads_as_before(run, images, tmp_pa
     assert Reading.of_run({**hparams, "fingerprint_of_images": None}, 16).levels is None
 
 
+def test_images_of_more_bits_than_the_run_had_are_remarked(run, tmp_path):
+    Image.fromarray(np.full((9, 9), 3000, np.uint16)).save(tmp_path / "deep.png")
+    code, _, err = predict(run, tmp_path)
+    assert code == 0
+    assert "some images have 16 bits and those that the run learnt from did not; 65,535 counts as white" in err
+
+
 def test_heatmaps_are_not_scored_as_images(run, tmp_path):
     fill(tmp_path / "new", **{".": 2})
     for _ in range(3):

@@ -16,7 +16,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from anomaly_toolbox import callbacks, evaluation, progress, summaries
+from anomaly_toolbox import callbacks, evaluation, gallery, progress, summaries
 from anomaly_toolbox.datasets.digits import Digits
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.experiment import Trial, load_detector, run_trial
@@ -244,8 +244,13 @@ def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, m
         with pytest.raises(Stop):
             run(tmp_path / "stopped", **changes)
     said = io.StringIO()
-    _, again = run(tmp_path / "stopped", Console(file=said), **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, "draw", stop)  # everything is scored, and that is kept
+        with pytest.raises(Stop):
+            run(tmp_path / "stopped", Console(file=said), **changes)
     assert "scoring goes on after 240 of 360 test images" in said.getvalue()
+    _, again = run(tmp_path / "stopped", **changes)
+    assert again["score_images_per_second"] is again["score_seconds"] is None
     for part in ("validation", "test", "selected_epoch"):
         assert again[part] == results[part]
     assert {"latent_neighbours", "mahalanobis"} <= set(results["test"]["scores"])
@@ -383,7 +388,7 @@ def test_a_split_that_comes_in_another_order_each_time_is_refused_by_name(tmp_pa
 def test_files_for_other_images_than_the_tested_ones_are_noticed(tmp_path):
     other = dataclasses.replace(trial(method="PCA"), dataset=Digits())
     other.dataset.test_files = ["1.png"]
-    with pytest.raises(ToolboxError, match=r"Digits\.test_files has 1 entries, expected one for each of the 360"):
+    with pytest.raises(ToolboxError, match=r"Digits\.test_files has 1 names, expected one for each of the 360"):
         run_trial(other, tmp_path, Console(file=io.StringIO()))
 
 
