@@ -102,7 +102,7 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
     detector = Detector(request.run)
     if detector.reading.levels != DEEP_WHITE and _has_deep_images(request.files[:MOST_LOOKED_AT]):
         console.print(
-            f"note: some images have 16 bits and those that the run learnt from did not; {DEEP_WHITE:,} counts as white",
+            f"note: some images have 16 bits, those that the run learnt from did not; {DEEP_WHITE:,} counts as white",
             soft_wrap=True,
         )
     write = _json_lines(output) if as_json else _csv_lines(output)

@@ -113,7 +113,7 @@ def test_images_of_more_bits_than_the_run_had_are_remarked(run, tmp_path):
     Image.fromarray(np.full((9, 9), 3000, np.uint16)).save(tmp_path / "deep.png")
     code, _, err = predict(run, tmp_path)
     assert code == 0
-    assert "some images have 16 bits and those that the run learnt from did not; 65,535 counts as white" in err
+    assert "some images have 16 bits, those that the run learnt from did not; 65,535 counts as white" in err
 
 
 def test_heatmaps_are_not_scored_as_images(run, tmp_path):
