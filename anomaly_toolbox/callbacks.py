@@ -62,7 +62,7 @@ class Timing(keras.callbacks.Callback):
 
 
 class Divergence(keras.callbacks.Callback):
-    """Ends a training whose losses are no numbers any more, with a ToolboxError that says so.
+    """Raises ToolboxError when a loss is no longer finite.
 
     Args:
         every: steps from one look to the next; there is one at the end of each epoch besides.
@@ -216,7 +216,7 @@ class KeepScores(keras.callbacks.Callback):
 
     Args:
         path: an `.npz` file.
-        key: checksums of the networks that score and of the images; what others scored, or of others, does not count.
+        key: checksums of the networks and of the images; scores of other networks or images are ignored.
     """
 
     def __init__(self, path: Path, key: str):

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class OneLineErrors(click.Group):
     def main(self, *arguments, **options):
         """Runs the command; see `click.Command.main`."""
         open_streams()
+        warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file is told in a line of our own
         try:
             return super().main(*arguments, **options | {"standalone_mode": False})
         except click.ClickException as problem:
@@ -155,8 +157,8 @@ class AddedToEnvironment(click.Option):
     metavar="NAME=VALUE",
     multiple=True,
     envvar=[f"{ENVIRONMENT}_SET", f"{ENVIRONMENT}_OVERRIDES"],
-    help="Use this value for a hyperparameter, whatever the file says; may be given several times, or with blanks "
-    f"between in {ENVIRONMENT}_SET. none, true and false are values.",
+    help="Use this value for a hyperparameter, whatever the file says; may be given several times, or several, "
+    f"separated by spaces, in {ENVIRONMENT}_SET. none means no value; true and false are Booleans.",
 )
 @click.option(
     "--log-dir",
@@ -213,7 +215,7 @@ def main(
         from anomaly_toolbox import plan
 
         planned = plan.make(plan.Options(methods, dataset, kept_as, tuning=tuning, debug=debug, **options))
-        _note_what_is_ignored(dataset, kept_as)
+        _note_folder(dataset, kept_as)
         _import_tensorflow(debug)
 
         from anomaly_toolbox import sweep
@@ -325,24 +327,24 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
         from anomaly_toolbox import formats
         from anomaly_toolbox.datasets.images import DEEP_WHITE
 
-        opened, _ = formats.check(run, file_format, output, overwrite)
+        opened, output = formats.check(run, file_format, output, overwrite)
         _import_tensorflow(debug)
 
         from anomaly_toolbox import export as exporting
 
-        click.echo(exporting.export(run, file_format, output, overwrite))
+        exporting.write(opened, file_format, output)
+        click.echo(output)
         if opened.hparams.get("levels") == DEEP_WHITE:
             takes = "takes" if file_format == "onnx" else "has a signature float_images that takes"
             white = opened.hparams.get("white_level") or DEEP_WHITE
-            click.echo(
-                f"note: it learnt from images of 16 bits and {takes} floats from 0 to 1: values divided by {white}",
-                err=True,
-            )
+            line = f"note: the run was trained on 16-bit images; the export {takes} floats: values divided by {white}"
+            click.echo(line, err=True)
 
 
 @contextlib.contextmanager
 def _errors_in_one_line(debug: bool, when_interrupted: str = "") -> Iterator[None]:
     """Turns whatever is raised into one line and an exit code; the traceback is shown with `debug` only."""
+    _note_unknown_variables()
     try:
         yield
     except KeyboardInterrupt:
@@ -363,10 +365,15 @@ def _errors_in_one_line(debug: bool, when_interrupted: str = "") -> Iterator[Non
         _leave(f"Error: {reason(problem)} (--debug shows where)", 1)
 
 
-def _note_what_is_ignored(dataset: str, kept_as: str) -> None:
-    """Tells of a folder that is called like a known dataset, and of environment variables that mean nothing."""
+def _note_folder(dataset: str, kept_as: str) -> None:
+    """Tells of a folder that is called like a known dataset."""
     if kept_as in DATASETS and Path(dataset).is_dir():
-        click.echo(f"note: {kept_as} is a known dataset; --dataset ./{dataset} would read the folder {dataset} instead")
+        line = f"note: {kept_as} is a known dataset; --dataset ./{dataset} would read the folder {dataset} instead"
+        click.echo(line, err=True)
+
+
+def _note_unknown_variables() -> None:
+    """Tells of environment variables that look like options and are none."""
     valid = set()
     commands = {ENVIRONMENT: main, **{f"{ENVIRONMENT}_{name.upper()}": each for name, each in main.commands.items()}}
     for prefix, command in commands.items():
@@ -375,7 +382,7 @@ def _note_what_is_ignored(dataset: str, kept_as: str) -> None:
             valid |= {f"{prefix}_{option.name.upper()}", *given}
     for name in sorted(os.environ):
         if name.startswith(f"{ENVIRONMENT}_") and name not in valid:
-            click.echo(f"note: the environment variable {name} belongs to no option")
+            click.echo(f"note: the environment variable {name} matches no option and is ignored", err=True)
 
 
 def _counted(number: int, thing: str) -> str:

@@ -38,8 +38,12 @@ def problems_of(what: str) -> Iterator[None]:
 
 def reason(problem: BaseException) -> str:
     """One line: what a ToolboxError says, and of other errors their kind besides."""
-    first_line = str(problem).strip().partition("\n")[0]
-    return first_line if isinstance(problem, ToolboxError) else f"{type(problem).__name__}: {first_line}"
+    return str(problem) if isinstance(problem, ToolboxError) else f"{type(problem).__name__}: {first_line(problem)}"
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of an error's text, or its kind if it has none."""
+    return str(problem).strip().partition("\n")[0] or type(problem).__name__
 
 
 def did_you_mean(received: str, valid: Iterable[str]) -> str:

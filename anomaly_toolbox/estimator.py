@@ -23,12 +23,21 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_toolbox import hps
 from anomaly_toolbox.callbacks import Divergence
-from anomaly_toolbox.datasets.images import Reading
+from anomaly_toolbox.datasets.images import DEEP_WHITE, WHITE, Reading
 from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.models import detector_class, method_name
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
 
-WHITE = {"uint8": 255, "uint16": 65535}
+
+def _black_and_white(X: np.ndarray) -> tuple[float, float]:
+    """The numbers that are black and white in training images."""
+    if X.dtype == np.uint8:
+        return 0.0, float(WHITE)
+    if X.dtype == np.uint16:
+        return 0.0, float(DEEP_WHITE)
+    if X.dtype.kind == "f" and X.min() >= 0 and X.max() <= 1:
+        return 0.0, 1.0
+    return float(X.min()), float(X.max())
 
 
 @contextlib.contextmanager
@@ -52,9 +61,9 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
     """A method of the toolbox with scikit-learn's interface and signs. Nothing is validated or written to disk.
 
     Images, X, are (n, height, width), (n, height, width, 1) or (n, height, width, 3), of one size; rows (n, pixels) are
-    taken as images one pixel high. `fit` settles what is black and what is white: 0 and the highest value of the type
-    for whole numbers of 8 or 16 bits, else the lowest and the highest training value. The same numbers in any later
-    type mean the same; numbers of another range are refused. Images are resized to the method's `image_size`.
+    taken as images one pixel high. `fit` decides which values are black and white: 0 and the highest value of the type
+    for whole numbers of 8 or 16 bits, 0 and 1 for floats in [0, 1], else the lowest and the highest training value.
+    Later images may have another type but must use the same range. Images are resized to the method's `image_size`.
 
     Args:
         method: registered name, such as GANomaly.
@@ -87,7 +96,8 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
     def fit(self, X, y=None):
         """Trains on images that should be normal, for the method's `epochs`; y is ignored.
 
-        The caller's random numbers, those of NumPy, `random` and TensorFlow, go on as if it had not been called.
+        The random numbers of the caller's NumPy, `random` and TensorFlow go on as if it had not been called, unless
+        `random_state` is None or the caller's own.
 
         Raises:
             ValueError, InputError: a parameter or X is not what it should be.
@@ -96,7 +106,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         if not (isinstance(self.contamination, Real) and 0 <= self.contamination <= 0.5):
             raise ValueError(f"contamination: expected a share in [0, 0.5], received {self.contamination!r}")
         X = self._validated(X, reset=True)
-        self.black_white_ = (0, WHITE[X.dtype.name]) if X.dtype.name in WHITE else (float(X.min()), float(X.max()))
+        self.black_white_ = _black_and_white(X)
         cls = detector_class(method_name(self.method))
         hp = hps.whole_trial(cls.Hyperparameters, self.hyperparameters or {})
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
@@ -175,8 +185,9 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         span = max(white - black, np.finfo(np.float64).tiny)
         shares = (X.astype(np.float64) - black) / span
         cut = np.clip(shares, 0, 1)
-        holds_fractions = X.shape[1] > 1 and X.max() <= 1 < white and bool((X % 1).any())
-        if np.abs(shares - cut).mean() > 1 or holds_fractions:
+        fills_floats = X.dtype.kind in "fb" and 0 < X.max() <= 1 < white and X.shape[1] > 1
+        is_smaller = fills_floats and (white >= WHITE or bool((X % 1).any()))
+        if np.abs(shares - cut).mean() > 1 or is_smaller:
             raise ValueError(
                 f"X: received {X.dtype} from {X.min():g} to {X.max():g}; in fit {black:g} was black and {white:g} "
                 "white: scale the numbers to that range"

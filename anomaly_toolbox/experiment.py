@@ -21,6 +21,7 @@ from anomaly_toolbox import callbacks, evaluation, gallery, pictures, progress, 
 from anomaly_toolbox.datasets.batches import (
     ScoringSplit,
     Survey,
+    check_batch_size,
     count_images,
     is_dark,
     same_order,
@@ -52,7 +53,7 @@ class Trial:
         source: where the dataset comes from: `--dataset` and `--data-dir` as absolute paths.
         dataset: not yet configured; the trial configures it.
         seed: of the weights, the shuffling and every random number of a method.
-        reading: how images are read where that is not as usual: `aspect` or `all_test_images`.
+        reading: options of how images are read that were given: `aspect`, `all_test_images`, `white_level`.
     """
 
     experiment: str
@@ -91,19 +92,18 @@ def run_trial(
     name = run_name({**trial.hyperparameters.model_dump(), **trial.reading}, schema().model_dump(), trial.seed)
     run = Run(log_dir / trial.experiment / trial.dataset_name / name, _hparams(trial))
     with run.locked(), _advice_on_damage():
-        if overwrite:
-            run.clear()
-        run.begin()
-        results = run.finished_results()
-        if results is not None:
-            _say(console, f"finished before, skipped: {run.folder} (--overwrite runs it again)")
-        else:
-            try:
-                with same_order():
-                    results = _train_and_test(trial, run, console, watch)
-            except ToolboxError:
-                run.discard_unbegun()
-                raise
+        if not overwrite:
+            run.begin()
+            results = run.finished_results()
+            if results is not None:
+                _say(console, f"finished before, skipped: {run.folder} (--overwrite runs it again)")
+                return run.folder, results
+        try:
+            with same_order():
+                results = _train_and_test(trial, run, console, overwrite, watch)
+        except ToolboxError:
+            run.discard_unbegun()
+            raise
     return run.folder, results
 
 
@@ -143,10 +143,20 @@ class Prepared:
     test: ScoringSplit
 
 
-def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | None) -> dict[str, Any]:
+def _train_and_test(trial: Trial, run: Run, console: Console, overwrite: bool, watch: Watch | None) -> dict[str, Any]:
     keras.backend.clear_session()
     keras.utils.set_random_seed(trial.seed)
-    images = _prepare(trial, run, console)
+    images = _prepare(trial, console)
+    if overwrite:  # only now that the images are known to be of use
+        run.clear()
+        run.begin()
+    hp, dataset = trial.hyperparameters, trial.dataset
+    run.record(  # a dataset may know these only once it is configured
+        channels=dataset.channels, aspect=dataset.aspect, levels=dataset.levels, white_level=dataset.white_level
+    )
+    summaries.summarise_hyperparameters(
+        run.folder, {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
+    )
     detector = detector_class(trial.experiment)(trial.hyperparameters, trial.dataset.channels)
     detector.compile()
     of_training = {
@@ -164,7 +174,7 @@ def _train_and_test(trial: Trial, run: Run, console: Console, watch: Watch | Non
     return results
 
 
-def _prepare(trial: Trial, run: Run, console: Console) -> Prepared:
+def _prepare(trial: Trial, console: Console) -> Prepared:
     """Configures the dataset, looks at all of its images once, and tells what was found."""
     hp, dataset = trial.hyperparameters, trial.dataset
     with problems_of(f"{type(dataset).__name__}.configure"):
@@ -176,20 +186,16 @@ def _prepare(trial: Trial, run: Run, console: Console) -> Prepared:
             shuffle_buffer_size=hp.shuffle_buffer_size,
             drop_remainder=False,  # what has to be dropped is dropped here, and never from the test images
         )
-    run.record(  # a dataset may know these only now
-        channels=dataset.channels, aspect=dataset.aspect, levels=dataset.levels, white_level=dataset.white_level
-    )
     for note in dataset.notes:
         _say(console, note)
-    summaries.summarise_hyperparameters(
-        run.folder, {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
-    )
     with progress.Bar(console) as bar:
         seen = surveys(dataset, progress.SurveyProgress(bar))
     counts, learnt_from = count_images(seen), seen["train_normal"]
     for line in _findings(dataset, seen, counts, getattr(hp, "select_by", None)):
         _say(console, line)
     n_train, shape = counts["train"]["normal"], (hp.image_size, hp.image_size, dataset.channels)
+    if isinstance(hp, Hyperparameters):
+        check_batch_size(hp.batch_size, n_train)
     validation = scoring_split(dataset.validation, seen["validation"], hp.batch_size, shape, hp.validation_size)
     test = scoring_split(dataset.test, seen["test"], hp.batch_size, shape)
     memory_size = min(hp.memory_size, n_train, MOST_REMEMBERED // (4 * math.prod(shape)))
@@ -260,7 +266,7 @@ def _train(
 
 
 def _conclude(run: Run, console: Console, detector: AnomalyDetector, remembered: np.ndarray) -> float:
-    """What follows the epochs, and how many seconds it took; `model.weights.h5` is the sign that it was done."""
+    """Fits what follows the epochs, and returns its duration in seconds; `model.weights.h5` is the sign of its end."""
     duration = run.checkpoint / "conclusion.json"
     if run.weights_path.exists():
         with callbacks.damage_is_told(run.weights_path):

@@ -19,7 +19,6 @@ TFLite file, which is a zip archive too, as `metadata.json`.
 """
 
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -31,9 +30,9 @@ import tensorflow as tf
 
 from anomaly_toolbox import __version__, layers, losses
 from anomaly_toolbox.datasets.images import DEEP_WHITE, ROUNDING, WHITE, Aspect, Reading
-from anomaly_toolbox.errors import InputError, problems_of
+from anomaly_toolbox.errors import problems_of
 from anomaly_toolbox.experiment import load_detector
-from anomaly_toolbox.files import LONGEST_ENDING, whole, write_json
+from anomaly_toolbox.files import temporary_path, whole, write_json
 from anomaly_toolbox.formats import check
 from anomaly_toolbox.models.base import AnomalyDetector, Rating
 from anomaly_toolbox.models.knn import KNN
@@ -58,21 +57,24 @@ def export(run_folder: Path, file_format: str, output: Path | None = None, overw
         Where it was written.
 
     Raises:
-        InputError: there is no finished run, no such format, the format cannot hold the method, `output` is something
-            else than an export, or a package is missing.
-        ToolboxError: the run is damaged, `output` exists and may not be overwritten, or the conversion failed.
+        InputError, ToolboxError: see `formats.check`; or the conversion failed.
     """
     run, output = check(run_folder, file_format, output, overwrite)
+    write(run, file_format, output)
+    return output
+
+
+def write(run: FinishedRun, file_format: str, output: Path) -> None:
+    """Writes the detector of a run to where `formats.check` allows it; ToolboxError if the conversion fails."""
     with advice_on_damage(run.folder):
         detector, reading = load_detector(run.folder), Reading.of_run(run.hparams, run.image_size)
     functions = judging_functions(detector, reading, *run.score_range, run.threshold)
-    takes = {"savedmodel": "uint8 or float32", "tflite": "uint8 or float32"}.get(file_format) or onnx_input(reading)
+    takes = onnx_input(reading) if file_format == "onnx" else "uint8 or float32"
     known = metadata(run, reading, takes)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write = {"savedmodel": _write_saved_model, "onnx": _write_onnx, "tflite": _write_tflite}[file_format]
+    write_format = {"savedmodel": _write_saved_model, "onnx": _write_onnx, "tflite": _write_tflite}[file_format]
     with problems_of(f"the conversion to {file_format}"):
-        write(functions, known, output)
-    return output
+        write_format(functions, known, output)
 
 
 def onnx_input(reading: Reading) -> str:
@@ -214,7 +216,7 @@ def _deciding_score(detector: AnomalyDetector, x: tf.Tensor, rating: Rating) -> 
 
 
 def _write_saved_model(functions: Functions, known: dict[str, str], folder: Path) -> None:
-    beside = folder.with_name(f".{os.getpid()}.{folder.name[-LONGEST_ENDING:]}")
+    beside = temporary_path(folder)
     try:
         _save(functions, beside)
         (beside / "assets.extra").mkdir()
@@ -227,10 +229,8 @@ def _write_saved_model(functions: Functions, known: dict[str, str], folder: Path
 
 
 def _write_onnx(functions: Functions, known: dict[str, str], path: Path) -> None:
-    try:
-        import tf2onnx
-    except ImportError:
-        raise InputError("--format onnx needs tf2onnx: pip install 'anomaly-toolbox[export]'") from None
+    import tf2onnx
+
     function = functions["float_images" if known["input"].startswith("float32") else "serving_default"]
     model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=ONNX_OPSET)
     for name, value in known.items():

@@ -24,6 +24,11 @@ def short_name(name: str, longest: int = LONGEST_NAME) -> str:
     return f"{os.fsencode(name)[:longest].decode(errors='ignore')}-{digest}"
 
 
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside `path` for what will replace it; its ending, which some libraries look at, is kept."""
+    return path.with_name(f".{os.getpid()}.{path.name[-LONGEST_ENDING:]}")
+
+
 @contextlib.contextmanager
 def whole(path: Path, size: int = 0) -> Iterator[Path]:
     """Yields a name beside `path` to write to; on success that file becomes `path`, on any failure it goes.
@@ -33,7 +38,7 @@ def whole(path: Path, size: int = 0) -> Iterator[Path]:
     """
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    beside = path.with_name(f".{os.getpid()}.{path.name[-LONGEST_ENDING:]}")
+    beside = temporary_path(path)
     try:
         yield beside
         with open(beside, "rb") as written:

@@ -1,5 +1,6 @@
 """Formats that detectors are exported to, and what is said before anything heavy is imported. No TensorFlow here."""
 
+import importlib.util
 from pathlib import Path
 
 from anomaly_toolbox.errors import InputError, did_you_mean
@@ -19,8 +20,8 @@ def check(run_folder: Path, file_format: str, output: Path | None, overwrite: bo
         run_folder, file_format, output, overwrite: see `export.export`.
 
     Raises:
-        InputError: there is no finished run, no such format, the format cannot hold the method, or `output` is
-            there and may not be overwritten, or is something else than an export.
+        InputError: there is no finished run or no such format, the format cannot hold the method, a package is missing,
+            or `output` is there and may not be overwritten, or is something else than an export.
         ToolboxError: the run is damaged.
     """
     if file_format not in FORMATS:
@@ -33,7 +34,19 @@ def check(run_folder: Path, file_format: str, output: Path | None, overwrite: bo
         )
     output = output or run_folder / FORMATS[file_format]
     check_output("--output", output, overwrite)
-    written = output / "saved_model.pb" if file_format == "savedmodel" else output
-    if output.exists() and not written.is_file():
-        raise InputError(f"{output} is nothing that an export in this format replaces; choose another --output")
+    if output.exists() and not _is_export(output, file_format):
+        raise InputError(f"{output} was not written by an export in this format; choose another --output")
+    if file_format == "onnx" and importlib.util.find_spec("tf2onnx") is None:
+        raise InputError("--format onnx needs tf2onnx: pip install 'anomaly-toolbox[export]'")
     return run, output
+
+
+def _is_export(path: Path, file_format: str) -> bool:
+    """Whether what is at `path` looks like an earlier export, by its first bytes."""
+    if file_format == "savedmodel":
+        return (path / "saved_model.pb").is_file()
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        beginning = file.read(64)
+    return beginning[4:8] == b"TFL3" if file_format == "tflite" else b"tf2onnx" in beginning

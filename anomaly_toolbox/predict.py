@@ -29,7 +29,7 @@ from anomaly_toolbox.datasets.walk import (
     kind_of_file,
 )
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.files import check_output, short_name
+from anomaly_toolbox.files import check_output, short_name, whole
 from anomaly_toolbox.runs import FinishedRun
 
 MOST_LOOKED_AT = 100  # files whose bits are compared with those of the run
@@ -78,7 +78,7 @@ def prepare(run: Path, paths: Sequence[Path], output: Path | None, heatmaps: Pat
         there = f"; there are {describe_unused(unused)}" if unused else ""
         raise InputError(f"{paths[0]}: there are no images in it; expected PNG, JPEG, BMP or TIFF files{there}")
     for file in files:
-        if output is not None and output.exists() and file.samefile(output):
+        if output is not None and output.exists() and file.exists() and file.samefile(output):
             raise InputError(f"--output {output}: is an image that is to be scored; choose another")
     return Request(run, files, bad, unused, _pictures_of(files, heatmaps, overwrite) if heatmaps else {})
 
@@ -146,8 +146,10 @@ def _check_places(output: Path | None, heatmaps: Path | None, overwrite: bool) -
         if output.is_dir():
             raise InputError(f"--output {output}: is a folder; expected a file")
         check_output("--output", output, overwrite)
-        if is_image(output) or (output.exists() and not output.is_file()):
-            raise InputError(f"--output {output}: is an image or no file at all; choose another")
+        if is_image(output):
+            raise InputError(f"--output {output}: is named like an image; choose another name")
+        if output.exists() and not output.is_file():
+            raise InputError(f"--output {output}: is not a file; choose another name")
     if heatmaps is not None and heatmaps.exists() and not heatmaps.is_dir():
         raise InputError(f"--heatmaps {heatmaps}: is a file; expected a folder")
 
@@ -200,4 +202,5 @@ def _json_lines(output: TextIO) -> Callable[..., None]:
 
 def _save_picture(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(path)
+    with whole(path) as beside:
+        Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(beside, format="PNG")

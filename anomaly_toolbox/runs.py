@@ -1,6 +1,5 @@
 """A run's folder: what is in it, whose it is, and whether it is finished."""
 
-import ast
 import contextlib
 import hashlib
 import json
@@ -13,7 +12,7 @@ from typing import Any
 
 import filelock
 
-from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError
+from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError, first_line
 from anomaly_toolbox.files import read_json, sha256, short_name, write_json
 
 
@@ -34,8 +33,10 @@ def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) 
 def _shown(value: Any) -> str:
     """A text that reads like a number or another value, such as the label "1", is told from that by its quotes."""
     if isinstance(value, str):
-        with contextlib.suppress(ValueError, SyntaxError):
-            ast.literal_eval(value)
+        if value in ("None", "True", "False"):
+            return repr(value)
+        with contextlib.suppress(ValueError):
+            float(value)
             return repr(value)
     return str(value)
 
@@ -81,7 +82,7 @@ class Run:
 
     def discard_unbegun(self) -> None:
         """Removes the folder if no epoch was finished in it: what was asked for could not be."""
-        if not self.checkpoint.exists():
+        if not self.checkpoint.exists() and not self.results_path.exists():
             shutil.rmtree(self.folder)
 
     def begin(self) -> None:
@@ -194,7 +195,9 @@ def advice_on_damage(folder: Path) -> Iterator[None]:
     except DamagedFile as problem:
         raise ToolboxError(f"{problem}; {advice}") from problem
     except (KeyError, TypeError, ValueError, OSError) as problem:
-        reason = f"JSON files are damaged, or of another version ({problem!r})"
+        if isinstance(problem, OSError) and problem.strerror:  # such as a missing permission
+            raise
+        reason = f"its files are damaged, or of another version ({type(problem).__name__}: {first_line(problem)})"
         raise ToolboxError(f"{folder}: {reason}; {advice}") from problem
 
 

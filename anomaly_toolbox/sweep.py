@@ -101,7 +101,7 @@ def run(plan: Plan) -> None:
     options, console = plan.options, plain_console()
     if plan.left_out:
         names = ", ".join(plan.left_out)
-        console.print(f"left out, {options.hps_path} has no section for: {names}", soft_wrap=True)
+        console.print(f"left out, because {options.hps_path} has no section for them: {names}", soft_wrap=True)
     console.print(f"device: {device(options.require_gpu)}", soft_wrap=True)
     if options.is_shared:
         finished, failures = _shared(plan, console, open_sweep(plan))

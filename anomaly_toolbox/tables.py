@@ -22,8 +22,9 @@ def show(console: Console, finished: Sequence[Finished], failures: Sequence[tupl
     """The figures of all finished trials, then what failed: pairs of a trial and the reason."""
     for run in finished:
         if not run.is_measured:
-            told = f"{run.method}: no anomalous test images, so no figures; scores, and the threshold that the highest "
-            console.print(f"{told}score of a normal validation image sets, are in its folder", soft_wrap=True)
+            line = f"{run.method}: there are no anomalous test images, so nothing is measured. The run's folder has "
+            line += "scores and a threshold, the highest score of a normal validation image."
+            console.print(line, soft_wrap=True)
     for dataset, runs in comparison.datasets_of(run for run in finished if run.is_measured).items():
         rows = comparison.compare(runs)
         labels = comparison.labels_of(runs)

@@ -18,7 +18,7 @@ from rich.console import Console
 import anomaly_toolbox
 from anomaly_toolbox.cli import main
 from anomaly_toolbox.datasets.folder import ImageFolder
-from anomaly_toolbox.datasets.images import Reading, image_of_array
+from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.experiment import Trial, run_trial
 from anomaly_toolbox.models import detector_class
@@ -178,9 +178,10 @@ def test_arrays_that_are_no_images(run, image, told):
 
 def test_colours_are_the_same_grey_in_every_type(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
-    of_bytes = image_of_array(colours, 16, 1)
-    np.testing.assert_allclose(image_of_array(colours / 255, 16, 1), of_bytes, atol=0.01)
-    np.testing.assert_allclose(image_of_array(colours.astype(np.uint16) * 257, 16, 1), of_bytes, atol=0.01)
+    reading = Reading(16, 1)
+    of_bytes = reading.of_array(colours)
+    np.testing.assert_allclose(reading.of_array(colours / 255), of_bytes, atol=0.01)
+    np.testing.assert_allclose(reading.of_array(colours.astype(np.uint16) * 257), of_bytes, atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +256,16 @@ def test_a_name_that_is_not_utf8(run, tmp_path):
     assert predict(run, tmp_path / "a", "--output", tmp_path / "o.csv", "--heatmaps", tmp_path / "heat")[0] == 0
     lines = (tmp_path / "o.csv").read_text().splitlines()
     assert [line.split(",")[0].rsplit("/", 1)[1] for line in lines[1:]] == ["1.png", "bad\\udcff.png"]
+
+
+def test_a_link_that_leads_nowhere_does_not_stop_the_rest(run, tmp_path):
+    fill(tmp_path, new=2)
+    os.symlink(tmp_path / "nowhere.png", tmp_path / "new" / "link.png")
+    output = tmp_path / "scores.csv"
+    for _ in range(2):
+        code, _, err = predict(run, tmp_path / "new", "--output", output, "--overwrite")
+        assert code == 1
+        assert "2 images scored, 1 file could not be used" in err
 
 
 def test_wrong_paths(run, images, tmp_path):

@@ -67,6 +67,7 @@ def test_the_same_numbers_mean_the_same_in_every_type(X, fitted):
     ("fitted", "later"),
     [
         (lambda X: X, lambda X: X / 255),
+        (lambda X: X, lambda X: (X > 128).astype(float)),
         (lambda X: X / 255, lambda X: X),
         (lambda X: X / 255.0, lambda X: X.astype(np.uint16) * 257),
         (lambda X: X, lambda X: X.astype(np.uint16) * 257),
@@ -79,6 +80,15 @@ def test_numbers_of_another_range_are_refused(X, fitted, later):
 
 
 @pytest.mark.parametrize("method", ["PCA", "GANomaly"])
+def test_what_is_brighter_than_all_training_images_is_seen():
+    dark = np.random.default_rng(0).uniform(0, 0.4, (20, 8, 8))
+    detector = ImageOutlierDetector("PCA", hyperparameters={"image_size": 8}).fit(dark)
+    bright, brighter = dark[:1].copy(), dark[:1].copy()
+    bright[0, 2:5, 2:5], brighter[0, 2:5, 2:5] = 0.4, 1.0
+    assert detector.black_white_ == (0, 1)
+    assert detector.score_samples(brighter) < detector.score_samples(bright)
+
+
 def test_the_callers_random_numbers_go_on(X, method):
     def drawn(between):
         random.seed(3)

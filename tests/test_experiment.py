@@ -304,6 +304,17 @@ def test_a_sample_of_the_validation_images(tmp_path):
     assert results["test"]["n_normal"] == 325
 
 
+def test_overwriting_with_what_cannot_be_loses_nothing(tmp_path):
+    """A finished run stays as it is while the new one cannot begin."""
+    folder, results = run(tmp_path, method="PCA")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    broken = dataclasses.replace(trial(method="PCA"), dataset=Unsteady())
+    with pytest.raises(ToolboxError, match="in another order"):
+        run_trial(broken, tmp_path, Console(file=io.StringIO()), overwrite=True)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+    assert run(tmp_path, method="PCA") == (folder, results)
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "best_threshold", lambda *_: 1 / 0)

@@ -266,9 +266,12 @@ def test_replaces_nothing_but_exports(run, tmp_path, file_format):
     folder.mkdir()
     (folder / "holiday.png").touch()
     output = folder / "holiday.png" if file_format == "savedmodel" else folder
-    with pytest.raises(InputError, match=f"{output.name} is nothing that an export"):
+    with pytest.raises(InputError, match=f"{output.name} was not written by an export"):
         export.export(run, file_format, output, overwrite=True)
     assert (folder / "holiday.png").exists()
+    if file_format != "savedmodel":
+        with pytest.raises(InputError, match=r"results\.json was not written by an export"):
+            export.export(run, file_format, run / "results.json", overwrite=True)
 
 
 @pytest.mark.parametrize("file_format", sorted(formats.FORMATS))
@@ -297,7 +300,7 @@ def test_what_is_missing_is_told(run, tmp_path, monkeypatch):
 
 def test_a_damaged_run_is_refused(run):
     Run(run, {}).finish({"experiment": "PCA"})
-    with pytest.raises(ToolboxError, match=r"run: JSON files are damaged, or of another version.*restore the folder"):
+    with pytest.raises(ToolboxError, match=r"run: its files are damaged, or of another version.*restore the folder"):
         export.export(run, "savedmodel")
     (run / "hparams.json").write_text("{}")
     with pytest.raises(ToolboxError, match=r"hparams\.json is damaged or missing"):

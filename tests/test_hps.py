@@ -103,7 +103,7 @@ def test_set_replaces_what_the_file_says(write):
         ("{", "is not JSON"),
         ("[1]", "expected an object"),
         ("[" * 100_000, "is not JSON"),
-        ('{"ganomaly": {}, "ganomaly": {}}', "'ganomaly' stands in one object twice"),
+        ('{"ganomaly": {}, "ganomaly": {}}', "'ganomaly' appears twice in one object"),
         ("{}", "no section 'ganomaly': there are none"),
         ({"width": discrete(10**19)}, "ganomaly.width: should be less than or equal to"),
         ('{"anogan": {}}', "no section 'ganomaly'"),

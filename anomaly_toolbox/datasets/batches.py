@@ -114,11 +114,11 @@ def digests_of(images: tf.Tensor) -> tf.Tensor:
     with tf.device("CPU"):
         bits = tf.reshape(tf.bitcast(images, tf.uint32), (tf.shape(images)[0], -1))
         factors = 2 * tf.cast(tf.range(tf.shape(bits)[1]), tf.uint32) * MIXING + 1
-        mixed = _folded(_folded(bits) * factors)
+        mixed = _mixed(_mixed(bits) * factors)
         return tf.reduce_sum(tf.bitcast(mixed, tf.int32), axis=1)
 
 
-def _folded(bits: tf.Tensor) -> tf.Tensor:
+def _mixed(bits: tf.Tensor) -> tf.Tensor:
     """The upper half of each number added to the lower one, bit by bit."""
     return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32)))
 
@@ -148,17 +148,22 @@ def training_batches(
     Raises:
         InputError: there is not even one whole batch.
     """
-    if count < batch_size:
-        raise InputError(
-            f"batch_size: {batch_size} is larger than the training set, which has {count} normal images; give a "
-            f"smaller one, such as --set batch_size={max(2, count // 4)}"
-        )
+    check_batch_size(batch_size, count)
     images = _images(train_normal, image_shape)
     if shuffle_buffer_size is not None:
         images = images.unbatch().shuffle(shuffle_buffer_size, reshuffle_each_iteration=True).batch(batch_size)
     for _ in range(epochs_done):
         iter(images)  # the shuffling draws a new order for each iterator
     return images.rebatch(batch_size, drop_remainder=True).repeat().prefetch(tf.data.AUTOTUNE)
+
+
+def check_batch_size(batch_size: int, count: int) -> None:
+    """Raises InputError if `count` training images do not make one whole batch."""
+    if count < batch_size:
+        raise InputError(
+            f"batch_size: {batch_size} is larger than the training set, which has {count} normal images; give a "
+            f"smaller one, such as --set batch_size={max(2, count // 4)}"
+        )
 
 
 def sample_images(
@@ -183,6 +188,8 @@ def sample_images(
         drawn.append(images[is_drawn[first : first + len(images)]])
         digests.append(digests_of(images).numpy())
         first += len(images)
+    if first != n:
+        raise ToolboxError(f"{seen.name} gave {n:,} images, and {first:,} when it was read again; expected the same")
     has_few = len(np.unique(seen.digests)) < LEAST_SHUFFLED
     return np.concatenate(drawn), has_few or not np.array_equal(np.concatenate(digests), seen.digests)
 
@@ -213,9 +220,9 @@ def scoring_split(
             lambda: False,
         )
         with tf.control_dependencies([tf.debugging.Assert(is_same, [f"{seen.name} {OTHER_ORDER}"])]):
-            missing = batch_size - tf.shape(images)[0]
-            filled = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-        return tf.ensure_shape(filled, (batch_size, *image_shape))
+            count = tf.shape(images)[0]
+        filled = tf.pad(images, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])
+        return tf.ensure_shape(filled, (batch_size, *image_shape)), count
 
     images, labels, digests = _images(dataset, image_shape), seen.labels, seen.digests
     if size is not None and size < len(labels):
@@ -224,8 +231,13 @@ def scoring_split(
         chosen = tf.data.Dataset.zip(images.unbatch(), keep).filter(lambda _, kept: kept)
         images = chosen.map(lambda image, _: image).batch(batch_size)
         labels, digests = labels[is_chosen], digests[is_chosen]
-    expected = tf.data.Dataset.from_tensor_slices(digests).batch(batch_size)
-    batches = tf.data.Dataset.zip(images.rebatch(batch_size), expected).map(compare).prefetch(tf.data.AUTOTUNE)
+    # Both end in an empty batch, so that a pass with fewer or more images than expected is noticed, too.
+    no_images = tf.data.Dataset.from_tensors(tf.zeros((0, *image_shape))).repeat()
+    no_digests = tf.data.Dataset.from_tensors(tf.zeros((0,), tf.int32))
+    given = images.rebatch(batch_size).concatenate(no_images)
+    expected = tf.data.Dataset.from_tensor_slices(digests).batch(batch_size).concatenate(no_digests)
+    compared = tf.data.Dataset.zip(given, expected).map(compare).filter(lambda _, count: count > 0)
+    batches = compared.map(lambda filled, _: filled).prefetch(tf.data.AUTOTUNE)
     batches = batches.apply(tf.data.experimental.assert_cardinality(-(-len(labels) // batch_size)))
     normal, anomalous = (np.flatnonzero(labels == kind)[:EXAMPLES_OF_EACH_KIND] for kind in (0, 1))
     with same_order():  # this second look at a split finds most of those that come in another order each time

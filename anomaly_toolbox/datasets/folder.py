@@ -55,7 +55,7 @@ class ImageFolder(AnomalyDetectionDataset):
     Args:
         root: the folder, see `layout.py`.
         seed: decides the splits where the folder has none.
-        aspect: what becomes of images that are no squares, see `read_image`.
+        aspect: what becomes of images that are not square, see `Reading`.
         on_bad_image: `error`, or `skip`: leave out whatever cannot be used, and say so in `notes`.
         all_test_images: keep all of `test` for the test, as papers do; a tenth of the normal training images validates,
             and as no anomalous ones do, epochs are chosen by loss.
@@ -199,9 +199,9 @@ class ImageFolder(AnomalyDetectionDataset):
         """Where the mask of an image marks a defect; BadImage if it does not fit what the image is."""
         marks = read_marks(item.mask, shape)
         if item.defect and not marks.any():
-            raise BadImage(item.mask, f"is a mask that marks nothing, of an anomalous image, {item.path}")
+            raise BadImage(item.mask, f"marks nothing, but its image {item.path} is anomalous")
         if not item.defect and marks.any():
-            raise BadImage(item.mask, f"marks a defect in a normal image, {item.path}")
+            raise BadImage(item.mask, f"marks a defect, but its image {item.path} is normal")
         return square_marks(marks, size, self.aspect)
 
     def _note_defects(self) -> None:
@@ -283,6 +283,8 @@ class ImageFolder(AnomalyDetectionDataset):
             )
         self._leave_out([result for result in results if isinstance(result, BadImage)])
         usable = [not isinstance(result, BadImage) for result in results]
+        if not any(usable):
+            raise ToolboxError(f"{self.test_folder}: no image can be used; the first problem: {results[0]}")
         self._items = [item for item, is_usable in zip(self._items, usable, strict=True) if is_usable]
         return [result for result, is_usable in zip(results, usable, strict=True) if is_usable]
 
@@ -291,9 +293,10 @@ class ImageFolder(AnomalyDetectionDataset):
         if bad and not self._skips_bad_images:
             more = f" (and at least {len(bad) - 1} more)" if len(bad) > 1 else ""
             raise ToolboxError(f"{bad[0]}{more}; mend or remove it, or leave such files out with --on-bad-image skip")
-        self.notes += [f"left out: {problem}" for problem in bad[:MOST_BAD_TOLD]]
+        for problem in bad[:MOST_BAD_TOLD]:
+            self._note(f"left out: {problem}")
         if len(bad) > MOST_BAD_TOLD:
-            self.notes.append(f"left out: {len(bad) - MOST_BAD_TOLD} more")
+            self._note(f"left out: {len(bad) - MOST_BAD_TOLD} more")
 
     def _without_leaks(self, digests: Sequence[bytes]) -> None:
         """Leaves out training and validation images that are tested too, or figures would be too good.
@@ -301,16 +304,22 @@ class ImageFolder(AnomalyDetectionDataset):
         Likewise what is normal in one place and anomalous in another: nobody knows which is right. Decoded pixels are
         compared, so a copy in another format is found.
         """
-        first: dict[bytes, Item] = {}
+        copies: dict[bytes, list[Item]] = {}
+        for item, digest in zip(self._items, digests, strict=True):
+            copies.setdefault(digest, []).append(item)
         bad: dict[Item, BadImage] = {}
-        order = sorted(zip(self._items, digests, strict=True), key=lambda pair: -SPLITS.index(pair[0].split))
-        for item, digest in order:
-            other = first.setdefault(digest, item)
-            same = f"is the same image as {other.path}"
-            if bool(other.defect) != bool(item.defect):
-                bad[item] = bad[other] = BadImage(item.path, f"{same}, once normal and once anomalous")
-            elif other.split != item.split:
-                bad[item] = BadImage(item.path, f"{same}, in {item.split} and {other.split}")
+        for same in copies.values():
+            same.sort(key=lambda item: -SPLITS.index(item.split))  # what is tested stays
+            kept = same[0]
+            opposite = next((item for item in same if bool(item.defect) != bool(kept.defect)), None)
+            if opposite is not None:
+                told = f"is the same image as {opposite.path}, once normal and once anomalous"
+                bad |= dict.fromkeys(same, BadImage(kept.path, told))
+                continue
+            for item in same:
+                if item.split != kept.split:
+                    told = f"is the same image as {kept.path}, in {item.split} and {kept.split}"
+                    bad[item] = BadImage(item.path, told)
         self._leave_out(list(dict.fromkeys(bad.values())))
         self._items = [item for item in self._items if item not in bad]
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anomaly_toolbox.datasets.masks import marked_pixels
 from anomaly_toolbox.datasets.walk import BadImage, image_files
+from anomaly_toolbox.errors import first_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 MOST_PIXELS = 100_000_000
@@ -82,8 +83,8 @@ class Reading:
     def decode(self, path: Path) -> Image.Image:
         """The whole image of a file: grey of 8 bits (L) or 16 (F, from 0 to 65535), or RGB; raises BadImage."""
         with _opened(path) as image, _damage_is_told(path):
-            is_negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
-            return _plain(ImageOps.exif_transpose(image), self.channels, self.white_level, is_negative)
+            upright = ImageOps.exif_transpose(image)
+            return _plain(upright, self.channels, self.white_level, _is_negative(image))
 
     def of_decoded(self, image: Image.Image) -> np.ndarray:
         """What `of_file` gives, of an image that is decoded."""
@@ -154,11 +155,6 @@ def read_image(path: Path, size: int, channels: int, aspect: Aspect = "stretch")
     return Reading(size, channels, aspect).of_file(path)
 
 
-def image_of_array(pixels: np.ndarray, size: int, channels: int, aspect: Aspect = "stretch") -> np.ndarray:
-    """The pixels of an image in memory, rounded to its own levels; see `Reading.of_array`."""
-    return Reading(size, channels, aspect).of_array(pixels)
-
-
 def read_marks(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     """Which pixels a mask marks, (height, width), bool; `masks.marked_pixels` says which count.
 
@@ -173,7 +169,10 @@ def read_marks(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     together: np.ndarray | None = None
     for file in image_files(path, bad) if path.is_dir() else [path]:
         with _opened(file) as image, _damage_is_told(file):
-            marks = marked_pixels(ImageOps.exif_transpose(image), is_lossy=image.format in ("JPEG", "MPO"))
+            upright = ImageOps.exif_transpose(image)
+            if _is_negative(image) and image.mode in DEEP_GREY:
+                upright = Image.fromarray(DEEP_WHITE - np.asarray(upright))
+            marks = marked_pixels(upright, is_lossy=image.format in ("JPEG", "MPO"))
         shape = shape or marks.shape[::-1]
         if marks.shape[::-1] != shape:
             raise BadImage(file, "has {} x {} pixels, its image {} x {}".format(*marks.shape[::-1], *shape))
@@ -241,26 +240,24 @@ def seen(shape: tuple[int, int], size: int, aspect: Aspect) -> tuple[np.ndarray,
 
 def _opened(path: Path) -> Image.Image:
     """The image behind its header, whose pixels are not decoded yet."""
-    try:
+    with _damage_is_told(path, "is damaged"):
         if path.stat().st_size == 0:
             raise BadImage(path, "is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS decides, below
-            image = Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError as problem:
-        raise BadImage(path, "is not a PNG, JPEG, BMP or TIFF image, or its beginning is damaged") from problem
-    except Image.DecompressionBombError as problem:
-        raise BadImage(path, f"has more than {MOST_PIXELS:,} pixels") from problem
-    except OSError as problem:
-        raise BadImage(path, problem.strerror or _first_line(problem)) from problem
-    except (ValueError, SyntaxError, IndexError, OverflowError) as problem:
-        raise BadImage(path, f"is damaged ({_first_line(problem)})") from problem
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS decides, below
+                image = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError as problem:
+            raise BadImage(path, "is not a PNG, JPEG, BMP or TIFF image, or its beginning is damaged") from problem
+        except Image.DecompressionBombError as problem:
+            raise BadImage(path, f"has more than {MOST_PIXELS:,} pixels") from problem
+        n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     width, height = image.size
     # MPO is what some telephones write and call JPEG: a photograph and smaller versions of it.
     if width * height > MOST_PIXELS:
         reason = f"has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}"
-    elif image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        reason = f"is animated or has several pages ({image.n_frames}); expected a single image"
+    elif n_frames > 1:
+        reason = f"is animated or has several pages ({n_frames}); expected a single image"
     elif image.mode not in MODES:
         reason = f"has {image.mode} pixels; expected grey, RGB or RGBA of 8 or 16 bits"
     else:
@@ -272,11 +269,19 @@ def _opened(path: Path) -> Image.Image:
 def _plain(image: Image.Image, channels: int, white_level: int | None = None, is_negative: bool = False) -> Image.Image:
     """Grey of 8 bits (L) or of 16 (F, which can be resized), or RGB; Pillow turns negatives of 8 bits by itself."""
     if image.mode in DEEP_GREY:
-        return Image.fromarray(_deep(np.asarray(image), white_level, is_negative))
+        values = _deep(np.asarray(image), white_level, is_negative)
+        if "transparency" in image.info:
+            values[np.asarray(image) == image.info["transparency"]] = DEEP_WHITE
+        return Image.fromarray(values)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Whether zero is white, as in some TIFF files."""
+    return getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
 
 
 def _deep(pixels: np.ndarray, white_level: int | None, is_negative: bool = False) -> np.ndarray:
@@ -302,12 +307,13 @@ def _geometry(width: int, height: int, size: int, aspect: Aspect) -> tuple[tuple
 
 
 @contextlib.contextmanager
-def _damage_is_told(path: Path) -> Iterator[None]:
+def _damage_is_told(path: Path, kind: str = "is damaged or truncated") -> Iterator[None]:
+    """Whatever Pillow raises of a file becomes a BadImage: damaged files make it raise errors of any kind."""
     try:
         yield
-    except (OSError, ValueError, SyntaxError, IndexError, MemoryError) as problem:
-        raise BadImage(path, f"is damaged or truncated ({_first_line(problem)})") from problem
-
-
-def _first_line(problem: BaseException) -> str:
-    return str(problem).strip().partition("\n")[0] or type(problem).__name__
+    except BadImage:
+        raise
+    except OSError as problem:
+        raise BadImage(path, problem.strerror or f"{kind} ({first_line(problem)})") from problem
+    except Exception as problem:
+        raise BadImage(path, f"{kind} ({first_line(problem)})") from problem

@@ -102,6 +102,9 @@ def find_items(
             items += [Item(path, "", _defect(path.parent, root)) for path in image_files(folder, bad, unused)]
     _check_normal(root, items, entries, has_train, split_folders)
     mask_folders = [path for path in folders if path.name.lower() in MASK_FOLDERS]
+    if len(mask_folders) > 1:
+        names = " and ".join(path.name for path in mask_folders)
+        raise InputError(f"{root}: has two folders for masks, {names}; expected one")
     for folder in mask_folders:
         items = _with_masks(root, folder, items, bad, unused)
     unused += _beside([path for path in entries if path not in (*used, *mask_folders)])
@@ -109,9 +112,12 @@ def find_items(
         notes.append(f"not used, of what is in {root}: {describe_unused(unused)}")
 
     items = sorted(_in_splits(items, seed, all_test_images), key=lambda item: item.path)
+    own_splits = {path.name: SPLIT_NAMES[path.name.lower()] for path in split_folders} if has_train else {}
     for split in SPLITS:
         if not any(item.split == split and not item.defect for item in items):
-            raise InputError(f"{root}: no normal images for {split}; expected at least 5 in normal, or 2 in test/good")
+            places = [f"{name}/good" for name, own_split in own_splits.items() if own_split == split]
+            expected = f"images in {places[0]}" if places else "at least 5 in normal, or 2 in test/good"
+            raise InputError(f"{root}: no normal images for {split}; expected {expected}")
     return items, bad
 
 
@@ -122,7 +128,7 @@ def _of_split(folder: Path, bad: list[BadImage], unused: Counter[str]) -> list[I
         if path.is_dir():
             items += [Item(image, split, _defect(image.parent, folder)) for image in image_files(path, bad, unused)]
         elif is_image(path):
-            bad.append(BadImage(path, "lies in no folder that says what it is, such as good"))
+            bad.append(BadImage(path, "is not in a folder that says its kind, such as good"))
         else:
             unused[kind_of_file(path)] += 1
     return items

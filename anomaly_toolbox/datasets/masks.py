@@ -20,7 +20,8 @@ from PIL import Image
 from anomaly_toolbox.datasets.walk import BadImage
 
 MASK_ENDINGS = ("_mask", "", "_gt", "_ground_truth", "_groundtruth", "_label", "_seg", "-mask")
-MOST_LABELS = 16  # strengths of a mask that is drawn, which soft edges and the noise of JPEG mostly exceed
+HIGHEST_LABEL = 16  # a mask without a stronger pixel numbers kinds of defects
+LEAST_LABELS = 0.8  # share of strengths that stand for themselves in a mask of labels; of soft edges hardly any does
 LEAST_OF_STRONGEST = 0.25  # a region that is weaker than this share of the strongest one is noise
 
 
@@ -38,10 +39,10 @@ class MaskFiles:
         self._by_name: dict[str, set[Path]] = {}
         for path in files:
             place = path.relative_to(folder)
-            masks_of_one_image = place.parent  # a folder with the image's name
-            for form in (_composed, _folded):
+            folder_of_masks = place.parent  # it may have the name of an image
+            for form in (_composed, _without_case):
                 self._by_name.setdefault(form(place.with_suffix("").as_posix()), set()).add(path)
-                self._by_name.setdefault(form(masks_of_one_image.as_posix()) + "/", set()).add(path.parent)
+                self._by_name.setdefault(form(folder_of_masks.as_posix()) + "/", set()).add(path.parent)
 
     def of(self, image: Path, with_split: bool) -> list[Path]:
         """The masks that may be meant for an image: none, one, or several, which is a mistake.
@@ -55,7 +56,7 @@ class MaskFiles:
         """
         below_split = Path(*image.parent.parts[1:])
         for place in [image.parent] if with_split else [image.parent, below_split]:
-            for form in (_composed, _folded):
+            for form in (_composed, _without_case):
                 for name in (image.name, image.stem):
                     keys = [f"{(place / name).as_posix()}{ending}" for ending in MASK_ENDINGS]
                     keys.append(f"{(place / name).as_posix()}/")
@@ -92,7 +93,7 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _folded(name: str) -> str:
+def _without_case(name: str) -> str:
     """One spelling for all letter cases; it cannot be mistaken for a composed name."""
     return "\0" + unicodedata.normalize("NFC", name).casefold()
 
@@ -103,13 +104,11 @@ def marked_pixels(image: Image.Image, is_lossy: bool) -> np.ndarray:
     The strength of a pixel is that of its strongest channel, times its opacity: what is transparent marks nothing. If
     all colours are black, opacity alone counts: black marks on a transparent layer. Then
 
-    * where there are no more than two strengths, or none above 16, such as the labels 1, 2, 3, each of them marks;
-    * with up to 16 strengths, those mark of which most pixels lie beside no stronger one, as labels do; others may be
-      soft edges;
-    * of soft edges a pixel marks that has at least half of the strength of the strongest pixel connected to it, so that
-      they keep the area of the defect;
-    * with more than 16 strengths, and in JPEG files, all are soft edges, and regions with less than a quarter of the
-      strongest pixel of the whole mask are noise.
+    * A mask of labels marks wherever its strength is above zero. It has at most two strengths, or none above 16, or
+      most of its strengths stand for themselves: most of their pixels lie beside no stronger one.
+    * All other masks, and all JPEG files, have soft edges or noise. A pixel marks if it has at least half of the
+      strength of the strongest pixel that is connected to it, which keeps the area of the defect. Regions with less
+      than a quarter of the strongest pixel of the whole mask are noise.
 
     Args:
         image: as Pillow decodes it.
@@ -123,14 +122,21 @@ def marked_pixels(image: Image.Image, is_lossy: bool) -> np.ndarray:
     strongest[1:] = scipy.ndimage.maximum(strength, regions, np.arange(1, n_regions + 1))
     is_strong = 2 * strength >= strongest[regions]
     strengths = np.unique(strength[regions > 0])
-    if (len(strengths) <= 2 or strengths[-1] <= MOST_LABELS) and not is_lossy:
+    if not is_lossy and _are_labels(strength, strengths):
         return regions > 0
-    if len(strengths) <= MOST_LABELS and not is_lossy:
-        is_beside_stronger = scipy.ndimage.maximum_filter(strength, 3) > strength
-        labels = [value for value in strengths if 2 * np.mean(is_beside_stronger[strength == value]) < 1]
-        return (regions > 0) & (is_strong | np.isin(strength, labels))
     is_no_noise = strongest[regions] >= LEAST_OF_STRONGEST * strongest.max()
     return (regions > 0) & is_strong & is_no_noise
+
+
+def _are_labels(strength: np.ndarray, strengths: np.ndarray) -> bool:
+    """Whether the strengths of a mask, other than 0, number its defects, rather than fade out towards edges."""
+    if len(strengths) <= 2 or strengths[-1] <= HIGHEST_LABEL:
+        return True
+    is_beside_stronger = scipy.ndimage.maximum_filter(strength, 3) > strength
+    _, numbers = np.unique(strength, return_inverse=True)
+    counts = np.bincount(numbers.ravel())
+    shares = np.bincount(numbers.ravel(), is_beside_stronger.ravel()) / counts
+    return np.mean(shares[-len(strengths) :] < 0.5) >= LEAST_LABELS
 
 
 def _strength(image: Image.Image) -> np.ndarray:

@@ -99,7 +99,7 @@ def _walk(folder: Path, above: tuple[Path, ...], bad: list[BadImage], unused: Co
                 bad.append(BadImage(path, f"is a link to {real}, in which it lies itself"))
             else:
                 yield from _walk(path, (*above, real), bad, unused)
-        elif is_image(path):  # a link that leads to itself, too: reading it as an image will tell
+        elif is_image(path):  # also a link to itself; reading it reports the error
             yield path
         elif path.suffix.lower() in OTHER_SUFFIXES:
             bad.append(BadImage(path, "is not read; expected PNG, JPEG, BMP or TIFF"))

@@ -107,7 +107,7 @@ def _dataset(name: str, runs: Sequence[Finished], colours: dict[str, str]) -> di
         "others": charts.bars(others, labels, colours, f"{name}: AUPRC by each method's best other score"),
         "matrix": _matrix(rows, labels),
         "chosen": texts.chosen(runs, rows),
-        "losing": comparison.remarks(rows),
+        "remarks": comparison.remarks(rows),
         "heads": [texts.HEADS.get(name, name) for name in figures],
         "cells": [_cell(runs, row, label, figures) for row in every_row for label in labels if label in row.cells],
         "parts": [_part(name, label, [row for row in shown if label in row.cells], colours) for label in progress],

@@ -67,6 +67,7 @@ def _read(folder: Path) -> Finished:
         hyperparameters |= {
             "aspect": hparams["aspect"],
             "all_test_images": unusual.get("all_test_images", False),
+            "white_level": unusual.get("white_level"),
         }
     results = run.finished_results()
     if results is None:

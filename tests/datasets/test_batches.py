@@ -83,9 +83,11 @@ def test_a_sample_of_a_split_keeps_the_prevalence_and_the_order():
         lambda data: data.unbatch().shuffle(10, seed=1).batch(4),
         lambda data: data.map(lambda x, y: (x + tf.random.uniform(()), y)),
         lambda data: data.unbatch().skip(2).batch(4),
+        lambda data: data.take(1),
+        lambda data: data.concatenate(data.take(1)),
         lambda data: data.unbatch().filter(lambda x, y: y == 0).batch(4),
     ],
-    ids=["another order", "other pixels", "fewer images", "one kind"],
+    ids=["another order", "other pixels", "fewer images", "fewer batches", "more batches", "one kind"],
 )
 def test_a_split_that_gives_other_images_the_next_time_is_refused_by_name(change):
     with pytest.raises(
@@ -134,6 +136,11 @@ def test_a_sample_of_the_training_images():
     assert len(set(drawn(20, seed=1))) == 20
     assert drawn(20, seed=1) == drawn(20, seed=1) != drawn(20, seed=2)
     assert drawn(60, seed=1) == list(range(50))
+
+
+def test_training_images_that_become_fewer_are_refused():
+    with pytest.raises(ToolboxError, match=r"Given\.test gave 50 images, and 40 when it was read again"):
+        sample_images(numbered(50).take(10), surveyed(numbered(50)), SHAPE, 5, 0)
 
 
 def test_training_images_that_are_not_shuffled_are_noticed_and_shuffled():

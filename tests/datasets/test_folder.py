@@ -169,6 +169,34 @@ def test_one_image_that_is_normal_and_anomalous(tmp_path):
     assert np.sum(list(found.values()), axis=0).tolist() == [9, 4]
 
 
+def test_a_contradiction_takes_all_copies_with_it(tmp_path):
+    """Two copies among the defects and one among the good images: nobody knows what any of them is."""
+    fill(tmp_path, train__good=6, test__good=6, test__crack=6)
+    for place in ("crack/1.png", "crack/2.png"):
+        shutil.copy(tmp_path / "test" / "good" / "3.png", tmp_path / "test" / place)
+    found = counts(configured(tmp_path, on_bad_image="skip"))
+    assert np.sum([found["validation"], found["test"]], axis=0).tolist() == [5, 4]
+
+
+@pytest.mark.parametrize("content", [b"text", None])
+def test_nothing_that_can_be_used(tmp_path, content):
+    fill(tmp_path, normal=10)
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(content or path.read_bytes()[:100])
+    with pytest.raises(ToolboxError, match=r": no image can be used; the first problem: .*/normal/\d\.png: is "):
+        configured(tmp_path, on_bad_image="skip")
+
+
+def test_two_folders_for_masks(tmp_path):
+    with pytest.raises(InputError, match="has two folders for masks, Ground_Truth and groundtruth; expected one"):
+        ImageFolder(fill(tmp_path, normal=10, Ground_Truth=1, groundtruth=1))
+
+
+def test_a_split_without_normal_images_is_named(tmp_path):
+    with pytest.raises(InputError, match="no normal images for validation; expected images in Val/good"):
+        ImageFolder(fill(tmp_path, train__good=6, Val__crack=3, test__good=4))
+
+
 def test_too_few_normal_images(tmp_path):
     fill(tmp_path / "few", normal=1, anomalous=4)
     with pytest.raises(InputError, match="few: no normal images for validation; expected at least 5 in normal"):

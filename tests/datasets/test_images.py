@@ -224,6 +224,35 @@ def test_bad_files_are_told(tmp_path):
             read_image(tmp_path / name, 8, 3)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damage_of_any_kind_is_told(tmp_path):
+    """Pillow raises errors of many kinds where bytes of a TIFF file are wrong."""
+    good = saved(tmp_path / "good.tif", np.arange(64, dtype=np.uint8).reshape(8, 8)).read_bytes()
+    generator = np.random.default_rng(0)
+    reasons = []
+    for _ in range(300):
+        damaged = bytearray(good)
+        for place in generator.integers(0, len(good), 3):
+            damaged[place] = generator.integers(0, 256)
+        (tmp_path / "damaged.tif").write_bytes(damaged)
+        try:
+            read_image(tmp_path / "damaged.tif", 4, 1)
+        except BadImage as bad:
+            reasons.append(bad.reason)
+    assert len(reasons) > 50
+    assert not any("\n" in reason for reason in reasons)
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
+    image = Image.fromarray(np.uint16([[7, 0], [40_000, 7]]))
+    image.save(tmp_path / "deep.png", transparency=7)
+    if "transparency" not in Image.open(tmp_path / "deep.png").info:
+        pytest.skip("this Pillow does not keep the transparent grey")
+    np.testing.assert_allclose(
+        read_image(tmp_path / "deep.png", 2, 1)[..., 0], [[1, 0], [40_000 / 65535, 1]], atol=1e-6
+    )
+
+
 @contextlib.contextmanager
 def without_privileges():
     """Root may read everything; for a moment the process is nobody."""

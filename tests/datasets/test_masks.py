@@ -11,6 +11,7 @@ from anomaly_toolbox.datasets.images import read_marks, read_mask
 from anomaly_toolbox.datasets.layout import find_items
 from anomaly_toolbox.datasets.masks import MASK_ENDINGS, MaskFiles
 from tests.datasets.test_folder import configured, fill
+from tests.datasets.test_images import as_negative
 
 MASKS = Path("ground_truth")
 
@@ -114,11 +115,11 @@ def test_a_mask_that_does_not_fit_takes_no_image_with_it(tmp_path, skip):
         assert sum(1 for _ in dataset.train.unbatch()) == 4
         assert sum(1 for _ in dataset.test.concatenate(dataset.validation).unbatch()) == 8
         notes = "\n".join(dataset.notes)
-        assert "good/1.png: marks a defect in a normal image" in notes
-        assert "crack/1.png: is a mask that marks nothing, of an anomalous image" in notes
+        assert "good/1.png: marks a defect, but its image" in notes
+        assert "crack/1.png: marks nothing, but its image" in notes
         assert "crack/2.png: has 12 x 5 pixels, its image 12 x 12" in notes
     else:
-        with pytest.raises(Exception, match=r"\.png: .*mask.*|marks a defect"):
+        with pytest.raises(Exception, match=r"\.png: (marks|has 12 x 5).*mend or remove it"):
             configured(tmp_path)
 
 
@@ -157,12 +158,20 @@ def test_other_kinds_of_pixels(tmp_path):
     assert not marks(tmp_path, layer(0, 255)).any()
 
 
+def test_a_negative_of_16_bits(tmp_path):
+    Image.fromarray(np.where(DEFECT, np.uint16(0), np.uint16(65535))).save(tmp_path / "mask.tif")
+    as_negative(tmp_path / "mask.tif")
+    np.testing.assert_array_equal(read_marks(tmp_path / "mask.tif"), DEFECT)
+
+
 def test_labels_mark_whatever_they_touch(tmp_path):
     labels = np.zeros((64, 64), np.uint8)
     labels[10:20, 10:20], labels[20:30, 10:20], labels[40:42, 5:60] = 1, 2, 3
     np.testing.assert_array_equal(marks(tmp_path, labels), labels > 0)
     labels[42:60, 10:20], labels[10:20, 20:25] = 255, 100
     np.testing.assert_array_equal(marks(tmp_path, labels), labels > 0)
+    many = np.kron(np.arange(64).reshape(8, 8), np.pad(np.ones((6, 6)), 1)).astype(np.uint8)
+    np.testing.assert_array_equal(marks(tmp_path, many), many > 0)
 
 
 @pytest.mark.parametrize("radius", [0.5, 1, 2])
