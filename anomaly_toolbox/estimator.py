@@ -28,6 +28,9 @@ from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.models import detector_class, method_name
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
 
+OVERSHOOT = 0.25  # of the range from black to white, which later images may leave a little
+DARKEST = 1 / 128  # share of the brightest training value; images of another type that stay below have another white
+
 
 def _black_and_white(X: np.ndarray) -> tuple[float, float]:
     """The numbers that are black and white in training images."""
@@ -62,7 +65,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
 
     Images, X, are (n, height, width), (n, height, width, 1) or (n, height, width, 3), of one size; rows (n, pixels) are
     taken as images one pixel high. `fit` decides which values are black and white: 0 and the highest value of the type
-    for whole numbers of 8 or 16 bits, 0 and 1 for floats in [0, 1], else the lowest and the highest training value.
+    for uint8 and uint16, 0 and 1 for floats in [0, 1], else the lowest and the highest training value.
     Later images may have another type but must use the same range. Images are resized to the method's `image_size`.
 
     Args:
@@ -106,7 +109,8 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         if not (isinstance(self.contamination, Real) and 0 <= self.contamination <= 0.5):
             raise ValueError(f"contamination: expected a share in [0, 0.5], received {self.contamination!r}")
         X = self._validated(X, reset=True)
-        self.black_white_ = _black_and_white(X)
+        self.black_white_ = black, white = _black_and_white(X)
+        self._fitted_dtype, self._fitted_high = X.dtype, (X.max() - black) / max(white - black, 1e-300)
         cls = detector_class(method_name(self.method))
         hp = hps.whole_trial(cls.Hyperparameters, self.hyperparameters or {})
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
@@ -185,15 +189,23 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         span = max(white - black, np.finfo(np.float64).tiny)
         shares = (X.astype(np.float64) - black) / span
         cut = np.clip(shares, 0, 1)
-        fills_floats = X.dtype.kind in "fb" and 0 < X.max() <= 1 < white and X.shape[1] > 1
-        is_smaller = fills_floats and (white >= WHITE or bool((X % 1).any()))
-        if np.abs(shares - cut).mean() > 1 or is_smaller:
+        if self._has_another_range(X, shares):
             raise ValueError(
                 f"X: received {X.dtype} from {X.min():g} to {X.max():g}; in fit {black:g} was black and {white:g} "
                 "white: scale the numbers to that range"
             )
         reading = Reading(size, channels, levels=None)
         return np.stack([2 * reading.of_array(image.astype(np.float32)) - 1 for image in cut])
+
+    def _has_another_range(self, X: np.ndarray, shares: np.ndarray) -> bool:
+        """Whether numbers can hardly be of the range that `fit` has seen; `shares` are 0 for black and 1 for white."""
+        _, white = self.black_white_
+        beyond = np.abs(shares - np.clip(shares, 0, 1))
+        is_image = X.shape[1] > 1  # rows of numbers may be anything
+        is_larger = beyond.mean() > 1 or (is_image and beyond.max() > OVERSHOOT)
+        is_dark = white >= WHITE and 0 < shares.max() <= DARKEST * self._fitted_high
+        has_fractions = is_image and X.dtype.kind == "f" and 0 < X.max() <= 1 < white and bool((X % 1).any())
+        return is_larger or (X.dtype != self._fitted_dtype and is_dark) or has_fractions
 
     def __getstate__(self):
         state = super().__getstate__()

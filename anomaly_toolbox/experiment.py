@@ -20,17 +20,14 @@ from rich.progress import Progress
 from anomaly_toolbox import callbacks, evaluation, gallery, pictures, progress, summaries
 from anomaly_toolbox.datasets.batches import (
     ScoringSplit,
-    Survey,
     check_batch_size,
-    count_images,
-    is_dark,
     same_order,
     sample_images,
     scoring_split,
-    surveys,
     training_batches,
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.datasets.survey import Survey, count_images, digest_of, notes, surveys
 from anomaly_toolbox.errors import DamagedFile, ToolboxError, problems_of
 from anomaly_toolbox.files import read_json, sha256, whole, write_json
 from anomaly_toolbox.models import detector_class
@@ -134,6 +131,7 @@ class Prepared:
         batches: called with the number of finished epochs, gives batches of them without end.
         remembered: a sample of them, for scores by comparison.
         validation, test: the other two splits.
+        digest: a checksum of all images and labels.
     """
 
     n_train: int
@@ -141,6 +139,7 @@ class Prepared:
     remembered: np.ndarray
     validation: ScoringSplit
     test: ScoringSplit
+    digest: str
 
 
 def _train_and_test(trial: Trial, run: Run, console: Console, overwrite: bool, watch: Watch | None) -> dict[str, Any]:
@@ -150,9 +149,17 @@ def _train_and_test(trial: Trial, run: Run, console: Console, overwrite: bool, w
     if overwrite:  # only now that the images are known to be of use
         run.clear()
         run.begin()
+    if run.checkpoint.exists():
+        known = read_json(run.hparams_path).get("digest_of_images")
+        if known not in (None, images.digest):
+            raise run.images_have_changed()
     hp, dataset = trial.hyperparameters, trial.dataset
     run.record(  # a dataset may know these only once it is configured
-        channels=dataset.channels, aspect=dataset.aspect, levels=dataset.levels, white_level=dataset.white_level
+        channels=dataset.channels,
+        aspect=dataset.aspect,
+        levels=dataset.levels,
+        white_level=dataset.white_level,
+        digest_of_images=images.digest,
     )
     summaries.summarise_hyperparameters(
         run.folder, {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
@@ -211,7 +218,7 @@ def _prepare(trial: Trial, console: Console) -> Prepared:
         buffer_size = None if is_shuffled else hp.shuffle_buffer_size
         return training_batches(dataset.train_normal, hp.batch_size, shape, n_train, epochs_done, buffer_size)
 
-    return Prepared(n_train, batches, remembered, validation, test)
+    return Prepared(n_train, batches, remembered, validation, test, digest_of(seen))
 
 
 def _train(
@@ -382,13 +389,8 @@ def _findings(
             f"{type(dataset).__name__}.test_files has {len(dataset.test_files)} names, expected one for each of the "
             f"{n_test} test images"
         )
-    learnt_from = seen["train_normal"]
-    if dataset.levels is None and is_dark(learnt_from):
-        yield (
-            f"all training images have values from {learnt_from.low:.3g} to {learnt_from.high:.3g}, a small part of "
-            "[-1, 1]: pictures will be dark and contrasts small; do their numbers have the range that `pipeline` "
-            "expects of their type?"
-        )
+    if dataset.levels is None:  # folders look at their files themselves
+        yield from notes(seen)
 
 
 def _write_scores(path: Path, files: Sequence[str] | None, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:

@@ -94,16 +94,22 @@ class Run:
             return
         there = read_json(self.hparams_path)
         for name, wanted in self.hparams.items():
-            if name == "fingerprint_of_images" and there.get(name) != wanted:
-                raise ToolboxError(
-                    f"{self.folder}: the images have changed since this run was made; choose another --log-dir, or "
-                    "start anew with --overwrite"
-                )
+            if name == "fingerprint_of_images" and there.get(name) is None:
+                continue  # an earlier run of a user's Python file, whose fingerprint was not kept
+            if name == "fingerprint_of_images" and there[name] != wanted:
+                raise self.images_have_changed()
             if name != "versions" and there.get(name) != wanted:
                 raise ToolboxError(
                     f"{self.hparams_path} is damaged or another run's: {name} is {there.get(name)!r}, this run has "
                     f"{wanted!r}; choose another --log-dir, or start anew with --overwrite"
                 )
+
+    def images_have_changed(self) -> ToolboxError:
+        """An error that says so, and what can be done."""
+        return ToolboxError(
+            f"{self.folder}: the images, or the Python file that makes them, have changed since this run was made; "
+            "choose another --log-dir, or start anew with --overwrite"
+        )
 
     def record(self, **known: Any) -> None:
         """Adds to `hparams.json` what rebuilding the detector needs and `begin` could not know."""

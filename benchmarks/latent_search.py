@@ -28,7 +28,8 @@ from sklearn.metrics import average_precision_score
 
 from anomaly_toolbox import hps
 from anomaly_toolbox.datasets import load_dataset
-from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split, survey
+from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split
+from anomaly_toolbox.datasets.survey import survey
 from anomaly_toolbox.experiment import Trial, load_detector, run_trial
 from anomaly_toolbox.files import whole
 from anomaly_toolbox.models import detector_class

@@ -224,6 +224,20 @@ def test_a_log_folder_that_cannot_be_written(tmp_path):
     assert re.fullmatch(r"Error: .*/file/logs.*: Not a directory\n", result.stderr)
 
 
+def test_a_changed_python_file_is_noticed(tmp_path):
+    """A finished run is not taken for one of the new images."""
+    source = "from anomaly_toolbox.datasets.digits import Digits\n\n\nclass Parts(Digits):\n    pass\n"
+    command = ["--experiment", "PCA", "--dataset", tmp_path / "Parts.py", "--set", "image_size=8"]
+    command += ["--log-dir", tmp_path / "logs"]
+    (tmp_path / "Parts.py").write_text(source)
+    assert invoke(*command).exit_code == 0
+    assert "finished before, skipped" in invoke(*command).output
+    (tmp_path / "Parts.py").write_text(source + "\n# other images\n")
+    result = invoke(*command)
+    assert result.exit_code == 1
+    assert "the images, or the Python file that makes them, have changed since this run was made" in result.stderr
+
+
 def test_a_traceback_only_with_debug(monkeypatch):
     monkeypatch.setattr(sweep, "run", lambda *_, **__: 1 / 0)
     quiet, loud = invoke(*RUN), invoke(*RUN, "--debug")

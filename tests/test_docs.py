@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.datasets import load_dataset
-from anomaly_toolbox.datasets.batches import count_images, surveys
+from anomaly_toolbox.datasets.survey import count_images, surveys
 from anomaly_toolbox.models import METHODS, detector_class
 
 

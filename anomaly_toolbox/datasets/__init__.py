@@ -80,7 +80,9 @@ def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0, **optio
     if not _is_file(name):
         return cls(**given)
     with problems_of(f"--dataset {name}: {cls.__name__}()"):
-        return cls(**given)
+        dataset = cls(**given)
+    dataset.source_file = Path(name)
+    return dataset
 
 
 def _is_file(name: str) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from anomaly_toolbox.files import sha256
+
 LARGEST_CACHE = 2**32  # bytes
 
 
@@ -33,6 +35,8 @@ class AnomalyDetectionDataset(abc.ABC):
     test_padding: np.ndarray | None = None
     #: How images that are no squares become squares, where they come from files.
     aspect: str | None = None
+    #: The Python file that makes the images, where a user wrote one.
+    source_file: Path | None = None
     #: Whole levels that resized pixels are rounded to, 255 or 65535, where images come from files; None: not rounded.
     levels: int | None = None
     #: What is white in files of 16 bits, where they do not use all of them.
@@ -70,8 +74,11 @@ class AnomalyDetectionDataset(abc.ABC):
         """
 
     def fingerprint(self, class_label: int | str | None = None) -> str | None:
-        """Tells the images of a class from others, where they come from files that may change; else None."""
-        return None
+        """Tells the images of a class from others, where they come from files that may change; else None.
+
+        It follows from the user's own Python file, if there is one.
+        """
+        return None if self.source_file is None else sha256(self.source_file)[:12]
 
     @property
     def channels(self) -> int:

@@ -37,7 +37,7 @@ from anomaly_toolbox.datasets.images import (
     seen,
     square_marks,
 )
-from anomaly_toolbox.datasets.layout import SPLITS, Item, find_items
+from anomaly_toolbox.datasets.layout import NORMAL, SPLITS, Item, find_items
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import sha256
 
@@ -211,6 +211,12 @@ class ImageFolder(AnomalyDetectionDataset):
             shown = [f"{kind} ({count:,})" for kind, count in kinds.most_common(MOST_KINDS_TOLD)]
             more = f" and {len(kinds) - len(shown)} more" if len(kinds) > len(shown) else ""
             self.notes.append(f"anomalous are the images in {', '.join(shown)}{more}")
+        normal = [item.path for item in self._items if not item.defect]
+        below = collections.Counter(_folder_below_normal(path, self.test_folder) for path in normal)
+        del below[""]
+        if below:
+            shown = [f"{place} ({count:,})" for place, count in below.most_common(MOST_KINDS_TOLD)]
+            self.notes.append(f"normal are also the images in {', '.join(shown)}")
 
     def _note_brightness(self, brightest: float, cut: float) -> None:
         """Notes that images use a small part of their range, as those of 12 bits in a file of 16 do, or more of it.
@@ -243,6 +249,12 @@ class ImageFolder(AnomalyDetectionDataset):
                 f"{len(missing)} of {len(tested)} anomalous test images have no mask, such as {missing[0].path}: "
                 "anomaly maps are not measured"
             )
+        full = [item for item in tested if item in self._masks and self._masks[item].mean() > 0.5]
+        if 2 * len(full) > len(tested):
+            self._note(
+                f"{len(full)} of {len(tested)} masks mark more than half of the image, such as {full[0].mask}: are "
+                "they inverted? What is not black marks a defect"
+            )
         hidden = [item for item in tested if item in self._masks and not self._masks[item].any()]
         if hidden:
             self._note(
@@ -256,8 +268,8 @@ class ImageFolder(AnomalyDetectionDataset):
             masks = list(image_files(item.mask, []))
         digests = []
         for mask in masks:
-            with contextlib.suppress(OSError):  # reading it as a mask will tell
-                digests.append(sha256(mask))
+            with contextlib.suppress(OSError):  # reading it as a mask reports the error
+                digests += [sha256(mask)] if mask.is_file() else []
         return f"{item.path.relative_to(self.test_folder)} {sha256(item.path)} {' '.join(digests) or None}"
 
     def _of_each(self, what: str, action: Callable[[Item], Any]) -> list[Any]:
@@ -357,3 +369,10 @@ def _brightness(image: Image.Image) -> tuple[float, float]:
     """The highest value of any channel, as a share of white, and the share of pixels that are white."""
     values, white = np.asarray(image), DEEP_WHITE if image.mode == "F" else WHITE
     return float(values.max()) / white, float(np.mean(values >= white))
+
+
+def _folder_below_normal(image: Path, root: Path) -> str:
+    """Such as `test/good/day1`; empty for an image that lies in the folder of normal images itself."""
+    parts = image.relative_to(root).parts[:-1]
+    normal = next(number for number, name in enumerate(parts) if name.lower() in NORMAL)
+    return "/".join(parts) if len(parts) > normal + 1 else ""

@@ -101,6 +101,7 @@ class Reading:
         Raises:
             ValueError: says what was received and what would be right.
         """
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         is_deep, is_float = pixels.dtype == np.uint16, pixels.dtype.kind == "f"
         if pixels.ndim == 2:
             pixels = pixels[..., np.newaxis]

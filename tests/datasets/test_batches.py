@@ -5,18 +5,14 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.datasets.batches import (
-    Survey,
-    count_images,
-    digests_of,
     images_at,
-    is_dark,
     same_order,
     sample_images,
     scoring_split,
-    surveys,
     training_batches,
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.datasets.survey import Survey, count_images, digests_of, notes, surveys
 from anomaly_toolbox.errors import InputError, ToolboxError
 
 SHAPE = (2, 2, 1)
@@ -35,7 +31,7 @@ def numbers(batches):
 
 def surveyed(dataset):
     """What a survey of a dataset says whose images need not be in [-1, 1]."""
-    pairs = [(digests_of(tf.cast(images, tf.float32)).numpy(), labels.numpy()) for images, labels in dataset]
+    pairs = [(digests_of(tf.cast(images, tf.float32), labels).numpy(), labels.numpy()) for images, labels in dataset]
     digests, labels = (np.concatenate(part) for part in zip(*pairs, strict=True))
     return Survey("Given.test", labels.astype(np.int32), digests, 0.0, 1.0)
 
@@ -83,11 +79,12 @@ def test_a_sample_of_a_split_keeps_the_prevalence_and_the_order():
         lambda data: data.unbatch().shuffle(10, seed=1).batch(4),
         lambda data: data.map(lambda x, y: (x + tf.random.uniform(()), y)),
         lambda data: data.unbatch().skip(2).batch(4),
+        lambda data: data.map(lambda x, y: (x, y[::-1])),
         lambda data: data.take(1),
         lambda data: data.concatenate(data.take(1)),
         lambda data: data.unbatch().filter(lambda x, y: y == 0).batch(4),
     ],
-    ids=["another order", "other pixels", "fewer images", "fewer batches", "more batches", "one kind"],
+    ids=["another order", "other pixels", "other labels", "fewer images", "fewer batches", "more batches", "one kind"],
 )
 def test_a_split_that_gives_other_images_the_next_time_is_refused_by_name(change):
     with pytest.raises(
@@ -115,17 +112,18 @@ def test_a_later_pass_that_comes_in_another_order_is_found_too():
 
 def test_a_digest_is_of_each_pixel_and_its_place():
     images = np.random.default_rng(0).uniform(-1, 1, (5, 4, 4, 3)).astype(np.float32)
-    known = digests_of(images).numpy()
+    known, normal = digests_of(images, np.zeros(5)).numpy(), np.zeros(5)
     fold = lambda number: number ^ (number >> 16)  # noqa: E731
     for image, digest in zip(images, known, strict=True):
         total = 0
         for place, bits in enumerate(image.ravel().view(np.uint32).tolist()):
             total += fold(fold(bits) * (2 * place * 1_327_217_885 + 1) % 2**32)
         assert (total + 2**31) % 2**32 - 2**31 == digest
-    assert not np.isin(digests_of(-images), known).any()
+    assert not np.isin(digests_of(-images, normal), known).any()
+    assert not np.isin(digests_of(images, normal + 1), known).any()
     swapped = images.copy()
     swapped[0, 0, 0], swapped[0, 0, 1] = images[0, 0, 1], images[0, 0, 0]
-    assert (digests_of(swapped).numpy() == known).tolist() == [False, True, True, True, True]
+    assert (digests_of(swapped, normal).numpy() == known).tolist() == [False, True, True, True, True]
 
 
 def test_a_sample_of_the_training_images():
@@ -179,18 +177,18 @@ def test_a_batch_larger_than_the_training_set():
 
 
 def test_images_of_another_shape_are_refused():
-    with pytest.raises(ToolboxError, match="gives images of shape"):
+    with pytest.raises(ToolboxError, match=r"Given\.test gives images of shape"):
         split_of(numbered(10), 8, (2, 2, 3))
 
 
 class Given(AnomalyDetectionDataset):
     """A dataset whose needed splits are given."""
 
-    def __init__(self, split, train_normal=None, train_anomalous=None):
+    def __init__(self, split, train_normal=None, train_anomalous=None, test_normal=None):
         super().__init__()
         self._validation = self._test = split
         self._train_normal = normal_of(split) if train_normal is None and split is not None else train_normal
-        self._train_anomalous = train_anomalous
+        self._train_anomalous, self._test_normal = train_anomalous, test_normal
 
     def configure(self, *_, **__):
         """Nothing is left to do."""
@@ -248,6 +246,10 @@ def test_what_a_dataset_must_not_give_is_told_before_training(change, told):
             {"train_anomalous": numbered(10).map(shrunk)},
             r"train_anomalous gives 7 of 10 images with the label 0, which means normal; expected 1 \(anomalous\)",
         ),
+        (
+            {"test_normal": normal_of(numbered(10)).map(lambda x, y: (x / 10, 1 - y))},
+            r"test_normal gives 4 of 4 .*: labels seem to be swapped",
+        ),
     ],
 )
 def test_labels_that_do_not_belong_in_a_split(given, told):
@@ -275,18 +277,40 @@ def test_a_split_that_is_not_filled_is_named():
         surveys(Given(None))
 
 
-@pytest.mark.parametrize(("dtype", "is_small"), [(np.uint8, False), (np.int32, False), (np.float32, False)])
-def test_images_that_fill_a_small_part_of_the_range_are_noticed(dtype, is_small):
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
+def test_images_that_fill_a_small_part_of_the_range_are_noticed(dtype):
     """Numbers from 0 to 255 are images in every type, those from 0 to 1 or of 12 bits in 16 are nearly black."""
 
     def seen(pixels):
         raw = tf.data.Dataset.from_tensor_slices((pixels.reshape(4, 8, 8, 1), np.zeros(4, int)))
         data = AnomalyDetectionDataset.pipeline(raw, (8, 8), 2)
-        return surveys(Given(data, data))["train_normal"]
+        return [line for line in notes(surveys(Given(data, data))) if "have values from" in line]
 
-    assert is_dark(seen(np.arange(256).astype(dtype))) == is_small
-    assert is_dark(seen((np.arange(256) / 255).astype(dtype)))
-    assert is_dark(seen((16 * np.arange(256)).astype(np.uint16)))
+    assert not seen(np.arange(256).astype(dtype))
+    assert seen((np.arange(256) / 255).astype(dtype))
+    assert seen((16 * np.arange(256)).astype(np.uint16))
+    assert seen(np.arange(160, 256).repeat(3)[:256].astype(np.uint8))
+
+
+def test_images_in_two_splits_and_copies_are_noticed():
+    clean = numbered(10).map(shrunk)
+    others = numbered(3).map(lambda x, y: (-x / 10 - 0.1, 0 * y))
+    lines = [line for line in notes(surveys(Given(clean, others))) if "test images" in line]
+    assert lines == ["10 of 10 test images are in validation, too: the figures will be too good"]
+    lines = [line for line in notes(surveys(Given(clean.repeat(2)))) if "test images" in line]
+    assert lines[0] == "14 of 20 test images are in train_normal, too: the figures will be too good"
+    assert "10 of 20 test images are copies of others among them: the interval will be too narrow" in lines
+
+
+def test_what_a_users_own_function_raises_is_told_with_the_splits_name():
+    def fail(image):
+        raise ValueError("the disk is gone")
+
+    def broken(x, y):
+        return tf.ensure_shape(tf.numpy_function(fail, [x], tf.float32), x.shape), y
+
+    with pytest.raises(ToolboxError, match=r"^Given\.validation failed: ValueError: the disk is gone$"):
+        surveys(Given(numbered(10).map(broken)))
 
 
 def test_the_pipeline_maps_by_type_not_by_image():

@@ -286,6 +286,8 @@ def test_what_is_not_used_is_named_in_one_line_with_its_count(tmp_path):
 def test_what_counts_as_anomalous_is_named(tmp_path):
     fill(tmp_path, train__good=6, test__good=4, test__crack=2, test__thumbnails=3)
     assert "anomalous are the images in thumbnails (3), crack (2)" in configured(tmp_path).notes
+    fill(tmp_path, seed=1, train__good__day1=2, test__good__bad=3)
+    assert "normal are also the images in test/good/bad (3), train/good/day1 (2)" in configured(tmp_path).notes
 
 
 @pytest.mark.parametrize("place", [".", "train", "test", "test/good", "train/good", "ground_truth"])

@@ -83,6 +83,15 @@ def test_one_mask_for_two_images_is_an_error_and_nobodys(tmp_path):
     ]
 
 
+def test_inverted_masks_are_remarked(tmp_path):
+    fill(tmp_path, train__good=4, test__good=2, test__crack=4, ground_truth__crack=0)
+    for number in range(4):
+        pixels = np.full((12, 12), 255, np.uint8)
+        pixels[3:6, 3:6] = 0
+        Image.fromarray(pixels).save(tmp_path / "ground_truth" / "crack" / f"{number}.png")
+    assert "2 of 2 masks mark more than half of the image" in "".join(configured(tmp_path).notes)
+
+
 def test_two_masks_of_one_image(tmp_path):
     found, bad = made(tmp_path, "ground_truth/test/crack/0.png", "ground_truth/test/crack/0_mask.png")
     assert not found
