@@ -107,8 +107,8 @@ class Run:
     def images_have_changed(self) -> ToolboxError:
         """An error that says so, and what can be done."""
         return ToolboxError(
-            f"{self.folder}: the images, or the Python file that makes them, have changed since this run was made; "
-            "choose another --log-dir, or start anew with --overwrite"
+            f"{self.folder}: the images have changed since this run was made; choose another --log-dir, or start anew "
+            "with --overwrite"
         )
 
     def record(self, **known: Any) -> None:

@@ -243,7 +243,7 @@ def test_heatmaps_replace_nothing(run, tmp_path):
     for given in (tmp_path / "here" / "0.png", tmp_path / "here"):
         code, _, err = predict(run, given, "--output", tmp_path / "here" / "0.png", "--overwrite")
         assert code == 2
-        assert "is an image" in err
+        assert "is named like an image" in err
     assert {path: path.read_bytes() for path in before} == before
 
 

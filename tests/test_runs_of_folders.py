@@ -99,7 +99,7 @@ def test_masks_are_looked_at_before_the_training(parts, tmp_path):
     for content, told in (
         (b"text", "is not a PNG"),
         (png(np.zeros((8, 8), np.uint8) + 255), "has 8 x 8 pixels, its image 16 x 16"),
-        (png(np.zeros((16, 16), np.uint8)), "is a mask that marks nothing"),
+        (png(np.zeros((16, 16), np.uint8)), "marks nothing, but its image"),
     ):
         mask.write_bytes(content)
         code, out, err = box(*options)
@@ -125,7 +125,7 @@ def test_normal_images_alone(tmp_path, method):
     code, out, _ = box("--experiment", method, "--dataset", images, "--log-dir", logs, *options)
     assert code == 0
     assert "how well cannot be measured" in out
-    assert "no anomalous test images, so no figures" in out
+    assert "no anomalous test images, so nothing is measured" in out
     assert ("the lowest loss, not auprc, decides" in out) == (method == "GANomaly")
     folder, results = only_run(logs)
     assert results["test"]["auprc"] is None
