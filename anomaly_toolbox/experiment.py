@@ -131,7 +131,7 @@ class Prepared:
         batches: called with the number of finished epochs, gives batches of them without end.
         remembered: a sample of them, for scores by comparison.
         validation, test: the other two splits.
-        digest: a checksum of all images and labels.
+        digest: a checksum of the validation and test images.
     """
 
     n_train: int
