@@ -403,13 +403,9 @@ def test_files_for_other_images_than_the_tested_ones_are_noticed(tmp_path):
         run_trial(other, tmp_path, Console(file=io.StringIO()))
 
 
-@pytest.mark.parametrize("method", ["GANomaly", "EGBAD"])
-def test_a_training_that_diverges_is_told_as_that(tmp_path, method):
-    weight = {"GANomaly": "contextual_loss_weight", "EGBAD": "reconstruction_loss_weight"}[method]
-    with pytest.raises(
-        ToolboxError, match=r"^training diverged: \w+ is (inf|nan) in epoch 1; try a lower learning_rate"
-    ):
-        run(tmp_path, method=method, **{weight: 1e39})
+def test_a_training_that_diverges_is_told_as_that(tmp_path):
+    with pytest.raises(ToolboxError, match=r"^training diverged: \w+ is (inf|nan) in epoch 1; try a lower"):
+        run(tmp_path, contextual_loss_weight=1e39)
 
 
 def test_without_a_label_the_dataset_chooses(tmp_path):

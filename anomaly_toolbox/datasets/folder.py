@@ -183,6 +183,8 @@ class ImageFolder(AnomalyDetectionDataset):
 
         self._without_leaks(self._of_each("reading", read))
         self._leave_out([bad_masks[item] for item in self._items if item in bad_masks])
+        if not self._items:
+            raise ToolboxError(f"{self.test_folder}: no image is left; {self.notes[-1]}")
         used = [place[item] for item in self._items]
         self._note_brightness(brightest[used].max(), cut[used].mean())
         for number, item in enumerate(self._items):  # closes the gaps that bad images left

@@ -187,6 +187,13 @@ def test_nothing_that_can_be_used(tmp_path, content):
         configured(tmp_path, on_bad_image="skip")
 
 
+def test_images_that_all_contradict_each_other(tmp_path):
+    fill(tmp_path, normal=6)
+    shutil.copytree(tmp_path / "normal", tmp_path / "anomalous")
+    with pytest.raises(ToolboxError, match=r": no image is left; left out: "):
+        configured(tmp_path, on_bad_image="skip")
+
+
 def test_two_folders_for_masks(tmp_path):
     with pytest.raises(InputError, match="has two folders for masks, Ground_Truth and groundtruth; expected one"):
         ImageFolder(fill(tmp_path, normal=10, Ground_Truth=1, groundtruth=1))
