@@ -180,16 +180,23 @@ def _worse_than_chance(rows: Sequence[Row]) -> list[str]:
     """A line for each row that ranks anomalous images below normal ones, and what people usually got wrong then."""
     lines = []
     for row in rows:
-        found = []
+        tested, validated = [], []
         for label, cell in row.cells.items():
-            auroc = cell.mean("test", "auroc")
+            auroc, in_validation = cell.mean("test", "auroc"), cell.mean("validation", "auroc")
             if auroc < CHANCE or cell.auprc < cell.prevalence:
-                found.append(f"{label} (AUROC {auroc:.3f}, AUPRC {cell.auprc:.3f}, prevalence {cell.prevalence:.3f})")
-        if found:
+                tested.append(f"{label} (AUROC {auroc:.3f}, AUPRC {cell.auprc:.3f}, prevalence {cell.prevalence:.3f})")
+            elif in_validation is not None and in_validation < CHANCE:
+                validated.append(f"{label} (AUROC {in_validation:.3f})")
+        if tested:
             lines.append(
-                f"{row.name} ranks worse than chance on anomaly {', '.join(found)}: are the normal and the anomalous "
+                f"{row.name} ranks worse than chance on anomaly {', '.join(tested)}: are the normal and the anomalous "
                 "label or folder the right way round? Anomalies that are plainer or darker than normal images also get "
                 "low scores"
+            )
+        if validated:
+            lines.append(
+                f"{row.name} ranks worse than chance on the validation images alone, anomaly {', '.join(validated)}: "
+                "are their labels the right way round? They set the threshold and choose the epoch"
             )
     return lines
 

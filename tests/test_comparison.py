@@ -94,6 +94,14 @@ def test_what_ranks_worse_than_chance_is_remarked(auroc, auprc, is_worse):
         )
 
 
+def test_validation_images_that_rank_worse_than_chance_are_remarked():
+    odd = run(paper=0.9)
+    scores = {"paper": {**odd.results["validation"]["scores"]["paper"], "auroc": 0.2}}
+    odd.results["validation"] = {**odd.results["validation"], "scores": scores}
+    (line,) = comparison.remarks(comparison.compare([odd]))
+    assert line.startswith("GANomaly ranks worse than chance on the validation images alone, anomaly 3 (AUROC 0.200)")
+
+
 def test_without_validation_figures_the_last_is_chosen_last():
     known, unknown = run(width=32, validation=0.1, paper=0.1), run(width=64, paper=0.9)
     unknown.results["validation"]["scores"]["paper"]["auprc"] = None
