@@ -199,10 +199,11 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _has_another_range(self, X: np.ndarray, shares: np.ndarray) -> bool:
         """Whether numbers can hardly be of the range that `fit` has seen; `shares` are 0 for black and 1 for white."""
-        _, white = self.black_white_
+        black, white = self.black_white_
+        is_known = black == 0 and white in (1, WHITE, DEEP_WHITE)  # others were measured, and anomalies may be brighter
         beyond = np.abs(shares - np.clip(shares, 0, 1))
         is_image = X.shape[1] > 1  # rows of numbers may be anything
-        is_larger = beyond.mean() > 1 or (is_image and beyond.max() > OVERSHOOT)
+        is_larger = beyond.mean() > 1 or (is_image and beyond.max() > (OVERSHOOT if is_known else 1))
         is_dark = white >= WHITE and 0 < shares.max() <= DARKEST * self._fitted_high
         has_fractions = is_image and X.dtype.kind == "f" and 0 < X.max() <= 1 < white and bool((X % 1).any())
         return is_larger or (X.dtype != self._fitted_dtype and is_dark) or has_fractions

@@ -94,6 +94,15 @@ def test_what_is_brighter_than_all_training_images_is_seen():
     assert detector.score_samples(brighter) < detector.score_samples(bright)
 
 
+def test_an_anomaly_may_be_brighter_than_a_range_that_was_measured(X):
+    """Floats from 0 to 200 may well be images whose white is 255."""
+    dark = np.minimum(X, 150).astype(float)
+    detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"]).fit(dark)
+    assert detector.score_samples(np.where(dark > 140, 255.0, dark)).shape == (43,)
+    with pytest.raises(ValueError, match="scale the numbers"):
+        detector.score_samples(4 * dark)
+
+
 @pytest.mark.parametrize("method", ["PCA", "GANomaly"])
 def test_the_callers_random_numbers_go_on(X, method):
     def drawn(between):
