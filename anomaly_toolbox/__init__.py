@@ -14,6 +14,6 @@ def load(run: str | Path):
     Raises:
         InputError, ToolboxError: there is no finished run, or it is damaged.
     """
-    from anomaly_toolbox.detector import Detector  # imports TensorFlow
+    from anomaly_toolbox.inference.detector import Detector  # imports TensorFlow
 
     return Detector(Path(run))

@@ -15,10 +15,10 @@ import click
 from click.core import ParameterSource
 
 from anomaly_toolbox import __version__
-from anomaly_toolbox.console import open_streams
 from anomaly_toolbox.datasets import DATASETS, dataset_name
 from anomaly_toolbox.errors import INTERRUPTED, InputError, ToolboxError, reason
 from anomaly_toolbox.models import METHODS, method_name
+from anomaly_toolbox.streams import open_streams
 
 ENVIRONMENT = "ANOMALY_BOX"  # what the names of environment variables begin with
 LONGEST_SWEEP_NAME = 150  # bytes; it is the name of a folder
@@ -212,15 +212,15 @@ def main(
             raise InputError(f"--sweep-name: has {len(os.fsencode(name))} bytes, expected at most {LONGEST_SWEEP_NAME}")
         methods = list(METHODS) if run_all else [method_name(experiment)]
         kept_as = dataset_name(dataset)
-        from anomaly_toolbox import plan
+        from anomaly_toolbox.sweeps import plan
 
         planned = plan.make(plan.Options(methods, dataset, kept_as, tuning=tuning, debug=debug, **options))
         _note_folder(dataset, kept_as)
         _import_tensorflow(debug)
 
-        from anomaly_toolbox import sweep
+        from anomaly_toolbox.sweeps import command
 
-        sweep.run(planned)
+        command.run(planned)
 
 
 @main.command()
@@ -236,9 +236,9 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
     any browser, without a network.
     """
     with _errors_in_one_line(debug):
-        from anomaly_toolbox import report as reporting
+        from anomaly_toolbox.report import page
 
-        paths, n_left_out = reporting.write(log_dir, output or log_dir)
+        paths, n_left_out = page.write(log_dir, output or log_dir)
         for path in paths:
             click.echo(path)
         if n_left_out:
@@ -281,17 +281,17 @@ def predict(
     instead; then the exit code is 1.
     """
     with _errors_in_one_line(debug):
-        from anomaly_toolbox import predict as predicting
         from anomaly_toolbox.console import plain_console
-        from anomaly_toolbox.files import whole
+        from anomaly_toolbox.files import atomic_write
+        from anomaly_toolbox.inference import predict as predicting
 
         request = predicting.prepare(run, paths, output, heatmaps, overwrite)
         _import_tensorflow(debug)
         with contextlib.ExitStack() as stack:
             lines = sys.stdout
             if output is not None:
-                beside = stack.enter_context(whole(output))
-                lines = open(beside, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+                temporary = stack.enter_context(atomic_write(output))
+                lines = open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
                 stack.enter_context(lines)
             n_scored, n_bad = predicting.predict(request, lines, output_format == "jsonl", plain_console(stderr=True))
         unusable = f", {_counted(n_bad, 'file')} could not be used" if n_bad else ""
@@ -324,13 +324,13 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
     score after is inside, and the threshold and other facts are in the file's metadata.
     """
     with _errors_in_one_line(debug):
-        from anomaly_toolbox import formats
         from anomaly_toolbox.datasets.images import DEEP_WHITE
+        from anomaly_toolbox.inference import formats
 
         opened, output = formats.check(run, file_format, output, overwrite)
         _import_tensorflow(debug)
 
-        from anomaly_toolbox import export as exporting
+        from anomaly_toolbox.inference import export as exporting
 
         exporting.write(opened, file_format, output)
         click.echo(output)

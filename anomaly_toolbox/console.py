@@ -1,34 +1,34 @@
-"""Where lines are shown. Only the standard library is imported before there is something to show."""
+"""What the user sees in a terminal or a log file: consoles and progress bars."""
 
-import contextlib
-import os
-import sys
-from typing import Any
+import time
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-def open_streams() -> None:
-    """Makes the standard streams usable wherever the process was started.
-
-    A stream that was closed, as by `2>&-` or a daemon, leads nowhere; and what a terminal cannot show, such as a letter
-    of a file's name, is shown as an escape sequence instead of ending the command.
-    """
-    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is mostly the right one
-            if nowhere != descriptor:
-                os.dup2(nowhere, descriptor)
-                os.close(nowhere)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115  (kept to the end)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):  # something else took its place, as in notebooks
-            stream.reconfigure(errors="backslashreplace")
+SECONDS_BETWEEN_LINES = 30
 
 
-def plain_console(**options: Any):
-    """A rich Console that prints what it is given, without markup or colours of its own."""
-    from rich.console import Console
+def plain_console(**options) -> Console:
+    """A rich Console that prints text as it is: no markup, no colours of its own, no line breaks of its own."""
+    return Console(markup=False, highlight=False, emoji=False, soft_wrap=True, **options)
 
-    return Console(markup=False, highlight=False, emoji=False, **options)
+
+class ProgressBar(Progress):
+    """A progress bar in a terminal; where there is none, as in a log file, a line every 30 seconds."""
+
+    def __init__(self, console: Console):
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._last_line_at = 0.0
+
+    def add_task(self, *arguments, **options):
+        self._last_line_at = time.monotonic()
+        return super().add_task(*arguments, **options)
+
+    def advance(self, task_id, advance=1):
+        super().advance(task_id, advance)
+        if self.disable and time.monotonic() - self._last_line_at > SECONDS_BETWEEN_LINES:
+            task = next(task for task in self.tasks if task.id == task_id)
+            of_total = f" of {task.total:,.0f}" if task.total else ""
+            self.console.print(f"{task.description}: {task.completed:,.0f}{of_total}")
+            self._last_line_at = time.monotonic()

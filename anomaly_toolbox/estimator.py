@@ -21,12 +21,12 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomaly_toolbox import hps
-from anomaly_toolbox.callbacks import Divergence
 from anomaly_toolbox.datasets.images import DEEP_WHITE, WHITE, Reading
 from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.models import detector_class, method_name
-from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters
+from anomaly_toolbox.models.adversarial import Divergence
+from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, fill_batches
+from anomaly_toolbox.models.hyperparameters import validate
 
 OVERSHOOT = 0.25  # of the range from black to white, which later images may leave a little
 DARKEST = 1 / 128  # share of the brightest training value; images of another type that stay below have another white
@@ -112,7 +112,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         self.black_white_ = black, white = _black_and_white(X)
         self._fitted_dtype, self._fitted_high = X.dtype, (X.max() - black) / max(white - black, 1e-300)
         cls = detector_class(method_name(self.method))
-        hp = hps.whole_trial(cls.Hyperparameters, self.hyperparameters or {})
+        hp = validate(cls.Hyperparameters, self.hyperparameters or {})
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
         channels = X.shape[-1] if X.ndim == 4 else 1
         images = self._prepared(X, hp.image_size, channels)
@@ -122,9 +122,9 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
             self.detector_.compile()
             if isinstance(hp, Hyperparameters):
                 self._train(images, np.random.default_rng(random_state.randint(2**31 - 1)))
-            remembered = images[random_state.permutation(len(images))[: hp.memory_size]]
-            self.detector_.conclude(remembered)
-            self.detector_.remember(remembered)
+            memory_images = images[random_state.permutation(len(images))[: hp.memory_size]]
+            self.detector_.after_fit(memory_images)
+            self.detector_.fit_memory_banks(memory_images)
         self.offset_ = float(np.quantile(self._scores(X), self.contamination))
         if not np.isfinite(self.offset_):
             raise ToolboxError(f"{DIVERGED}: the detector gave scores that are not finite; {REMEDY}")
@@ -139,8 +139,8 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         size, _, channels = self.detector_.image_shape
         images = self._prepared(X, size, channels)
         n_batch = self.detector_.hyperparameters.batch_size
-        filled = np.concatenate([images, np.zeros((-len(images) % n_batch, *images.shape[1:]), np.float32)])
-        scores = self.detector_.score_batches(tf.data.Dataset.from_tensor_slices(filled).batch(n_batch), len(images))
+        batches = tf.data.Dataset.from_tensor_slices(fill_batches(images, n_batch)).batch(n_batch)
+        scores = self.detector_.score_batches(batches, len(images))
         return -scores[self.detector_.hyperparameters.score].astype(np.float64)
 
     def decision_function(self, X):

@@ -19,7 +19,7 @@ BOOTSTRAP_RESAMPLES = 1000
 MOST_FALSE_POSITIVES = 0.3  # of the per-region overlap
 
 
-def figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+def metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
     """How well `scores` separate the two kinds of images.
 
     Args:
@@ -46,7 +46,7 @@ def figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[st
     }
 
 
-def pixel_figures(masks: np.ndarray, maps: np.ndarray, padding: np.ndarray | None = None) -> dict[str, float]:
+def pixel_metrics(masks: np.ndarray, maps: np.ndarray, padding: np.ndarray | None = None) -> dict[str, float]:
     """How well anomaly maps show where the defects are.
 
     Args:

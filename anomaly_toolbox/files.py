@@ -30,7 +30,7 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def whole(path: Path, size: int = 0) -> Iterator[Path]:
+def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
     """Yields a name beside `path` to write to; on success that file becomes `path`, on any failure it goes.
 
     With `size`, about how many bytes will be written, a disk without that much room is an OSError before anything is
@@ -38,14 +38,14 @@ def whole(path: Path, size: int = 0) -> Iterator[Path]:
     """
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    beside = temporary_path(path)
+    temporary = temporary_path(path)
     try:
-        yield beside
-        with open(beside, "rb") as written:
+        yield temporary
+        with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def check_output(option: str, path: Path, overwrite: bool) -> None:
@@ -56,9 +56,9 @@ def check_output(option: str, path: Path, overwrite: bool) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` to `path`, readable and whole."""
-    with whole(path) as beside:
+    with atomic_write(path) as temporary:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be text
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be text
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
 from anomaly_toolbox.datasets.images import Aspect, read_original, seen, unsquare
-from anomaly_toolbox.files import whole
+from anomaly_toolbox.files import atomic_write
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
-HeatRange = tuple[float, float]
+HeatmapRange = tuple[float, float]
 
 NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # told apart by colour-blind readers too
 
 
-def grid(images: np.ndarray, reconstructions: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndarray:
+def grid(images: np.ndarray, reconstructions: np.ndarray, maps: np.ndarray, heatmap_range: HeatmapRange) -> np.ndarray:
     """One column an image: the image, its reconstruction, their absolute difference, and the image with `heat`.
 
     (n, size, size, channels) in [-1, 1], twice, and anomaly maps (n, size, size) -> (4 size, n size, 3) in [0, 1].
@@ -29,17 +29,25 @@ def grid(images: np.ndarray, reconstructions: np.ndarray, maps: np.ndarray, heat
     """
     residuals = np.abs(images - reconstructions)
     rows = [_rgb((images + 1) / 2), _rgb((reconstructions + 1) / 2), _rgb(residuals / 2)]
-    rows.append(heat(rows[0], maps, heat_range))
+    rows.append(overlay_heatmap(rows[0], maps, heatmap_range))
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
 
 
-def heat(images: np.ndarray, maps: np.ndarray, heat_range: HeatRange) -> np.ndarray:
-    """Images, (..., height, width, 3) in [0, 1], glowing where their anomaly maps, (..., height, width), are high.
+def overlay_heatmap(images: np.ndarray, maps: np.ndarray, heatmap_range: HeatmapRange) -> np.ndarray:
+    """Draws anomaly maps over images as heatmaps.
 
-    From the lower end of `heat_range` to the upper one, the glow grows from nothing to full yellow, at first quickly,
-    so that it is seen on dark images too. Returns what has the shape and the range of `images`.
+    The colour is transparent up to the lower end of `heatmap_range` and becomes full yellow at the upper end. Its
+    opacity rises with the square root, so that it can be seen on dark images too.
+
+    Args:
+        images: (..., height, width, 3) in [0, 1].
+        maps: (..., height, width).
+        heatmap_range: see `heatmap_range_of`.
+
+    Returns:
+        Images of the same shape and range.
     """
-    low, high = heat_range
+    low, high = heatmap_range
     strength = np.clip((maps - low) / max(high - low, np.finfo(np.float32).tiny), 0.0, 1.0)[..., np.newaxis]
     glow = matplotlib.colormaps["autumn"](strength[..., 0])[..., :3]
     cover = np.sqrt(strength)
@@ -64,7 +72,7 @@ def on_original(
     return dimmed(original, is_seen), unsquare(anomaly_map, shape, aspect)
 
 
-def usual_heat(maps: np.ndarray) -> HeatRange:
+def heatmap_range_of(maps: np.ndarray) -> HeatmapRange:
     """The range for `heat`, from the maps of normal images: a twentieth of their pixels glows, hardly one is yellow."""
     low, high = np.quantile(maps, [0.95, 0.999])
     return float(low), float(1.25 * high)
@@ -82,12 +90,12 @@ def save_reconstructions(
     reconstructions: np.ndarray,
     maps: np.ndarray,
     captions: Sequence[str],
-    heat_range: HeatRange,
+    heatmap_range: HeatmapRange,
 ) -> None:
     """`grid` with a caption for each image; neighbours with the same one share it."""
     figure = Figure(figsize=(max(4, 0.8 * len(images) + 1.1), 3.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(grid(images, reconstructions, maps, heat_range))
+    axes.imshow(grid(images, reconstructions, maps, heatmap_range))
     size = images.shape[1]
     axes.set_yticks([size * (row + 0.5) for row in range(4)], ["image", "reconstruction", "residual", "where"])
     for row in (1, 2, 3):
@@ -124,14 +132,14 @@ class Located(NamedTuple):
 
 
 @matplotlib.rc_context(STYLE)
-def save_where(path: Path, found: Sequence[Located], heat_range: HeatRange) -> None:
+def save_where(path: Path, found: Sequence[Located], heatmap_range: HeatmapRange) -> None:
     """Each image above itself with `heat`, a line around its defect if that is known."""
     tallest = max(one.image.shape[0] / one.image.shape[1] for one in found)
     figure = Figure(figsize=(1.7 * len(found), 3.4 * min(tallest, 2) + 0.5), layout="constrained")
     for axes, one in zip(figure.subplots(2, len(found), squeeze=False).T, found, strict=True):
         axes[0].set_title(one.caption, fontsize=7)
         axes[0].imshow(one.image)
-        axes[1].imshow(heat(one.image, one.map, heat_range))
+        axes[1].imshow(overlay_heatmap(one.image, one.map, heatmap_range))
         if one.mask is not None and one.mask.any():
             axes[1].contour(one.mask, [0.5], colors="cyan", linewidths=1)
         for each in axes:
@@ -170,6 +178,6 @@ def save_histogram(path: Path, labels: np.ndarray, scores: np.ndarray, threshold
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with whole(path) as beside, warnings.catch_warnings():
+    with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a file's name in a script that the font lacks
-        figure.savefig(beside, dpi=130)
+        figure.savefig(temporary, dpi=130)

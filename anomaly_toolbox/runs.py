@@ -152,7 +152,7 @@ class FinishedRun:
         image_size: side of the images that its networks take, in pixels.
         score_range: the lowest and the highest of the validation scores.
         threshold: scores at or above it are called anomalous.
-        heat_range: how strong anomaly maps have to be to show, see `pictures.heat`.
+        heatmap_range: how strong anomaly maps have to be to show, see `pictures.heat`.
     """
 
     folder: Path
@@ -162,7 +162,7 @@ class FinishedRun:
     image_size: int
     score_range: tuple[float, float]
     threshold: float
-    heat_range: tuple[float, float]
+    heatmap_range: tuple[float, float]
 
     @classmethod
     def open(cls, folder: Path) -> "FinishedRun":

@@ -26,15 +26,15 @@ from rich.progress import Progress
 from rich.table import Table
 from sklearn.metrics import average_precision_score
 
-from anomaly_toolbox import hps
 from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split
 from anomaly_toolbox.datasets.survey import survey
-from anomaly_toolbox.experiment import Trial, load_detector, run_trial
-from anomaly_toolbox.files import whole
+from anomaly_toolbox.files import atomic_write
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.anogan import LOOPS_WITH_XLA
 from anomaly_toolbox.models.base import AnomalyDetector
+from anomaly_toolbox.sweeps import hps
+from anomaly_toolbox.training.trial import Trial, load_detector, run_trial
 from benchmarks.throughput import seconds
 
 FULL_GAMMA = 500
@@ -91,8 +91,8 @@ def draw(path: Path, cold: dict[int, float], warm: dict[int, float], prevalence:
     axes.minorticks_off()
     axes.set(xlabel="Γ, steps of the search", ylabel="AUPRC", ylim=(0, None))
     axes.legend(frameon=False)
-    with whole(path) as beside:
-        figure.savefig(beside, dpi=130, format="png")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
 
 
 @click.command()

@@ -17,10 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from anomaly_toolbox import losses
 from anomaly_toolbox.datasets.folder import ImageFolder
-from anomaly_toolbox.evaluation import pixel_figures
-from anomaly_toolbox.experiment import load_detector
+from anomaly_toolbox.evaluation import pixel_metrics
+from anomaly_toolbox.models import losses
+from anomaly_toolbox.training.trial import load_detector
 
 FIGURES = ("pixel_auroc", "pixel_auprc", "pro")
 
@@ -39,12 +39,12 @@ def main(run: Path, folder: Path) -> None:
     for images, _ in dataset.test:
         reconstructions = detector.reconstruct(images)
         residuals.append(losses.l1_per_pixel(images, reconstructions).numpy())
-        maps.append(detector.locate(images, reconstructions).numpy())
+        maps.append(detector.map_from_reconstruction(images, reconstructions).numpy())
     residuals, maps = np.concatenate(residuals), np.concatenate(maps)
     table = Table("", *FIGURES, box=None)
     unusual = maps / np.maximum(residuals, np.finfo(np.float32).tiny)
     for name, values in (("residual", residuals), ("unusual surroundings", unusual), ("map", maps)):
-        figures = pixel_figures(dataset.test_masks, values)
+        figures = pixel_metrics(dataset.test_masks, values)
         table.add_row(name, *(f"{figures[figure]:.3f}" for figure in FIGURES))
     Console(highlight=False).print(table)
 

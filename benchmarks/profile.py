@@ -21,8 +21,8 @@ from rich.table import Table
 from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from anomaly_toolbox import hps
 from anomaly_toolbox.models import METHODS, detector_class, method_name
+from anomaly_toolbox.sweeps import hps
 
 #: For what the compiler left without a name: the kind by what its instructions do.
 RANDOM, SUMS, MOVES = "random numbers", "sums (batch normalisation, gradients of biases)", "copies and transpositions"

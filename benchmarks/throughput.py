@@ -20,10 +20,10 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import track
 
-from anomaly_toolbox import hps
 from anomaly_toolbox.datasets.batches import training_batches
 from anomaly_toolbox.datasets.labelled import LabelledImages, Split
 from anomaly_toolbox.models import METHODS, detector_class, method_name
+from anomaly_toolbox.sweeps import hps
 from benchmarks.flops import gflop
 
 SIDE = 2048
@@ -86,7 +86,7 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int,
     train = lambda: detector.fit(endless, steps_per_epoch=steps, verbose=0, shuffle=False)  # noqa: E731
 
     def score():
-        with detector.quickly():
+        with detector.fast_validation():
             detector.predict(endless, steps=steps, verbose=0)
 
     train(), score()  # compiles

@@ -46,9 +46,9 @@ def moved(before, *networks):
 
 def only(player, detector, monkeypatch):
     """Lets only one player take its step."""
-    minimise = detector.minimise
-    plays = lambda name, *rest, **options: name != player or minimise(name, *rest, **options)  # noqa: E731
-    monkeypatch.setattr(detector, "minimise", plays)
+    update = detector.update
+    plays = lambda name, *rest, **options: name != player or update(name, *rest, **options)  # noqa: E731
+    monkeypatch.setattr(detector, "update", plays)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -12,8 +12,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from anomaly_toolbox import sweep
 from anomaly_toolbox.cli import main
+from anomaly_toolbox.sweeps import command as sweep
 from tests.conftest import TINY
 
 TINY_SETS = [f"--set={name}={value}" for name, value in TINY["GANomaly"].items()]

@@ -12,7 +12,7 @@ SCORES = np.array([0.1, 0.4, 0.35, 0.8])
 
 def test_figures_worked_by_hand():
     # Ranked: 0.8 (1), 0.4 (0), 0.35 (1), 0.1 (0). Precision at the two hits is 1/1 and 2/3, each adds half the recall.
-    figures = evaluation.figures(LABELS, SCORES, threshold=0.35)
+    figures = evaluation.metrics(LABELS, SCORES, threshold=0.35)
     assert figures["auprc"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert figures["auroc"] == pytest.approx(3 / 4)  # of four pairs, (0.4, 0.35) is the wrong way round
     assert figures["f1"] == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
@@ -20,20 +20,20 @@ def test_figures_worked_by_hand():
 
 
 def test_higher_means_more_anomalous():
-    assert evaluation.figures(LABELS, LABELS.astype(float), 0.5)["auprc"] == 1
-    assert evaluation.figures(LABELS, -LABELS.astype(float), 0.5)["auroc"] == 0
+    assert evaluation.metrics(LABELS, LABELS.astype(float), 0.5)["auprc"] == 1
+    assert evaluation.metrics(LABELS, -LABELS.astype(float), 0.5)["auroc"] == 0
 
 
 def test_constant_scores_reach_the_prevalence_and_no_more():
     labels = np.array([0] * 9 + [1])
-    assert evaluation.figures(labels, np.ones(10), 0.5)["auprc"] == pytest.approx(0.1)
+    assert evaluation.metrics(labels, np.ones(10), 0.5)["auprc"] == pytest.approx(0.1)
 
 
 def test_best_threshold_is_a_score_that_counts_as_anomalous():
     threshold = evaluation.best_threshold(LABELS, SCORES)
     assert threshold == 0.35
-    every = [evaluation.figures(LABELS, SCORES, other)["f1"] for other in SCORES]
-    assert evaluation.figures(LABELS, SCORES, threshold)["f1"] == max(every)
+    every = [evaluation.metrics(LABELS, SCORES, other)["f1"] for other in SCORES]
+    assert evaluation.metrics(LABELS, SCORES, threshold)["f1"] == max(every)
 
 
 def test_interval_holds_the_figure_and_narrows_with_more_images():
@@ -43,7 +43,7 @@ def test_interval_holds_the_figure_and_narrows_with_more_images():
         labels = np.arange(n) % 10 == 0
         scores = generator.normal(size=n) + 2 * labels
         low, high = evaluation.auprc_interval(labels.astype(int), scores, resamples=200)
-        assert low < evaluation.figures(labels.astype(int), scores, 0)["auprc"] < high
+        assert low < evaluation.metrics(labels.astype(int), scores, 0)["auprc"] < high
         widths.append(high - low)
     assert widths[1] < widths[0]
 
@@ -63,18 +63,18 @@ def test_rescale_cuts_what_validation_has_not_seen_and_survives_constant_scores(
 
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(ToolboxError, match="learning_rate"):
-        evaluation.figures(LABELS, np.array([0.1, np.nan, 0.2, 0.3]), 0.5)
+        evaluation.metrics(LABELS, np.array([0.1, np.nan, 0.2, 0.3]), 0.5)
 
 
 def test_without_anomalies_there_is_a_threshold_but_no_figure():
     labels, scores = np.zeros(3), np.array([0.1, 0.3, 0.2])
     assert evaluation.best_threshold(labels, scores) == 0.3
-    assert [evaluation.figures(labels, scores, 0.3)[name] for name in ("auprc", "auroc", "f1")] == [None] * 3
+    assert [evaluation.metrics(labels, scores, 0.3)[name] for name in ("auprc", "auroc", "f1")] == [None] * 3
 
 
 def test_one_score_a_label():
     with pytest.raises(ValueError, match="one score for each label"):
-        evaluation.figures(LABELS, SCORES[:3], 0.5)
+        evaluation.metrics(LABELS, SCORES[:3], 0.5)
 
 
 def test_without_anomalies_there_is_no_interval():
@@ -87,7 +87,7 @@ def test_pixel_figures_of_a_small_map():
     masks[0, 0, 0] = True
     masks[0, 1:, 3:] = True
     maps[0] = [[0.5, 0.9, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.8, 0.8], [0.1, 0.1, 0.1, 0.7, 0.7]]
-    figures = evaluation.pixel_figures(masks, maps)
+    figures = evaluation.pixel_metrics(masks, maps)
     assert figures["pixel_auroc"] == pytest.approx(45 / 50)  # only the 0.9 of a normal pixel is above all five
     assert figures["pixel_auprc"] == pytest.approx(2 / 5 * 2 / 3 + 2 / 5 * 4 / 5 + 1 / 5 * 5 / 6)
     assert figures["pixel_prevalence"] == pytest.approx(1 / 3)
@@ -104,7 +104,7 @@ def test_per_region_overlap_weighs_regions_alike():
     maps[1, 7, 7] = -1.0
     expected_at = np.array([0.0, 63 / 95, 1.0])  # shares of normal pixels; the pixel comes last of all
     area = np.interp(0.3, expected_at, [0.5, 0.5, 1.0]) * 0.3
-    assert evaluation.pixel_figures(masks, maps)["pro"] == pytest.approx(area / 0.3)
+    assert evaluation.pixel_metrics(masks, maps)["pro"] == pytest.approx(area / 0.3)
 
 
 def test_padding_does_not_count():
@@ -113,5 +113,5 @@ def test_padding_does_not_count():
     maps = np.random.default_rng(0).uniform(size=masks.shape)
     padding = np.zeros_like(masks)
     padding[:, :2] = padding[:, 5:] = True
-    assert evaluation.pixel_figures(masks, maps, padding) == evaluation.pixel_figures(masks[:, 2:5], maps[:, 2:5])
-    assert evaluation.pixel_figures(masks, maps, padding)["pixel_prevalence"] == 3 / 36
+    assert evaluation.pixel_metrics(masks, maps, padding) == evaluation.pixel_metrics(masks[:, 2:5], maps[:, 2:5])
+    assert evaluation.pixel_metrics(masks, maps, padding)["pixel_prevalence"] == 3 / 36

@@ -14,8 +14,8 @@ def test_json_comes_back(tmp_path):
 def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), files.whole(path) as beside:
-        beside.write_text(f"half {1 / 0}")
+    with pytest.raises(ZeroDivisionError), files.atomic_write(path) as temporary:
+        temporary.write_text(f"half {1 / 0}")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -35,9 +35,12 @@ def test_damaged_json_is_named(tmp_path, content):
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path):
-    with pytest.raises(OSError, match="No space left") as caught, files.whole(tmp_path / "weights", size=1 << 60):
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        files.atomic_write(tmp_path / "weights", size=1 << 60),
+    ):
         pytest.fail("nothing should be written")
-    assert caught.value.filename == str(tmp_path / "weights")
+    assert caught.value.filename == str(tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
 
@@ -47,8 +50,8 @@ def test_long_names_fit_file_systems(tmp_path):
         short = files.short_name(name)
         assert len(short.encode()) <= 255
         assert short != files.short_name(name + "x")
-    with files.whole(tmp_path / ("傷" * 80)) as beside:
-        beside.write_text("x")
+    with files.atomic_write(tmp_path / ("傷" * 80)) as temporary:
+        temporary.write_text("x")
     assert (tmp_path / ("傷" * 80)).read_text() == "x"
     assert files.short_name("short") == "short"
 

@@ -13,7 +13,7 @@ def images():
 
 
 def test_a_grid_has_image_reconstruction_residual_and_heat_below_each_other(images):
-    grid = pictures.grid(images, np.zeros_like(images), np.ones((2, 4, 4)), heat_range=(0, 1e18))
+    grid = pictures.grid(images, np.zeros_like(images), np.ones((2, 4, 4)), heatmap_range=(0, 1e18))
     assert grid.shape == (16, 8, 3)
     columns = [grid[row, column, 0] for row in (0, 4, 8, 12) for column in (0, 4)]
     assert columns == pytest.approx([0, 1, 0.5, 0.5, 0.5, 0.5, 0, 1], abs=1e-6)
@@ -22,11 +22,11 @@ def test_a_grid_has_image_reconstruction_residual_and_heat_below_each_other(imag
 def test_heat_is_where_the_map_is_high():
     maps = np.zeros((1, 4, 4))
     maps[0, 1, 2] = 0.5
-    glow = pictures.heat(np.full((1, 4, 4, 3), 0.5), maps, heat_range=(0.1, 0.5))
+    glow = pictures.overlay_heatmap(np.full((1, 4, 4, 3), 0.5), maps, heatmap_range=(0.1, 0.5))
     assert glow.shape == (1, 4, 4, 3)
     np.testing.assert_allclose(glow[0, 0, 0], 0.5)
     np.testing.assert_allclose(glow[0, 1, 2], [1, 1, 0])
-    assert pictures.usual_heat(np.full((2, 4, 4), 0.1)) == pytest.approx((0.1, 0.125))
+    assert pictures.heatmap_range_of(np.full((2, 4, 4), 0.1)) == pytest.approx((0.1, 0.125))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

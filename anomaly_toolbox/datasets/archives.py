@@ -127,10 +127,10 @@ def _mark(archive: Path) -> str:
     return f"{archive.name}, {archive.stat().st_size} bytes"
 
 
-def _extract(archive: Path, suffix: str, beside: Path, folder: Path) -> None:
-    if beside.exists():  # a killed process left it
-        shutil.rmtree(beside)
-    beside.mkdir()
+def _extract(archive: Path, suffix: str, temporary: Path, folder: Path) -> None:
+    if temporary.exists():  # a killed process left it
+        shutil.rmtree(temporary)
+    temporary.mkdir()
     console = plain_console(stderr=True)
     try:
         with open_with_progress(
@@ -151,12 +151,12 @@ def _extract(archive: Path, suffix: str, beside: Path, folder: Path) -> None:
                 left -= member.size
                 if problem := _problem(member):
                     raise ToolboxError(f"{archive} is not extracted: it holds {problem}")
-                _write(member, beside)
-        (beside / MARK).write_text(_mark(archive), encoding="utf-8")
+                _write(member, temporary)
+        (temporary / MARK).write_text(_mark(archive), encoding="utf-8")
         os.sync()  # nor may a power cut leave a folder that looks finished
-        beside.rename(folder)
+        temporary.rename(folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _problem(member: Member) -> str:

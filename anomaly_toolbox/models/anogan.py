@@ -33,27 +33,28 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Game, Rating
+from anomaly_toolbox.models import layers, losses
+from anomaly_toolbox.models.adversarial import AdversarialModel
+from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters
 
 ENCODER_LEARNING_RATE = 1e-3
 #: On a CPU, XLA runs what is inside a loop on a single thread; TensorFlow's own graph takes all of them.
 LOOPS_WITH_XLA = bool(tf.config.list_physical_devices("GPU"))
-ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # of the search; those of the training are Game's
+ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # of the search; those of the training are AdversarialModel's
 
 
-class Inversion(Game):
+class Inversion(AdversarialModel):
     """The fitting of E, while G and D stand still."""
 
     title = "fitting the encoder"
-    losses_reported = ("code", "residual", "features")
+    tracked_losses = ("code", "residual", "features")
 
     def __init__(self, detector: "AnoGAN"):
         super().__init__()
         self.encoder, self.generator, self.discriminator = detector.encoder, detector.generator, detector.discriminator
         self.noise, self.latent = detector.noise, detector.hyperparameters.latent_vector_size
-        self.player("e", self.encoder, learning_rate=ENCODER_LEARNING_RATE)
+        self.add_optimizer("e", self.encoder, learning_rate=ENCODER_LEARNING_RATE)
 
     def train_step(self, x):
         """One step of E on a batch of pairs (G(z), z) and one of normal images."""
@@ -66,15 +67,15 @@ class Inversion(Game):
             residual = losses.l1(x, x_hat)
             of_features = losses.l2(features, self.discriminator(x_hat)[0])
             loss = code + residual + of_features
-        self.minimise("e", loss, tape)
-        return self.report(code=code, residual=residual, features=of_features)
+        self.update("e", loss, tape)
+        return self.running_means(code=code, residual=residual, features=of_features)
 
 
 class AnoGAN(AnomalyDetector):
     """Scores an image by how near the generator can come to it."""
 
     Hyperparameters = AnoGANHyperparameters
-    losses_reported = ("g_loss", "d_loss", "d_real", "d_fake")
+    tracked_losses = ("g_loss", "d_loss", "d_real", "d_fake")
 
     def __init__(self, hyperparameters: AnoGANHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
@@ -82,8 +83,8 @@ class AnoGAN(AnomalyDetector):
         self.generator = layers.up(hp.image_size, hp.width, channels, hp.latent_vector_size)
         self.discriminator = layers.Discriminator(hp.image_size, hp.width, channels)
         self.noise = keras.random.SeedGenerator()
-        self.player("g", self.generator)
-        self.player("d", self.discriminator)
+        self.add_optimizer("g", self.generator)
+        self.add_optimizer("d", self.discriminator)
         if hp.warm_start:
             self.encoder = layers.Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)
             self.is_fitted = self.add_weight(name="is_fitted", initializer="zeros", trainable=False)
@@ -99,9 +100,9 @@ class AnoGAN(AnomalyDetector):
             _, fake_logits = self.discriminator(self.generator(z, training=True), training=True)
             d_loss = losses.discriminator_loss(real_logits, fake_logits)
             g_loss = losses.generator_loss(fake_logits)
-        self.minimise("d", d_loss, tape)
-        self.minimise("g", g_loss, tape)
-        return self.report(
+        self.update("d", d_loss, tape)
+        self.update("g", g_loss, tape)
+        return self.running_means(
             g_loss=g_loss,
             d_loss=d_loss,
             d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
@@ -167,11 +168,12 @@ class AnoGAN(AnomalyDetector):
 
     def make_predict_function(self, force=False):
         """Keras's hook: the search is compiled as `LOOPS_WITH_XLA` says, the training as always."""
-        of_training, self.jit_compile = self.jit_compile, self.jit_compile and LOOPS_WITH_XLA
+        jit_compile_training = self.jit_compile
+        self.jit_compile = self.jit_compile and LOOPS_WITH_XLA
         try:
             return super().make_predict_function(force)
         finally:
-            self.jit_compile = of_training
+            self.jit_compile = jit_compile_training
 
     def reconstruct(self, x):
         """G(z_Γ)."""
@@ -185,10 +187,10 @@ class AnoGAN(AnomalyDetector):
         """A(x) of (7)."""
         return self.best_search(x)[1]
 
-    def rate(self, x):
+    def score_and_reconstruct(self, x):
         """From one search."""
         z, loss = self.best_search(x)
-        return Rating(loss, self.generator(z), self.vectors(x))
+        return ScoreOutput(loss, self.generator(z), self.vectors(x))
 
     def vectors(self, x):
         """The features of D and, with a warm start, the codes: without any search."""
@@ -199,11 +201,11 @@ class AnoGAN(AnomalyDetector):
             vectors |= {"latent_neighbours": code, "mahalanobis": code - self.encoder(self.generator(code))}
         return vectors
 
-    def places(self, x):
+    def patches(self, x):
         """By D's first convolution."""
-        return layers.surroundings(self.discriminator.features, x)
+        return layers.local_features(self.discriminator.features, x)
 
-    def conclude(self, images, callbacks=()):
+    def after_fit(self, images, callbacks=()):
         """With `warm_start`, fits E."""
         hp = self.hyperparameters
         if not hp.warm_start:
@@ -215,10 +217,10 @@ class AnoGAN(AnomalyDetector):
         batches = shuffled.repeat().batch(hp.batch_size, drop_remainder=True)
         inversion.fit(batches, steps_per_epoch=hp.encoder_steps, verbose=0, shuffle=False, callbacks=list(callbacks))
         self.is_fitted.assign(1.0)
-        self.compile_scores_anew()
+        self._reset_compiled_scoring()
 
     @contextlib.contextmanager
-    def quickly(self):
+    def fast_validation(self):
         """Searches with `validation_gamma` steps."""
         self.steps.assign(self.hyperparameters.validation_gamma)
         try:

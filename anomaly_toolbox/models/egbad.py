@@ -23,8 +23,8 @@ LeakyReLU of slope 0.1, dropout of 0.5 in D, a linear first layer of E.
 import keras
 import tensorflow as tf
 
-from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Rating
+from anomaly_toolbox.models import layers, losses
+from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import EGBADHyperparameters
 
 SLOPE = 0.1
@@ -103,7 +103,7 @@ class EGBAD(AnomalyDetector):
     """Scores an image by what G(E(x)) misses of it and by how far D tells the two apart."""
 
     Hyperparameters = EGBADHyperparameters
-    losses_reported = ("g_loss", "e_loss", "d_loss", "d_real", "d_fake")
+    tracked_losses = ("g_loss", "e_loss", "d_loss", "d_real", "d_fake")
 
     def __init__(self, hyperparameters: EGBADHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
@@ -112,9 +112,9 @@ class EGBAD(AnomalyDetector):
         for average in self.averages:
             average.trainable = False
         self.noise = keras.random.SeedGenerator()
-        self.player("d", self.discriminator)
-        self.player("g", self.generator)
-        self.player("e", self.encoder)
+        self.add_optimizer("d", self.discriminator)
+        self.add_optimizer("g", self.generator)
+        self.add_optimizer("e", self.encoder)
 
     def networks(self):
         """E, G and D, initialised anew."""
@@ -140,11 +140,11 @@ class EGBAD(AnomalyDetector):
             if hp.reconstruction_loss_weight > 0:
                 reconstruction = self.generator(code, training=True)
                 e_objective += hp.reconstruction_loss_weight * losses.l1(x, reconstruction)
-        self.minimise("d", d_loss, tape)
-        self.minimise("g", g_loss, tape)
-        self.minimise("e", e_objective, tape)
+        self.update("d", d_loss, tape)
+        self.update("g", g_loss, tape)
+        self.update("e", e_objective, tape)
         self.average()
-        return self.report(
+        return self.running_means(
             g_loss=g_loss,
             e_loss=e_loss,
             d_loss=d_loss,
@@ -167,9 +167,9 @@ class EGBAD(AnomalyDetector):
 
     def anomaly_score(self, x):
         """A(x)."""
-        return self.rate(x).score
+        return self.score_and_reconstruct(x).score
 
-    def rate(self, x):
+    def score_and_reconstruct(self, x):
         """From one round trip."""
         hp = self.hyperparameters
         encoder, generator, discriminator = self.averages
@@ -186,8 +186,8 @@ class EGBAD(AnomalyDetector):
             "feature_neighbours": features,
             "mahalanobis": code - encoder(x_hat),
         }
-        return Rating(score, x_hat, vectors)
+        return ScoreOutput(score, x_hat, vectors)
 
-    def places(self, x):
+    def patches(self, x):
         """By D's first convolution."""
-        return layers.surroundings(self.averages[2].of_x, x)
+        return layers.local_features(self.averages[2].of_x, x)

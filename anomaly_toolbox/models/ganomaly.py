@@ -23,8 +23,8 @@ Source: Akcay, Atapour-Abarghouei and Breckon, ACCV 2018 (arXiv 1805.06725); equ
 
 import tensorflow as tf
 
-from anomaly_toolbox import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, Rating
+from anomaly_toolbox.models import layers, losses
+from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import GANomalyHyperparameters
 
 
@@ -32,7 +32,7 @@ class GANomaly(AnomalyDetector):
     """Scores an image by how far its code moves when it is decoded and encoded again."""
 
     Hyperparameters = GANomalyHyperparameters
-    losses_reported = ("g_loss", "adversarial", "contextual", "encoder", "d_loss", "d_real", "d_fake")
+    tracked_losses = ("g_loss", "adversarial", "contextual", "encoder", "d_loss", "d_real", "d_fake")
 
     def __init__(self, hyperparameters: GANomalyHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
@@ -41,8 +41,8 @@ class GANomaly(AnomalyDetector):
         self.decoder = layers.up(hp.image_size, hp.width, channels, hp.latent_vector_size)  # G_D
         self.second_encoder = layers.Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # E
         self.discriminator = layers.Discriminator(hp.image_size, hp.width, channels)
-        self.player("g", self.encoder, self.decoder, self.second_encoder)
-        self.player("d", self.discriminator)
+        self.add_optimizer("g", self.encoder, self.decoder, self.second_encoder)
+        self.add_optimizer("d", self.discriminator)
 
     def train_step(self, x):
         """Both players' steps from one forward pass: G, E by (11), D by (1)."""
@@ -60,9 +60,9 @@ class GANomaly(AnomalyDetector):
                 + hp.enc_loss_weight * encoder
             )
             d_loss = losses.discriminator_loss(real_logits, fake_logits)
-        self.minimise("g", g_loss, tape)
-        self.minimise("d", d_loss, tape, only_if=d_loss > hp.discriminator_loss_floor)
-        return self.report(
+        self.update("g", g_loss, tape)
+        self.update("d", d_loss, tape, only_if=d_loss > hp.discriminator_loss_floor)
+        return self.running_means(
             g_loss=g_loss,
             adversarial=adversarial,
             contextual=contextual,
@@ -87,7 +87,7 @@ class GANomaly(AnomalyDetector):
         z, _, z_hat = self.round_trip(x)
         return losses.distance(z, z_hat)
 
-    def rate(self, x):
+    def score_and_reconstruct(self, x):
         """From one round trip; Mahalanobis' vector is G_E(x) − E(x̂)."""
         z, x_hat, z_hat = self.round_trip(x)
         features, _ = self.discriminator(x)
@@ -96,8 +96,8 @@ class GANomaly(AnomalyDetector):
             "feature_neighbours": layers.flatten(features),
             "mahalanobis": z - z_hat,
         }
-        return Rating(losses.distance(z, z_hat), x_hat, vectors)
+        return ScoreOutput(losses.distance(z, z_hat), x_hat, vectors)
 
-    def places(self, x):
+    def patches(self, x):
         """By D's first convolution."""
-        return layers.surroundings(self.discriminator.features, x)
+        return layers.local_features(self.discriminator.features, x)

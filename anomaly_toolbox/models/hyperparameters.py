@@ -1,12 +1,17 @@
-"""What every method can be told: typed, with defaults, ranges and a description each. No TensorFlow here.
+"""The hyperparameters of every method: their types, defaults, ranges and descriptions. No TensorFlow here.
 
-A mistake in a hyperparameter file is thus told before TensorFlow is imported. A method of one's own may define its
-schema in its own file instead.
+Mistakes in hyperparameter files are therefore reported before TensorFlow is imported. A method that is not built in may
+define its schema in its own file.
 """
 
-from typing import Literal
+import json
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from anomaly_toolbox.errors import InputError
+
+LONGEST_VALUE = 80  # characters of a value in an error message
 
 SCORE = "the score that decides: the paper's, or another of `test.scores`"
 ComparedScore = Literal["paper", "residual", "latent_neighbours", "feature_neighbours", "mahalanobis"]
@@ -15,8 +20,7 @@ ComparedScore = Literal["paper", "residual", "latent_neighbours", "feature_neigh
 class ScoringHyperparameters(BaseModel):
     """What every method has: which images it sees and how they are scored.
 
-    Types are strict (no "0.1" for 0.1) and unknown names are refused; `anomaly_toolbox.hps` turns the violation into
-    a line that names file, section and key.
+    Types are strict ("0.1" is not accepted for 0.1), and unknown names are refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -131,3 +135,28 @@ class PCAHyperparameters(ScoringHyperparameters):
     explained_variance: float = Field(
         0.9, gt=0, lt=1, description="share of the images' variance that the principal components explain"
     )
+
+
+def validate(schema: type[BaseModel], values: dict[str, Any]) -> BaseModel:
+    """The hyperparameters of a trial.
+
+    Raises:
+        InputError: a value is wrong, or values contradict each other.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as problem:
+        raise InputError(f"hyperparameters {shortened(values)}: {explain(problem)}") from None
+
+
+def explain(problem: ValidationError) -> str:
+    """Pydantic's reasons in one clause; a union of types has one reason for each type."""
+    messages = dict.fromkeys(error["msg"].removeprefix("Value error, ") for error in problem.errors())
+    text = " or ".join(messages).replace("Input should be", "should be")
+    return text[:1].lower() + text[1:]
+
+
+def shortened(value: Any) -> str:
+    """A value as JSON for an error message, cut to 80 characters."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"

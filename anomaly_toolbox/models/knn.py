@@ -10,23 +10,23 @@ import numpy as np
 import tensorflow as tf
 from sklearn.neighbors import NearestNeighbors
 
-from anomaly_toolbox.memory import Memory
-from anomaly_toolbox.models.base import AnomalyDetector, Rating
+from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import KNNHyperparameters
+from anomaly_toolbox.models.memory import MemoryBank
 
 
-class NearestImages(Memory):
+class NearestImages(MemoryBank):
     """Images (n, size, size, channels) in [-1, 1], and the nearest of them to others."""
 
     def __init__(self, neighbours: int):
         super().__init__()
         self.neighbours = neighbours
 
-    def remember(self, vectors):
-        self.keep(images=np.round((np.clip(vectors, -1, 1) + 1) * 127.5).astype(np.uint8))
+    def fit(self, vectors):
+        self.set_arrays(images=np.round((np.clip(vectors, -1, 1) + 1) * 127.5).astype(np.uint8))
 
-    def keep(self, **arrays):
-        super().keep(**arrays)
+    def set_arrays(self, **arrays):
+        super().set_arrays(**arrays)
         self.pixels = arrays["images"].reshape(len(arrays["images"]), -1) / np.float32(127.5) - 1
         n_neighbors = min(self.neighbours, len(self.pixels))
         self.search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(self.pixels)
@@ -50,9 +50,9 @@ class KNN(AnomalyDetector):
         """Scoring calls scikit-learn, which nothing can compile."""
         super().compile(**options | {"jit_compile": False, "run_eagerly": True})
 
-    def remember(self, images):
-        """Keeps the images."""
-        self.training_images.remember(images)
+    def fit_memory_banks(self, images):
+        """Stores the images."""
+        self.training_images.fit(images)
 
     def reconstruct(self, x):
         """The mean of the nearest training images."""
@@ -60,9 +60,9 @@ class KNN(AnomalyDetector):
 
     def anomaly_score(self, x):
         """A(x)."""
-        return self.rate(x).score
+        return self.score_and_reconstruct(x).score
 
-    def rate(self, x):
+    def score_and_reconstruct(self, x):
         """From one search."""
         distances, nearest = self.training_images.nearest(np.asarray(x))
-        return Rating(tf.constant(distances.mean(axis=1)), tf.constant(nearest), {})
+        return ScoreOutput(tf.constant(distances.mean(axis=1)), tf.constant(nearest), {})

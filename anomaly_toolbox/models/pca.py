@@ -8,10 +8,10 @@ x is (batch, size, size, channels) in [−1, 1], A is (batch,). Fitted by scikit
 
 import tensorflow as tf
 
-from anomaly_toolbox import layers, losses
-from anomaly_toolbox.memory import PrincipalComponents
+from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.base import AnomalyDetector
 from anomaly_toolbox.models.hyperparameters import PCAHyperparameters
+from anomaly_toolbox.models.memory import PrincipalComponents
 
 
 class PCA(AnomalyDetector):
@@ -23,9 +23,9 @@ class PCA(AnomalyDetector):
         super().__init__(hyperparameters, channels)
         self.principal_components = PrincipalComponents(hyperparameters.explained_variance)
 
-    def remember(self, images):
+    def fit_memory_banks(self, images):
         """Fits m and W."""
-        self.principal_components.remember(images.reshape(len(images), -1))
+        self.principal_components.fit(images.reshape(len(images), -1))
 
     def reconstruct(self, x):
         """x̂, cut to [-1, 1]."""

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
-from anomaly_toolbox.comparison import Row
+from anomaly_toolbox.report.comparison import Row
 
 INK = "#010203"
 SERIES = [f"#0a0b{number:02x}" for number in range(1, 9)]  # stand-ins for --series-1 to --series-8

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_toolbox.comparison import Finished
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import read_json
+from anomaly_toolbox.report.comparison import Finished
 from anomaly_toolbox.runs import Run
 
 SIGNS_OF_A_RUN = ("hparams.json", "results.json", "scores.csv", "model.weights.h5", "checkpoint")

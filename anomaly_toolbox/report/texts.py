@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anomaly_toolbox import comparison
-from anomaly_toolbox.comparison import Cell, Finished, Row
+from anomaly_toolbox.report import comparison
+from anomaly_toolbox.report.comparison import Cell, Finished, Row
 
 FIGURES: dict[str, Callable[[Cell], float | None]] = {
     "auprc": lambda cell: cell.auprc,

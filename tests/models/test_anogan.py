@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from pydantic import ValidationError
 
-from anomaly_toolbox import layers
+from anomaly_toolbox.models import layers
 from anomaly_toolbox.models.anogan import AnoGANHyperparameters
 from tests.conftest import moved, only, tiny_detector, weights_of
 
@@ -145,11 +145,11 @@ def test_the_best_restart_counts(x):
 
 def test_a_look_after_an_epoch_is_short_and_compiles_nothing_anew(detector, images):
     traces = []
-    rate = detector.rate
-    detector.rate = lambda x: traces.append(1) or rate(x)
+    score_and_reconstruct = detector.score_and_reconstruct
+    detector.score_and_reconstruct = lambda x: traces.append(1) or score_and_reconstruct(x)
     batches = tf.data.Dataset.from_tensor_slices(images[:8]).batch(8, drop_remainder=True)
     long = detector.score_batches(batches, 8)["paper"]
-    with detector.quickly():
+    with detector.fast_validation():
         assert int(detector.steps) == 2
         short = detector.score_batches(batches, 8)["paper"]
     assert int(detector.steps) == 20
@@ -167,7 +167,7 @@ def test_the_warm_start(images):
     assert set(detector.scores(x)) == {"paper", "residual"}
     still = [detector.generator, detector.discriminator]
     before = [weight.numpy() for network in still for weight in network.weights]
-    detector.conclude(images)
+    detector.after_fit(images)
     assert detector.is_warm
     for value, weight in zip(before, [weight for network in still for weight in network.weights], strict=True):
         np.testing.assert_array_equal(value, weight)  # only E is fitted
@@ -175,13 +175,13 @@ def test_the_warm_start(images):
     expected = detector.search_loss(x, detector.discriminator(x)[0], detector.encoder(x))
     np.testing.assert_allclose(warm, expected, rtol=1e-5)
     assert warm.mean() < cold.mean()
-    detector.remember(images)
+    detector.fit_memory_banks(images)
     assert {"latent_neighbours", "mahalanobis"} <= set(detector.scores(x))
 
 
 def test_the_warm_start_is_stored(images, tmp_path):
     detector = tiny_detector("AnoGAN")
-    detector.conclude(images)
+    detector.after_fit(images)
     detector.save_networks(tmp_path / "model.weights.h5")
     other = tiny_detector("AnoGAN")
     other.load_networks(tmp_path / "model.weights.h5")

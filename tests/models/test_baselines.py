@@ -15,7 +15,7 @@ def training_images():
 
 def test_pca_is_the_distance_to_the_leading_components(training_images, images):
     detector = tiny_detector("PCA", explained_variance=0.5)
-    detector.remember(training_images)
+    detector.fit_memory_banks(training_images)
     flat = training_images.reshape(30, -1).astype(np.float64)
     centred = flat - flat.mean(axis=0)
     _, singular, axes = np.linalg.svd(centred, full_matrices=False)
@@ -27,7 +27,7 @@ def test_pca_is_the_distance_to_the_leading_components(training_images, images):
 
 def test_knn_is_the_mean_distance_to_the_nearest(training_images, images):
     detector = tiny_detector("KNN", neighbours=3)
-    detector.remember(training_images)
+    detector.fit_memory_banks(training_images)
     apart = np.linalg.norm(images.reshape(11, 1, -1) - training_images.reshape(1, 30, -1).astype(np.float64), axis=2)
     expected = np.sort(apart, axis=1)[:, :3].mean(axis=1)
     np.testing.assert_allclose(detector.anomaly_score(images), expected, rtol=1e-5)
@@ -37,11 +37,11 @@ def test_knn_is_the_mean_distance_to_the_nearest(training_images, images):
 
 def test_a_training_image_is_its_own_nearest(training_images):
     detector = tiny_detector("KNN", neighbours=1)
-    detector.remember(training_images)
+    detector.fit_memory_banks(training_images)
     np.testing.assert_allclose(detector.anomaly_score(training_images), 0, atol=1e-3)
 
 
 def test_fewer_training_images_than_neighbours(training_images):
     detector = tiny_detector("KNN", neighbours=5)
-    detector.remember(training_images[:2])
+    detector.fit_memory_banks(training_images[:2])
     assert np.isfinite(detector.anomaly_score(training_images)).all()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_toolbox import layers
+from anomaly_toolbox.models import layers
 from anomaly_toolbox.models.egbad import EGBAD, EGBADHyperparameters
 from tests.conftest import moved, only, tiny_detector, weights_of
 

@@ -104,7 +104,7 @@ def train_discriminator_against_a_blurred_copy(floor):
             _, real = detector.discriminator(x, training=True)
             _, fake = detector.discriminator(x / 4, training=True)
             loss = tf.reduce_mean(tf.nn.softplus(-real)) + tf.reduce_mean(tf.nn.softplus(fake))
-        detector.minimise("d", loss, tape, only_if=loss > floor)
+        detector.update("d", loss, tape, only_if=loss > floor)
         return loss
 
     return [float(step()) for _ in range(300)]

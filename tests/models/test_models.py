@@ -26,8 +26,8 @@ def detector(request):
     if request.param not in BASELINES:
         batches = tf.data.Dataset.from_tensor_slices(images).batch(8, drop_remainder=True)
         detector.fit(batches, verbose=0, shuffle=False)
-    detector.conclude(images)
-    detector.remember(images)
+    detector.after_fit(images)
+    detector.fit_memory_banks(images)
     return detector
 
 
@@ -64,7 +64,7 @@ def test_every_network_moves(method):
     detector = tiny_detector(method)
     before = {weight.path: weight.numpy() for weight in detector.trainable_variables}
     detector.fit(tf.data.Dataset.from_tensors(training_images()[:8]), verbose=0, shuffle=False)
-    detector.conclude(training_images())
+    detector.after_fit(training_images())
     still = [w.path for w in detector.trainable_variables if np.array_equal(before[w.path], w.numpy())]
     assert len(before) > 4
     assert not still
@@ -130,13 +130,13 @@ def unusual_places(detector, images):
     for row, column in np.ndindex(found.shape[1:3]):
         window = found[:, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
         vectors[:, row, column] = np.concatenate([window.mean(axis=(1, 2)), (window**2).mean(axis=(1, 2))], axis=-1)
-    mean, whitening = (detector.memories["unusual"].arrays[name].numpy() for name in ("mean", "whitening"))
+    mean, whitening = (detector.memory_banks["unusual"].arrays[name].numpy() for name in ("mean", "whitening"))
     unusual = np.sqrt((((vectors - mean) @ whitening) ** 2).mean(axis=-1))
     return np.kron(unusual, np.ones((1, 2, 2)))
 
 
 def test_saved_networks_score_the_same(detector, images, tmp_path):
-    """With all that was remembered, also where another memory was filled already."""
+    """With all that was memory_images, also where another memory was filled already."""
     path = tmp_path / "model.weights.h5"
     detector.save_networks(path)
     other = tiny_detector(type(detector).__name__)

@@ -19,7 +19,7 @@ def write_run(folder, method, label, seed=0, separation=1.0, epochs=2, width=32,
     scores = {name: generator.normal(labels * separation * part) for name, part in (("paper", 1), ("residual", 0.5))}
     results = made_up_results(method, label, dict.fromkeys(scores, 0.5), "paper", seed, epochs, dataset)
     for name, values in scores.items():
-        figures = evaluation.figures(labels, values, threshold=0.5)
+        figures = evaluation.metrics(labels, values, threshold=0.5)
         figures["auprc_interval"] = evaluation.auprc_interval(labels, values, resamples=20)
         results["test"]["scores"][name] = figures
     hyperparameters = {"anomalous_label": label, "class_label": None, "epochs": epochs, "width": width}

@@ -1,0 +1,114 @@
+"""Models whose networks are trained by several optimizers, such as the two of a GAN."""
+
+import math
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
+
+DRAWS_PER_EPOCH = 2**20  # more random draws than an epoch makes, so that epochs share none
+
+
+class AdversarialModel(keras.Model):
+    """A `keras.Model` in which each group of networks has an optimizer of its own.
+
+    A subclass builds its networks in the constructor, gives each group an optimizer with `add_optimizer`, and overrides
+    `train_step`, which calls `update` once for each optimizer.
+
+    Attributes:
+        tracked_losses: the names of the values that `train_step` passes to `running_means`.
+    """
+
+    tracked_losses: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self):
+        super().__init__()
+        self.optimizers = {}
+        self.trained_networks = {}
+        self.means = {name: keras.metrics.Mean(name) for name in self.tracked_losses}
+
+    def train_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Trains on one batch of normal images and returns `self.running_means(...)`."""
+        raise NotImplementedError
+
+    def compile(self, **options: Any) -> None:
+        """Compiles the steps with XLA, which Keras does not use on a CPU by default."""
+        super().compile(optimizer=None, **{"jit_compile": True} | options)
+        self.built = True  # each network was built by its own constructor
+
+    def add_optimizer(self, name: str, *networks: keras.Model, learning_rate: float) -> None:
+        """Gives `networks` one Adam(learning_rate, beta_1=0.5), built at once so that checkpoints hold its state."""
+        optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
+        self.trained_networks[name] = networks
+        self.optimizers[name] = optimizer
+        optimizer.build(self._weights_of(name))
+
+    def update(self, name: str, loss: tf.Tensor, tape: tf.GradientTape, only_if: tf.Tensor | None = None) -> None:
+        """Takes one step of the named optimizer; only the weights of its networks change.
+
+        Args:
+            name: as given to `add_optimizer`.
+            loss: a scalar.
+            tape: the tape that recorded the loss.
+            only_if: a scalar bool, or None. If it is False, the weights and the optimizer stay as they are.
+        """
+        weights, optimizer = self._weights_of(name), self.optimizers[name]
+        # Where `only_if` is False, the step is reverted instead of skipped: a tf.cond here makes the step that Keras
+        # compiles several times slower on a CPU.
+        state = [*weights, *optimizer.variables] if only_if is not None else []
+        values_before = [tf.identity(variable) for variable in state]
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        for variable, value_before in zip(state, values_before, strict=True):
+            variable.assign(tf.where(only_if, variable, value_before))
+
+    def running_means(self, **values: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The mean of each value over the epoch so far, for the progress bar, TensorBoard and the history."""
+        for name, value in values.items():
+            self.means[name].update_state(value)
+        return {name: self.means[name].result() for name in values}
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Derives every random number of the epoch from the seed and the epoch's number, so that it can be repeated.
+
+        Keras's weights files do not hold the states of random generators, and a resumed run has to draw the same
+        numbers.
+        """
+        for variable in self.variables:
+            if variable.path.endswith("seed_generator_state"):
+                seed = variable.numpy()[0]
+                variable.assign([seed, epoch * DRAWS_PER_EPOCH])
+
+    def _weights_of(self, name: str) -> list:
+        weights = []
+        for network in self.trained_networks[name]:
+            weights += network.trainable_variables
+        return weights
+
+
+class Divergence(keras.callbacks.Callback):
+    """Raises ToolboxError when a loss is not finite.
+
+    Args:
+        every: number of steps between two checks; the end of each epoch is checked as well.
+    """
+
+    def __init__(self, every: int):
+        super().__init__()
+        self._every, self._epoch = every, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch % self._every == 0:
+            self._check(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._check(logs)
+
+    def _check(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise ToolboxError(f"{DIVERGED}: {name} is {float(value)} in epoch {self._epoch}; {REMEDY}")

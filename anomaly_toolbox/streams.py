@@ -1,0 +1,26 @@
+"""Standard streams that can always be written to. Only the standard library is imported here."""
+
+import contextlib
+import os
+import sys
+
+
+def open_streams() -> None:
+    """Makes the standard streams usable however the process was started.
+
+    A closed stream, as after `2>&-` or in a daemon, is connected to the null device. Characters that a terminal cannot
+    show, such as those of a file's name, become escape sequences instead of ending the command.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null_device = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, usually the right one
+            if null_device != descriptor:
+                os.dup2(null_device, descriptor)
+                os.close(null_device)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115  (stays open until the end)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # notebooks replace the streams by other objects
+            stream.reconfigure(errors="backslashreplace")

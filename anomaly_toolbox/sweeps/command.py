@@ -1,0 +1,245 @@
+"""Runs all trials of a command, one after the other or as a sweep, and prints the tables at the end."""
+
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel
+from rich.console import Console
+
+from anomaly_toolbox.console import ProgressBar, plain_console
+from anomaly_toolbox.datasets import load_dataset, source
+from anomaly_toolbox.errors import ToolboxError, reason
+from anomaly_toolbox.files import short_name
+from anomaly_toolbox.report import tables
+from anomaly_toolbox.report.comparison import Finished
+from anomaly_toolbox.sweeps import hps, workers
+from anomaly_toolbox.sweeps import plan as planning
+from anomaly_toolbox.sweeps.plan import Options, Plan
+from anomaly_toolbox.sweeps.queue import is_repetition
+from anomaly_toolbox.sweeps.search import StudySpec, definition, digest
+from anomaly_toolbox.sweeps.storage import open_storage, quiet_optuna
+from anomaly_toolbox.sweeps.sweep import Sweep
+from anomaly_toolbox.training.device import describe_device
+from anomaly_toolbox.training.trial import Trial, Watch, run_trial
+
+SWEEPS = "sweeps"  # the folder in the log folder that holds a folder for each sweep
+LONGEST_PART = 60  # bytes of the dataset's name, and of the hyperparameter file's name, in the name of a sweep
+
+
+@dataclass
+class Outcome:
+    """What became of the trials of a command.
+
+    Attributes:
+        finished: runs that finished.
+        failures: the name of each trial that failed, and the reason.
+    """
+
+    finished: list[Finished] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+class TrialRunner:
+    """Runs single trials of one command.
+
+    Args:
+        options: of the command.
+        console: where progress is printed.
+    """
+
+    def __init__(self, options: Options, console: Console):
+        self.options, self.console = options, console
+        self._dataset = load_dataset(
+            options.dataset,
+            options.data_dir,
+            options.seed,
+            aspect=options.aspect,
+            on_bad_image=options.on_bad_image,
+            all_test_images=options.all_test_images or None,
+            white_level=options.white_level,
+        )
+        self._source = source(options.dataset, options.data_dir)
+
+    def run(
+        self, method: str, hyperparameters: BaseModel, overwrite: bool, watch: Watch | None = None
+    ) -> tuple[Path, dict[str, Any]]:
+        """Runs one trial and returns its folder and its results; see `run_trial`."""
+        options = self.options
+        trial = Trial(
+            experiment=method,
+            hyperparameters=hyperparameters,
+            dataset_name=options.dataset_name,
+            source=self._source,
+            dataset=self._dataset,
+            seed=options.seed,
+            reading=options.reading,
+        )
+        return run_trial(trial, options.log_dir, self.console, overwrite, watch)
+
+    def run_in_sweep(self, study: StudySpec, hyperparameters: BaseModel, trial: optuna.Trial) -> dict[str, Any]:
+        """Runs a trial of a study, which may be stopped early; returns its results, hyperparameters and folder."""
+        chosen = "".join(f", {name} {value}" for name, value in trial.params.items())
+        self.announce(study.method, hyperparameters, chosen)
+
+        def watch(epoch: int, metrics: dict[str, float]) -> None:
+            if "val_auprc" in metrics:
+                trial.report(metrics["val_auprc"], epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        overwrite = self.options.overwrite and not is_repetition(trial)
+        try:
+            folder, results = self.run(study.method, hyperparameters, overwrite, watch)
+        except optuna.TrialPruned:
+            self.console.print("stopped early: worse than the median of the trials before")
+            raise
+        except Exception as failure:
+            self.print_failure(failure)
+            raise
+        return {**results, "hyperparameters": hyperparameters.model_dump(), "folder": str(folder)}
+
+    def announce(self, method: str, hyperparameters: BaseModel, more: str = "") -> None:
+        """Prints the title of a trial."""
+        given = {name: getattr(hyperparameters, name) for name in hps.LABELS}
+        labels = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+        title = f"{method} on {self.options.dataset_name}" + (f", {labels}" if labels else "")
+        self.console.print(f"\n{title}{more}", style="bold")
+
+    def print_failure(self, failure: Exception) -> None:
+        """Prints a failure that does not end the command."""
+        if self.options.debug:
+            traceback.print_exception(failure)
+        self.console.print(f"failed: {reason(failure)}", style="red")
+
+
+def run(plan: Plan) -> None:
+    """Runs every trial of every method and prints the tables. When a trial fails, the others still run.
+
+    Args:
+        plan: from `plan.make`.
+
+    Raises:
+        ToolboxError: the first failure, after all other trials were run and their tables printed.
+    """
+    options, console = plan.options, plain_console()
+    if plan.left_out:
+        names = ", ".join(plan.left_out)
+        console.print(f"left out, because {options.hps_path} has no section for them: {names}")
+    console.print(f"device: {describe_device(options.require_gpu)}")
+    with quiet_optuna():
+        outcome = _run_sweep(plan, console, open_sweep(plan)) if options.is_shared else _run_in_turn(plan, console)
+    tables.show(console, outcome.finished, outcome.failures)
+    failures = outcome.failures
+    if failures:
+        n_trials = len(outcome.finished) + len(failures)
+        raise ToolboxError(f"{len(failures)} of {n_trials} trials failed; the first: {': '.join(failures[0])}")
+
+
+def open_sweep(plan: Plan) -> Sweep:
+    """The sweep that a command asks for, in its storage."""
+    options, search, studies = plan.options, plan.search, plan.studies
+    images = ", ".join([options.dataset_name, *(f"{name}={value}" for name, value in options.reading.items())])
+    name = options.sweep_name
+    if name is None:
+        file_name = short_name(options.hps_path.stem, LONGEST_PART) if options.hps_path else "defaults"
+        checksum = digest(definition(studies, search, images))
+        name = f"{short_name(options.dataset_name, LONGEST_PART)}-{file_name}-{checksum}"
+    folder = options.log_dir / SWEEPS / name
+    storage = open_storage(options.storage or str(folder / "journal.log"))
+    return Sweep(name, studies, search, images, storage, folder)
+
+
+def _run_in_turn(plan: Plan, console: Console) -> Outcome:
+    """Runs one trial for each method: the first value of each hyperparameter."""
+    options, trials, outcome = plan.options, plan.first_trials, Outcome()
+    runner = TrialRunner(options, console)
+    for number, (method, hyperparameters) in enumerate(trials, 1):
+        runner.announce(method, hyperparameters, f" (trial {number} of {len(trials)})" if len(trials) > 1 else "")
+        try:
+            folder, results = runner.run(method, hyperparameters, options.overwrite)
+        except Exception as failure:
+            if len(trials) == 1:
+                raise
+            runner.print_failure(failure)
+            outcome.failures.append((method, reason(failure)))
+        else:
+            outcome.finished.append(Finished(hyperparameters.model_dump(), results, folder))
+    return outcome
+
+
+def _run_sweep(plan: Plan, console: Console, sweep: Sweep) -> Outcome:
+    """Runs all trials of a sweep, together with other processes that were given the same command."""
+    options = plan.options
+    runner = TrialRunner(options, console)
+    sweep.prepare(options.overwrite)
+    console.print(f"sweep: {sweep.name}, {_count_trials(sweep)} trials")
+    if options.workers > 1:
+        _start_workers(options, console, sweep)
+    else:
+        sweep.work(runner.run_in_sweep)
+
+    outcome = Outcome()
+    for study, trial in sweep.trials():
+        name = _trial_name(study, trial)
+        if trial.state == TrialState.COMPLETE:
+            results = dict(trial.user_attrs["results"])
+            hyperparameters, folder = results.pop("hyperparameters"), Path(results.pop("folder"))
+            outcome.finished.append(Finished(hyperparameters, results, folder if folder.exists() else None))
+        elif trial.state == TrialState.PRUNED:
+            console.print(f"stopped early: {name}, after epoch {trial.last_step}")
+        else:
+            outcome.failures.append((name, trial.user_attrs.get("failure", "its worker died")))
+    return outcome
+
+
+def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
+    """Runs the worker processes of this machine and prints each trial that any worker of the sweep finishes."""
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    logs = [sweep.folder / f"worker-{number}.log" for number in range(1, options.workers + 1)]
+    console.print(f"{len(logs)} workers; their output is in {sweep.folder}/worker-*.log")
+    printed = {_trial_name(study, trial) for study, trial in sweep.trials() if trial.state.is_finished()}
+    with ProgressBar(console) as bar:
+        task = bar.add_task("trials", total=_count_trials(sweep), completed=len(printed))
+
+        def print_new_results() -> None:
+            for study, trial in sweep.trials():
+                name = _trial_name(study, trial)
+                if trial.state.is_finished() and name not in printed:
+                    printed.add(name)
+                    bar.advance(task)
+                    console.print(f"{name}: {_ending(trial)}")
+
+        def print_exit(log: Path, code: int) -> None:
+            if code:
+                text = f"a worker ended with exit code {code}, see {log}; the other workers continue its trial"
+                console.print(text, style="red")
+
+        workers.run(_work, options, logs, print_new_results, print_exit)
+    if not all(trial.state.is_finished() for _, trial in sweep.trials()):
+        raise ToolboxError("all workers ended before all trials had; run the same command again to continue")
+
+
+def _work(options: Options) -> None:
+    """What each worker process runs."""
+    describe_device(options.require_gpu)
+    with quiet_optuna():
+        open_sweep(planning.make(options)).work(TrialRunner(options, plain_console()).run_in_sweep)
+
+
+def _count_trials(sweep: Sweep) -> int:
+    return sum(1 for _ in sweep.trials())
+
+
+def _trial_name(study: StudySpec, trial: FrozenTrial) -> str:
+    return ", ".join([study.name, *(f"{name}={value}" for name, value in trial.params.items())])
+
+
+def _ending(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.COMPLETE:
+        auprc = trial.user_attrs["results"]["test"]["auprc"]
+        return "finished" if auprc is None else f"AUPRC {auprc:.3f}"
+    return "stopped early" if trial.state == TrialState.PRUNED else f"failed: {trial.user_attrs.get('failure')}"

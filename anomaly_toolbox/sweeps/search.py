@@ -1,0 +1,152 @@
+"""Which trials a sweep runs: its studies, and how the values of each trial are chosen. No TensorFlow here."""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from pydantic import BaseModel
+
+from anomaly_toolbox.errors import InputError
+from anomaly_toolbox.models.hyperparameters import validate
+from anomaly_toolbox.sweeps import hps
+from anomaly_toolbox.sweeps.hps import Discrete, Domain, Interval
+
+RANDOM_TRIALS = 10  # `tpe` starts with this many random trials
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """One study of a sweep: a method and the label that counts as anomalous.
+
+    A label is not a hyperparameter to be optimised, so each label has a study of its own.
+
+    Attributes:
+        method: registered name.
+        schema: the method's `Hyperparameters`.
+        labels: `anomalous_label` and `class_label`, where the hyperparameter file or `--set` gives them.
+        settings: the domains of all other hyperparameters that were given.
+        source: the file and section that the settings come from; error messages start with it.
+    """
+
+    method: str
+    schema: type[BaseModel]
+    labels: dict[str, Any]
+    settings: dict[str, Domain]
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """A name such as `GANomaly/anomalous_label=8`."""
+        return "/".join([self.method, *(f"{name}={value}" for name, value in self.labels.items())])
+
+    def hyperparameters(self, chosen: dict[str, Any]) -> BaseModel:
+        """The validated hyperparameters of a trial; `chosen` holds the values of the settings that vary."""
+        fixed = {name: domain.first for name, domain in self.settings.items()}
+        return validate(self.schema, {**fixed, **chosen, **self.labels})
+
+
+@dataclass(frozen=True)
+class Search:
+    """How trials are chosen.
+
+    Attributes:
+        sampler: `grid`, `random` or `tpe`.
+        trials: how many trials each study runs; None runs the whole grid.
+        pruner: `none` or `median`.
+        seed: of the random choices.
+    """
+
+    sampler: str
+    trials: int | None
+    pruner: str
+    seed: int
+
+    def plan(self, study: StudySpec) -> list[dict[str, Any]]:
+        """The values of the varying settings for each trial of a study; {} leaves a trial's values to the sampler.
+
+        Studies with the same settings get the same plan, so that settings can be compared over labels.
+
+        Raises:
+            InputError: the sampler cannot search these settings.
+        """
+        if self.trials is None and self.sampler != "grid":
+            raise InputError(f"--sampler {self.sampler} needs --trials: how many to run for each method and label")
+        varying = {name: domain for name, domain in study.settings.items() if _varies(domain)}
+        if not varying:
+            return [{}]
+        if self.sampler == "grid":
+            hps.check_grid(varying, study.source)
+        if self.trials is None:
+            return hps.combinations(varying)
+        number = min(self.trials, hps.count_combinations(varying))
+        n_drawn = min(number, RANDOM_TRIALS) if self.sampler == "tpe" else number
+        return self._draw(varying, n_drawn) + [{}] * (number - n_drawn)
+
+    def _draw(self, varying: dict[str, Domain], number: int) -> list[dict[str, Any]]:
+        """Draws this many random combinations; where all domains are discrete, no combination is drawn twice."""
+        count = hps.count_combinations(varying)
+        if count < float("inf"):
+            indices = random.Random(self.seed).sample(range(count), number)
+            return [hps.combination(varying, index) for index in sorted(indices)]
+        scratch_study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.seed))
+        return [suggest_values(scratch_study.ask(), varying) for _ in range(number)]
+
+    def samplers(self) -> tuple[optuna.samplers.BaseSampler, optuna.pruners.BasePruner]:
+        """Optuna's sampler, which chooses values that the plan leaves open, and its pruner."""
+        sampler = optuna.samplers.TPESampler(n_startup_trials=1, constant_liar=True, seed=self.seed)
+        return sampler, optuna.pruners.MedianPruner() if self.pruner == "median" else optuna.pruners.NopPruner()
+
+
+def plan_all(studies: Sequence[StudySpec], search: Search) -> list[list[dict[str, Any]]]:
+    """The plan of each study.
+
+    Raises:
+        InputError: the sampler cannot search a study's settings, there are too many trials, or the hyperparameters of
+            a trial contradict each other.
+    """
+    plans = [search.plan(study) for study in studies]
+    if search.trials is None:
+        hps.check_count(sum(map(len, plans)))
+    for study, plan in zip(studies, plans, strict=True):
+        for chosen in plan:
+            study.hyperparameters(chosen)
+    return plans
+
+
+def definition(studies: Sequence[StudySpec], search: Search, dataset: str) -> str:
+    """What makes two sweeps the same, as canonical JSON; storages keep it, so its keys stay as they are."""
+    rows = []
+    for study in studies:
+        settings = {name: [type(domain).__name__, asdict(domain)] for name, domain in study.settings.items()}
+        rows.append({"row": study.name, "settings": settings})
+    return json.dumps({"dataset": dataset, "rows": rows, "search": asdict(search)}, sort_keys=True)
+
+
+def digest(text: str) -> str:
+    """Eight characters that distinguish one definition from another."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def suggest_values(trial: optuna.Trial, settings: dict[str, Domain]) -> dict[str, Any]:
+    """The value of each varying setting in a trial: what was planned, or what the sampler chooses."""
+    return {name: _suggest(trial, name, domain) for name, domain in settings.items() if _varies(domain)}
+
+
+def _varies(domain: Domain) -> bool:
+    if isinstance(domain, Interval):
+        return domain.low < domain.high
+    return len(domain.values) > 1
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
+    match domain:
+        case Discrete():
+            return trial.suggest_categorical(name, domain.values)
+        case Interval(step=None):
+            return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+        case Interval():
+            return trial.suggest_int(name, int(domain.low), int(domain.high), step=domain.step, log=domain.log)

@@ -1,0 +1,132 @@
+"""The images of a trial, checked and ready for training and scoring."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from pydantic import BaseModel
+from rich.console import Console
+
+from anomaly_toolbox.console import ProgressBar
+from anomaly_toolbox.datasets.batches import (
+    ScoringSplit,
+    check_batch_size,
+    sample_images,
+    scoring_split,
+    training_batches,
+)
+from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.datasets.survey import Survey, count_images, digest_of, notes, surveys
+from anomaly_toolbox.errors import ToolboxError, problems_of
+from anomaly_toolbox.models.base import Hyperparameters
+from anomaly_toolbox.training.progress import SurveyProgress
+
+LARGEST_MEMORY_BANK = 2**30  # bytes of the images that memory banks are fitted to
+NEED_ANOMALIES = ("auprc", "auroc")  # values of `select_by` that need anomalous validation images
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The images of a trial; made by `prepare`.
+
+    Attributes:
+        dataset: configured for the trial.
+        n_train: number of normal training images.
+        batches: a function from the number of finished epochs to an endless dataset of training batches.
+        memory_images: a sample of the training images, (n, size, size, channels), for the memory banks.
+        validation, test: the images that are scored.
+        digest: a checksum of the validation and test images.
+    """
+
+    dataset: AnomalyDetectionDataset
+    n_train: int
+    batches: Callable[[int], tf.data.Dataset]
+    memory_images: np.ndarray
+    validation: ScoringSplit
+    test: ScoringSplit
+    digest: str
+
+
+def prepare(dataset: AnomalyDetectionDataset, hp: BaseModel, seed: int, console: Console) -> PreparedData:
+    """Configures a dataset, reads every image once, and prints what it found.
+
+    Args:
+        dataset: not configured yet.
+        hp: the hyperparameters of the trial.
+        seed: chooses the sample for the memory banks.
+        console: where counts, notes and progress are printed.
+
+    Raises:
+        InputError: the hyperparameters do not fit the dataset.
+        ToolboxError: a split has no normal images, or its images or labels are not what they should be.
+    """
+    with problems_of(f"{type(dataset).__name__}.configure"):
+        dataset.configure(
+            batch_size=hp.batch_size,
+            new_size=(hp.image_size, hp.image_size),
+            anomalous_label=hp.anomalous_label,
+            class_label=hp.class_label,
+            shuffle_buffer_size=hp.shuffle_buffer_size,
+            drop_remainder=False,  # `training_batches` drops the incomplete batch; test images are never dropped
+        )
+    for note in dataset.notes:
+        console.print(note)
+    with ProgressBar(console) as bar:
+        surveyed = surveys(dataset, SurveyProgress(bar))
+    counts = count_images(surveyed)
+    for line in _describe(dataset, surveyed, counts, getattr(hp, "select_by", None)):
+        console.print(line)
+
+    n_train, shape = counts["train"]["normal"], (hp.image_size, hp.image_size, dataset.channels)
+    is_trained = isinstance(hp, Hyperparameters)
+    if is_trained:
+        check_batch_size(hp.batch_size, n_train)
+    validation = scoring_split(dataset.validation, surveyed["validation"], hp.batch_size, shape, hp.validation_size)
+    test = scoring_split(dataset.test, surveyed["test"], hp.batch_size, shape)
+
+    wanted_size = min(hp.memory_size, n_train)
+    memory_size = min(wanted_size, LARGEST_MEMORY_BANK // (4 * math.prod(shape)))
+    if memory_size < wanted_size:
+        console.print(
+            f"memory banks are fitted to {memory_size:,} normal images, not {hp.memory_size:,}: more do not fit into "
+            "1 GiB"
+        )
+    train_survey = surveyed["train_normal"]
+    memory_images, is_shuffled = sample_images(dataset.train_normal, train_survey, shape, memory_size, seed)
+    if is_trained and not is_shuffled:
+        console.print("the training images come in the same order each time; they are shuffled here")
+
+    def batches(epochs_done: int) -> tf.data.Dataset:
+        buffer_size = None if is_shuffled else hp.shuffle_buffer_size
+        return training_batches(dataset.train_normal, hp.batch_size, shape, n_train, epochs_done, buffer_size)
+
+    return PreparedData(dataset, n_train, batches, memory_images, validation, test, digest_of(surveyed))
+
+
+def _describe(
+    dataset: AnomalyDetectionDataset,
+    surveyed: dict[str, Survey],
+    counts: dict[str, dict[str, int]],
+    select_by: str | None,
+) -> Iterator[str]:
+    """Lines on what the splits hold and what cannot be measured; ToolboxError if a split has no normal images."""
+    for split, kinds in counts.items():
+        untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
+        yield f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}"
+    for split, consequence in (("train", "learnt"), ("validation", "measured"), ("test", "measured")):
+        if not counts[split]["normal"]:
+            raise ToolboxError(f"{split}: there are no normal images, so nothing could be {consequence}")
+    if select_by in NEED_ANOMALIES and not counts["validation"]["anomalous"]:
+        yield f"no anomalous validation images: the epoch with the lowest loss is kept, {select_by} cannot be measured"
+    if not counts["test"]["anomalous"]:
+        yield "no anomalous test images: the test images are scored, but nothing can be measured"
+    n_test = len(surveyed["test"].labels)
+    if dataset.test_files is not None and len(dataset.test_files) != n_test:
+        raise ToolboxError(
+            f"{type(dataset).__name__}.test_files has {len(dataset.test_files)} names, expected one for each of the "
+            f"{n_test} test images"
+        )
+    if dataset.levels is None:  # folders check their files themselves
+        yield from notes(surveyed)

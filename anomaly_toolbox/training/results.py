@@ -1,0 +1,84 @@
+"""From scores to metrics: what is measured on the validation and test images of a trial, and `scores.csv`."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_toolbox import evaluation
+from anomaly_toolbox.files import atomic_write
+
+Scores = dict[str, np.ndarray]  # each score by its name, (n,)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What the scores of a trial are worth; made by `measure`.
+
+    Attributes:
+        validation: `evaluation.metrics` of each score on the validation images, by the score's name.
+        test: the same on the test images, with `auprc_interval`.
+        score_range: minimum and maximum of the selected score on the validation images.
+        calibrated: the selected score of each test image by (13), (n,).
+    """
+
+    validation: dict[str, dict[str, Any]]
+    test: dict[str, dict[str, Any]]
+    score_range: tuple[float, float]
+    calibrated: np.ndarray
+
+
+def measure(
+    selected_score: str,
+    validation_labels: np.ndarray,
+    validation_scores: Scores,
+    test_labels: np.ndarray,
+    test_scores: Scores,
+) -> Measurements:
+    """Measures every score. Thresholds and the range for (13) come from the validation images alone.
+
+    Args:
+        selected_score: the name in `hyperparameters.score`.
+        validation_labels, test_labels: 0 for normal and 1 for anomalous images.
+        validation_scores, test_scores: every score by its name; both have the same names.
+
+    Raises:
+        ToolboxError: a score is not finite.
+    """
+    validation_metrics, test_metrics = {}, {}
+    for name, scores in test_scores.items():
+        threshold = evaluation.best_threshold(validation_labels, validation_scores[name])
+        validation_metrics[name] = evaluation.metrics(validation_labels, validation_scores[name], threshold)
+        test_metrics[name] = evaluation.metrics(test_labels, scores, threshold)
+        test_metrics[name]["auprc_interval"] = evaluation.auprc_interval(test_labels, scores)
+    low, high = float(validation_scores[selected_score].min()), float(validation_scores[selected_score].max())
+    calibrated = evaluation.rescale(test_scores[selected_score], low, high)
+    return Measurements(validation_metrics, test_metrics, (low, high), calibrated)
+
+
+def constant_scores(scores: Scores) -> list[str]:
+    """The names of scores that are the same for every image, and therefore separate nothing."""
+    return [name for name, values in scores.items() if np.ptp(values) == 0]
+
+
+def write_scores(path: Path, files: Sequence[str] | None, labels: np.ndarray, columns: Scores) -> None:
+    """Writes one row for each test image.
+
+    Args:
+        path: of the CSV file.
+        files: the name of each image; None numbers the images.
+        labels: (n,).
+        columns: more columns by their name, (n,) each. Nine digits are printed, which restore a float32 exactly.
+    """
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["index" if files is None else "file", "label", *columns])
+        names = range(len(labels)) if files is None else files
+        for name, label, *values in zip(names, labels, *columns.values(), strict=True):
+            writer.writerow([name, label, *(f"{value:.9g}" for value in values)])

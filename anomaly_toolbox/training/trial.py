@@ -1,0 +1,332 @@
+"""One trial: a method is trained with one set of hyperparameters and tested, and its run folder is filled."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from pydantic import BaseModel
+from rich.console import Console
+
+from anomaly_toolbox import evaluation, pictures
+from anomaly_toolbox.console import ProgressBar
+from anomaly_toolbox.datasets.batches import ScoringSplit, same_order
+from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.errors import DamagedFile, ToolboxError
+from anomaly_toolbox.files import atomic_write, read_json, sha256, write_json
+from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.models.adversarial import Divergence
+from anomaly_toolbox.models.base import MAP, AnomalyDetector, Hyperparameters
+from anomaly_toolbox.runs import Run, run_name
+from anomaly_toolbox.training import callbacks, gallery, progress, summaries
+from anomaly_toolbox.training.data import NEED_ANOMALIES, PreparedData, prepare
+from anomaly_toolbox.training.results import Scores, constant_scores, measure, write_scores
+
+RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
+
+Watch = Callable[[int, dict[str, float]], None]  # called with an epoch's number, from 1, and its metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What is trained and tested.
+
+    Attributes:
+        experiment: registered name of the method.
+        hyperparameters: an instance of the method's `Hyperparameters`.
+        dataset_name: the name of the dataset in the run's folder.
+        source: where the images come from: `--dataset` and `--data-dir` as absolute paths.
+        dataset: not configured yet; the trial configures it.
+        seed: of the weights, the order of the images and all random numbers of a method.
+        reading: the options that were given for reading images: `aspect`, `all_test_images`, `white_level`.
+    """
+
+    experiment: str
+    hyperparameters: BaseModel
+    dataset_name: str
+    source: str
+    dataset: AnomalyDetectionDataset
+    seed: int
+    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def run_trial(
+    trial: Trial, log_dir: Path, console: Console, overwrite: bool = False, watch: Watch | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Runs a trial to its end; an interrupted trial continues where it stopped, and a finished one is not run again.
+
+    Args:
+        trial: what to run.
+        log_dir: the folder of all runs; this one goes to `<log_dir>/<Experiment>/<Dataset>/<run name>`.
+        console: where progress is printed.
+        overwrite: start anew, whatever the folder holds.
+        watch: called after each epoch; if it raises, the trial stops and may be continued later.
+
+    Returns:
+        The run's folder and the content of its `results.json`.
+
+    Raises:
+        InputError: the hyperparameters do not fit the dataset.
+        ToolboxError: the folder is damaged, belongs to another run or is in use; or training diverged.
+    """
+    trial = _with_default_label(trial)
+    schema = type(trial.hyperparameters)
+    name = run_name({**trial.hyperparameters.model_dump(), **trial.reading}, schema().model_dump(), trial.seed)
+    run = Run(log_dir / trial.experiment / trial.dataset_name / name, _hparams(trial))
+    with run.locked(), _advise_on_damage():
+        if not overwrite:
+            run.begin()
+            results = run.finished_results()
+            if results is not None:
+                console.print(f"finished before, skipped: {run.folder} (--overwrite runs it again)")
+                return run.folder, results
+        try:
+            with same_order():
+                results = Attempt(trial, run, console, watch).run_to_end(overwrite)
+        except ToolboxError:
+            run.discard_unbegun()
+            raise
+    return run.folder, results
+
+
+@contextlib.contextmanager
+def _advise_on_damage() -> Iterator[None]:
+    try:
+        yield
+    except DamagedFile as problem:
+        raise ToolboxError(f"{problem}; train again, with --overwrite") from problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One attempt at a trial; the next attempt continues an interrupted one."""
+
+    trial: Trial
+    run: Run
+    console: Console
+    watch: Watch | None
+
+    def run_to_end(self, overwrite: bool) -> dict[str, Any]:
+        """Prepares the images, trains and tests, and returns the content of `results.json`."""
+        trial = self.trial
+        hp, dataset = trial.hyperparameters, trial.dataset
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(trial.seed)
+        data = prepare(dataset, hp, trial.seed, self.console)
+        self._claim_folder(data, overwrite)
+        settings = {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
+        summaries.summarise_hyperparameters(self.run.folder, settings)
+
+        detector = detector_class(trial.experiment)(hp, dataset.channels)
+        detector.compile()
+        has_epochs = isinstance(hp, Hyperparameters)
+        training_summary = self._train(detector, data) if has_epochs else _summary_without_epochs()
+        training_summary["train_seconds"] += self._fit_after_epochs(detector, data.memory_images)
+        results = self._test(detector, data, training_summary)
+        self.run.finish(results)
+        return results
+
+    def _claim_folder(self, data: PreparedData, overwrite: bool) -> None:
+        """Records in `hparams.json` what is known of the images; ToolboxError if a checkpoint saw other images."""
+        run = self.run
+        if overwrite:  # not before: an error in the images must not cost the earlier run
+            run.clear()
+            run.begin()
+        if run.checkpoint.exists():
+            recorded_digest = read_json(run.hparams_path).get("digest_of_images")
+            if recorded_digest not in (None, data.digest):
+                raise run.images_have_changed()
+        run.record(  # datasets may know some of these only after `configure`
+            channels=data.dataset.channels,
+            aspect=data.dataset.aspect,
+            levels=data.dataset.levels,
+            white_level=data.dataset.white_level,
+            digest_of_images=data.digest,
+        )
+
+    def _train(self, detector: AnomalyDetector, data: PreparedData) -> dict[str, Any]:
+        """Trains from the checkpoint, if there is one, and loads the networks of the best epoch."""
+        hp, run = self.trial.hyperparameters, self.run
+        lacks_anomalies = hp.select_by in NEED_ANOMALIES and not data.validation.labels.any()
+        keep_best = callbacks.KeepBest(run.checkpoint, "loss" if lacks_anomalies else hp.select_by, hp.patience)
+        timing = callbacks.Timing(hp.batch_size)
+        checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best, timing)
+        epochs_done = checkpoint.restore(detector)
+        steps = data.n_train // hp.batch_size
+        summaries.forget_after(run.folder, epochs_done * steps)
+        if epochs_done:
+            self.console.print(f"continuing after epoch {epochs_done} of {hp.epochs}")
+        if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
+            validate = callbacks.Validation(data.validation, data.memory_images)
+            with ProgressBar(self.console) as bar:
+                in_order = [
+                    timing,
+                    Divergence(hp.step_log_frequency),
+                    validate,
+                    keep_best,
+                    summaries.Summaries(run.folder, validate, hp.step_log_frequency, steps),
+                    checkpoint,
+                    progress.EpochProgress(bar, hp.epochs, keep_best),
+                ]
+                if self.watch:
+                    in_order.append(callbacks.WatchEpochs(self.watch))
+                history = detector.fit(
+                    data.batches(epochs_done),
+                    steps_per_epoch=steps,
+                    epochs=hp.epochs,
+                    initial_epoch=epochs_done,
+                    shuffle=False,  # the dataset shuffles
+                    verbose=0,
+                    callbacks=in_order,
+                )
+            epochs_done += len(history.epoch)
+            if epochs_done < hp.epochs:
+                self.console.print(
+                    f"stopped after epoch {epochs_done}: no epoch was better for {hp.patience} epochs (patience)"
+                )
+        keep_best.restore(detector)
+        return {
+            "epochs": epochs_done,
+            "steps": epochs_done * steps,
+            "selected_epoch": keep_best.best_epoch,
+            "train_images_per_second": timing.images_per_second,
+            "train_seconds": timing.seconds,
+        }
+
+    def _fit_after_epochs(self, detector: AnomalyDetector, memory_images: np.ndarray) -> float:
+        """Fits what follows the epochs, and returns its duration in seconds.
+
+        `model.weights.h5` is written at the end, so its presence shows that this step is done.
+        """
+        run = self.run
+        duration_path = run.checkpoint / "conclusion.json"
+        if run.weights_path.exists():
+            with callbacks.reraise_as_damage(run.weights_path):
+                detector.load_networks(run.weights_path)
+                return float(read_json(duration_path)["seconds"])
+        started = time.perf_counter()
+        with ProgressBar(self.console) as bar:
+            detector.after_fit(memory_images, [progress.AfterFitProgress(bar)])
+        detector.fit_memory_banks(memory_images)
+        seconds = time.perf_counter() - started
+        run.checkpoint.mkdir(exist_ok=True)
+        write_json(duration_path, {"seconds": seconds})
+        with atomic_write(run.weights_path, callbacks.size_in_file(detector.stored)) as temporary:
+            detector.save_networks(temporary)
+        return seconds
+
+    def _test(self, detector: AnomalyDetector, data: PreparedData, training_summary: dict[str, Any]) -> dict[str, Any]:
+        """Scores, measures, writes `scores.csv`, draws, and returns the results."""
+        trial, run = self.trial, self.run
+        hp, test, dataset = trial.hyperparameters, data.test, data.dataset
+        masks = dataset.test_masks if dataset.test_masks is not None and dataset.test_masks.any() else None
+        with ProgressBar(self.console) as bar:
+            validation_scores, _ = self._score(bar, detector, data.validation, "validation")
+            test_scores, images_per_second = self._score(bar, detector, test, "test", with_maps=masks is not None)
+        maps = test_scores.pop(MAP, None)
+        self.console.print(f"{len(test.labels):,} test images scored; metrics and pictures follow")
+        for name in constant_scores(test_scores):
+            self.console.print(f"warning: every test image has the same score ({name}), which separates nothing")
+
+        measured = measure(hp.score, data.validation.labels, validation_scores, test.labels, test_scores)
+        selected_scores = test_scores[hp.score]
+        columns = {"score": selected_scores, "calibrated": measured.calibrated, **test_scores}
+        write_scores(run.scores_path, dataset.test_files, test.labels, columns)
+        pixel_metrics = {}
+        if masks is not None:
+            pixel_metrics = evaluation.pixel_metrics(masks, maps, dataset.test_padding)
+
+        normal_maps = detector.anomaly_map(data.validation.normal_examples).numpy()
+        heatmap_range = pictures.heatmap_range_of(normal_maps)
+        gallery.draw(
+            run.folder, detector, dataset, test, selected_scores, measured.test[hp.score], heatmap_range, masks
+        )
+        summaries.summarise_test(run.folder, measured.validation, measured.test, hp.score, training_summary["steps"])
+        low, high = measured.score_range
+        return {
+            "experiment": trial.experiment,
+            "dataset": trial.dataset_name,
+            "anomalous_label": hp.anomalous_label,
+            "class_label": hp.class_label,
+            "seed": trial.seed,
+            "score": hp.score,
+            "validation": {
+                **measured.validation[hp.score],
+                "score_min": low,
+                "score_max": high,
+                "scores": measured.validation,
+            },
+            "test": {**measured.test[hp.score], **pixel_metrics, "scores": measured.test},
+            "heat_range": list(heatmap_range),
+            **training_summary,
+            "score_images_per_second": images_per_second,
+            "score_seconds": images_per_second and len(test.labels) / images_per_second,
+        }
+
+    def _score(
+        self, bar: ProgressBar, detector: AnomalyDetector, split: ScoringSplit, name: str, with_maps: bool = False
+    ) -> tuple[Scores, float | None]:
+        """Scores a split from where an earlier attempt was interrupted.
+
+        Returns:
+            The scores of all images, `paper` and `residual` first, and the speed in images per second; the speed is
+            None if the earlier attempt had scored all images.
+        """
+        checkpoint, batch_size = self.run.checkpoint, detector.hyperparameters.batch_size
+        checkpoint.mkdir(exist_ok=True)
+        key = f"{sha256(self.run.weights_path)} {split.fingerprint}"
+        keep = callbacks.KeepScores(checkpoint / f"{name}-scores.npz", key)
+        scores, n_batches_before = keep.restore()
+        n_images, n_before = len(split.labels), n_batches_before * batch_size
+        speed = None
+        if n_before < n_images:
+            if n_batches_before:
+                self.console.print(f"scoring continues after {n_before:,} of {n_images:,} {name} images")
+            shown = progress.ScoringProgress(bar, f"scoring {name} images", n_batches_before)
+            started = time.perf_counter()
+            remaining_batches = split.batches.skip(n_batches_before)
+            remaining = detector.score_batches(remaining_batches, n_images - n_before, [shown, keep], with_maps)
+            speed = (n_images - n_before) / (time.perf_counter() - started)
+            for score, values in remaining.items():
+                scores[score] = np.concatenate([scores.get(score, values[:0]), values])
+        first = ("paper", "residual")
+        ordered = [*first, *sorted(scores.keys() - set(first))]
+        return {score: scores[score][:n_images] for score in ordered}, speed
+
+
+def _summary_without_epochs() -> dict[str, Any]:
+    """The training summary of a method that is not trained in epochs."""
+    return {
+        "epochs": 0,
+        "steps": 0,
+        "selected_epoch": None,
+        "train_images_per_second": None,
+        "train_seconds": 0.0,
+    }
+
+
+def _with_default_label(trial: Trial) -> Trial:
+    """The trial with the dataset's default anomalous label, where no label was given."""
+    hp = trial.hyperparameters
+    if hp.anomalous_label is not None or hp.class_label is not None:
+        return trial
+    with_label = hp.model_copy(update={"anomalous_label": trial.dataset.default_anomalous_label})
+    return dataclasses.replace(trial, hyperparameters=with_label)
+
+
+def _hparams(trial: Trial) -> dict[str, Any]:
+    return {
+        "experiment": trial.experiment,
+        "dataset": trial.dataset_name,
+        "source": trial.source,
+        "reading": dict(trial.reading),
+        "fingerprint_of_images": trial.dataset.fingerprint(trial.hyperparameters.class_label),
+        "hyperparameters": trial.hyperparameters.model_dump(),
+        "seed": trial.seed,
+        "versions": {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES},
+    }

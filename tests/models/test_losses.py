@@ -1,0 +1,69 @@
+"""Each equation against numbers worked out by hand and against NumPy in float64."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from anomaly_toolbox.models import losses
+
+
+def test_discriminator_loss_is_two_log_two_for_a_guess():
+    zeros = tf.zeros((3, 1))
+    assert losses.discriminator_loss(zeros, zeros).numpy() == pytest.approx(2 * np.log(2), rel=1e-6)
+
+
+def test_discriminator_loss_is_equation_1():
+    real, fake = np.array([[2.0], [-1.0]]), np.array([[0.5], [-3.0]])
+    sigmoid = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
+    expected = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
+    assert losses.discriminator_loss(tf.constant(real), tf.constant(fake)).numpy() == pytest.approx(expected)
+
+
+def test_discriminator_loss_falls_when_the_discriminator_is_right():
+    sure, unsure = tf.constant([[5.0]]), tf.constant([[0.1]])
+    assert losses.discriminator_loss(sure, -sure) < losses.discriminator_loss(unsure, -unsure)
+
+
+def test_discriminator_loss_stays_finite_where_log_of_a_sigmoid_would_not():
+    assert np.isfinite(losses.discriminator_loss(tf.constant([[-200.0]]), tf.constant([[200.0]])))
+
+
+def test_generator_loss_is_the_non_saturating_form_of_equation_1():
+    fake = np.array([[0.5], [-3.0]])
+    expected = -np.log(1 / (1 + np.exp(-fake))).mean()
+    assert losses.generator_loss(tf.constant(fake)).numpy() == pytest.approx(expected)
+    assert losses.generator_loss(tf.zeros((2, 1))).numpy() == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_generator_loss_has_a_gradient_where_the_discriminator_is_sure():
+    logit = tf.Variable([[-20.0]])
+    with tf.GradientTape() as tape:
+        loss = losses.generator_loss(logit)
+    assert tape.gradient(loss, logit).numpy() == pytest.approx(-1, rel=1e-4)
+
+
+def test_l1_and_l2_are_means_over_elements():
+    a, b = tf.constant([[0.0, 2.0], [1.0, -1.0]]), tf.constant([[1.0, 2.0], [-2.0, -1.0]])
+    assert losses.l1(a, b).numpy() == pytest.approx((1 + 0 + 3 + 0) / 4)
+    assert losses.l2(a, b).numpy() == pytest.approx((1 + 0 + 9 + 0) / 4)
+
+
+def test_l1_per_image_keeps_images_apart():
+    a = tf.constant([[[1.0], [3.0]], [[0.0], [0.0]]])
+    np.testing.assert_allclose(losses.l1_per_image(a, tf.zeros_like(a)), [2.0, 0.0])
+
+
+def test_l1_per_pixel_is_a_mean_over_channels():
+    a = tf.constant([[[[1.0, -3.0], [0.0, 0.0]]]])
+    np.testing.assert_allclose(losses.l1_per_pixel(a, tf.zeros_like(a)), [[[2.0, 0.0]]])
+
+
+def test_l1_norm_is_a_sum_over_each_image():
+    a = tf.constant([[[1.0], [3.0]], [[0.0], [-0.5]]])
+    np.testing.assert_allclose(losses.l1_norm(a, tf.zeros_like(a)), [4.0, 0.5])
+
+
+def test_distance_is_the_euclidean_one_of_equation_12():
+    np.testing.assert_allclose(
+        losses.distance(tf.constant([[3.0, 0.0], [1.0, 1.0]]), tf.constant([[0.0, 4.0], [1.0, 1.0]])), [5, 0]
+    )

@@ -1,0 +1,205 @@
+"""Hyperparameter files: what is taken, and what each mistake is told."""
+
+import json
+
+import pytest
+
+from anomaly_toolbox.errors import InputError
+from anomaly_toolbox.models import METHODS, detector_class, hyperparameters_of
+from anomaly_toolbox.models.ganomaly import GANomalyHyperparameters
+from anomaly_toolbox.sweeps import hps
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(section, name="ganomaly"):
+        path = tmp_path / "hps.json"
+        path.write_text(section if isinstance(section, str) else json.dumps({name: section}))
+        return path
+
+    return write
+
+
+def discrete(*values):
+    return {"type": "Discrete", "values": list(values)}
+
+
+def domains(path=None, overrides=()):
+    return hps.domains(GANomalyHyperparameters, "GANomaly", path, overrides)
+
+
+def first(path=None, overrides=()):
+    return hps.first_trial(GANomalyHyperparameters, domains(path, overrides))
+
+
+def test_defaults_are_the_papers():
+    trial = first()
+    assert (trial.width, trial.latent_vector_size, trial.batch_size, trial.learning_rate) == (64, 100, 64, 2e-4)
+    assert (trial.adversarial_loss_weight, trial.contextual_loss_weight, trial.enc_loss_weight) == (1, 50, 1)
+
+
+def test_without_tuning_the_first_of_each(write):
+    trial = first(write({"epochs": discrete(3, 5), "width": discrete(8, 16)}))
+    assert (trial.epochs, trial.width) == (3, 8)
+
+
+def test_a_grid_is_every_combination(write):
+    found = domains(write({"epochs": discrete(3, 5, 3), "width": discrete(8, 16)}))
+    expected = [(3, 8), (3, 16), (5, 8), (5, 16)]
+    assert [(c["epochs"], c["width"]) for c in hps.combinations(found)] == expected
+    assert hps.count_combinations(found) == 4
+
+
+def test_a_grid_that_is_too_large_asks_for_trials(write):
+    found = domains(write({"epochs": discrete(*range(1, 102)), "width": discrete(*range(1, 101))}))
+    with pytest.raises(InputError, match=r"10,100 combinations, more than 10,000; say with --trials"):
+        hps.combinations(found)
+    assert hps.combination(found, 10_099) == {"epochs": 101, "width": 100}
+
+
+def test_a_file_of_the_earlier_toolbox(write):
+    section = {
+        "anomalous_label": discrete(2),
+        "epochs": discrete(1, 5, 10, 15),
+        "batch_size": discrete(32),
+        "optimizer": discrete("adam"),
+        "learning_rate": discrete(0.002, 0.001, 0.0005),
+        "adversarial_loss_weight": discrete(1),
+        "contextual_loss_weight": discrete(50),
+        "enc_loss_weight": discrete(1),
+        "shuffle_buffer_size": discrete(10000),
+        "latent_vector_size": discrete(100),
+        "step_log_frequency": discrete(50),
+    }
+    path = write(json.dumps({"descargan": {"whatever": 1}, "ganomaly": section}))
+    assert len(hps.combinations(domains(path))) == 12
+    assert first(path).adversarial_loss_weight == 1.0
+
+
+def test_intervals(write):
+    section = {
+        "learning_rate": {"type": "RealInterval", "min": 1e-4, "max": 1e-2, "log": True},
+        "width": {"type": "IntInterval", "min": 8, "max": 64},
+        "image_size": {"type": "IntInterval", "min": 16, "max": 64},
+    }
+    found = domains(write(section))
+    assert found["learning_rate"] == hps.Interval(1e-4, 1e-2, log=True, step=None)
+    assert found["width"] == hps.Interval(8, 64, log=False, step=1)
+    assert found["image_size"].step == 16  # as the hyperparameter wants it
+    assert first(write(section)).learning_rate == 1e-4
+    assert hps.count_combinations(found) == float("inf")
+    with pytest.raises(InputError, match=r"learning_rate: a grid needs Discrete values.*--sampler random"):
+        hps.check_grid(found, "")
+
+
+def test_set_replaces_what_the_file_says(write):
+    found = domains(write({"epochs": discrete(3, 5)}), overrides=["epochs=7", "select_by=last"])
+    assert found == {"epochs": hps.Discrete((7,)), "select_by": hps.Discrete(("last",))}
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "expected an object"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"ganomaly": {}, "ganomaly": {}}', "'ganomaly' appears twice in one object"),
+        ("{}", "no section 'ganomaly': there are none"),
+        ({"width": discrete(10**19)}, "ganomaly.width: should be less than or equal to"),
+        ('{"anogan": {}}', "no section 'ganomaly'"),
+        ('{"ganomaly": 3}', "ganomaly: expected an object"),
+        ({"learning_rat": discrete(0.1)}, "ganomaly.learning_rat.*did you mean learning_rate"),
+        ({"learning_rate": discrete("0.1")}, 'ganomaly.learning_rate: should be a valid number, received "0.1"'),
+        ({"learning_rate": discrete(-0.1)}, "ganomaly.learning_rate: should be greater than 0, received -0.1"),
+        ({"learning_rate": discrete()}, "ganomaly.learning_rate: values must be a list with at least one"),
+        ({"learning_rate": {"type": "Discrete", "values": 3}}, "values must be a list"),
+        ({"learning_rate": 0.1}, "ganomaly.learning_rate: expected"),
+        ({"learning_rate": {"type": "Real"}}, "ganomaly.learning_rate: expected"),
+        ({"learning_rate": {"type": "Discrete", "min": 1}}, "Discrete takes type, values"),
+        ({"learning_rate": {"type": "RealInterval", "min": 0.1, "max": 0.01}}, "min <= max"),
+        ({"width": {"type": "IntInterval", "min": 1.5, "max": 4}}, "numbers of that type"),
+        ({"width": {"type": "RealInterval", "min": 1, "max": 4}}, "whole numbers only, use IntInterval"),
+        (
+            {"width": {"type": "IntInterval", "min": 0, "max": 4}},
+            "ganomaly.width: should be greater than or equal to 1",
+        ),
+        ({"learning_rate": {"type": "RealInterval", "min": 0.1, "max": 1, "log": "yes"}}, "log must be true or false"),
+        ({"enc_loss_weight": {"type": "RealInterval", "min": 0, "max": 1, "log": True}}, "true only where min > 0"),
+        ({"image_size": {"type": "IntInterval", "min": 16, "max": 64, "log": True}}, "multiple of 16.*leave log out"),
+        ({"learning_rate": {"type": "RealInterval", "min": 0.1, "max": 1, "step": 2}}, "may have log; received"),
+        ({"anomalous_label": {"type": "IntInterval", "min": 0, "max": 9}}, "labels are listed, as Discrete values"),
+        ({"epochs": discrete(2.5)}, "ganomaly.epochs: should be a valid integer, received 2.5"),
+        ({"epochs": discrete(True)}, "ganomaly.epochs: should be a valid integer, received true"),
+        ({"image_size": discrete(20)}, "ganomaly.image_size: should be a multiple of 16"),
+        ({"learning_rate": discrete(float("nan"))}, "finite number"),
+        ({"select_by": discrete("best")}, "ganomaly.select_by: should be 'auprc'"),
+        ({"optimizer": discrete("sgd")}, "ganomaly.optimizer: should be 'adam'"),
+        ({"epochs": discrete(3, 0)}, "ganomaly.epochs.*received 0"),
+    ],
+)
+def test_mistakes_name_file_section_and_key(write, section, told):
+    path = write(section)
+    with pytest.raises(InputError, match=told) as caught:
+        domains(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["epochs", "epoch=3", "epochs=three", "epochs=0"])
+def test_mistakes_in_set(override):
+    with pytest.raises(InputError, match="--set"):
+        domains(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("patience=none", None), ("patience=None", None), ("validation_size=null", None), ("epochs=3", 3)],
+)
+def test_values_as_the_documents_print_them(override, value):
+    assert getattr(first(overrides=[override]), override.partition("=")[0]) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("FALSE", False)])
+def test_true_and_false(text, value):
+    schema = hyperparameters_of("AnoGAN")
+    assert hps.domains(schema, "AnoGAN", overrides=[f"warm_start={text}"])["warm_start"].first is value
+
+
+def test_a_label_may_be_a_word_that_means_something_elsewhere():
+    assert first(overrides=["anomalous_label=True"]).anomalous_label == "True"
+    with pytest.raises(InputError, match=r'select_by: .*received "none"'):
+        first(overrides=["select_by=none"])
+
+
+@pytest.mark.parametrize("name", ["ganomaly", "GANomaly", "GANOMALY"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_sections_in_any_case_and_a_byte_order_mark(write, name, mark):
+    path = write(mark + json.dumps({name: {"epochs": discrete(3)}}))
+    assert first(path).epochs == 3
+    assert hps.sections(path) == {"ganomaly"}
+
+
+def test_one_section_in_two_cases(write):
+    with pytest.raises(InputError, match=r"hps\.json: 'ganomaly' and 'GANomaly' are one section"):
+        domains(write('{"ganomaly": {}, "GANomaly": {}}'))
+
+
+@pytest.mark.parametrize("kind", [["Discrete"], {}, None, 3])
+def test_a_type_that_is_no_text(write, kind):
+    with pytest.raises(InputError, match=r"ganomaly\.epochs: expected .*Discrete"):
+        domains(write({"epochs": {"type": kind, "values": [3]}}))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        domains(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("name", ["demo", "fashion_mnist", "mnist", "paper", "tuning"])
+def test_the_files_that_come_along_are_valid(name, request):
+    path = request.config.rootpath / "hps" / f"{name}.json"
+    for method in METHODS:
+        if method.lower() in hps.sections(path):
+            schema = detector_class(method).Hyperparameters
+            assert hps.first_trial(schema, hps.domains(schema, method, path))
+            assert hyperparameters_of(method) is schema

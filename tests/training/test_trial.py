@@ -1,0 +1,426 @@
+"""One trial from data to figures: what it writes, that it repeats, and that it survives."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+from sklearn.metrics import average_precision_score, roc_auc_score
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+from anomaly_toolbox import evaluation
+from anomaly_toolbox.datasets.digits import Digits
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.runs import Run
+from anomaly_toolbox.training import callbacks, gallery, progress, summaries
+from anomaly_toolbox.training.trial import Trial, load_detector, run_trial
+from tests.conftest import TINY
+
+
+def trial(method="GANomaly", seed=0, **changes):
+    in_epochs = {"step_log_frequency": 5} if "epochs" in TINY[method] else {}
+    hyperparameters = detector_class(method).Hyperparameters(
+        **{**TINY[method], "anomalous_label": 2, "batch_size": 64, **in_epochs, **changes}
+    )
+    return Trial(method, hyperparameters, "Digits", "Digits", Digits(), seed)
+
+
+def run(folder, console=None, overwrite=False, **changes):
+    return run_trial(trial(**changes), folder, console or Console(file=io.StringIO()), overwrite)
+
+
+def columns_of(folder):
+    with open(folder / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of three epochs: its folder, its results and what it said."""
+    said = io.StringIO()
+    folder, results = run(tmp_path_factory.mktemp("logs"), Console(file=said), epochs=3)
+    return folder, results, said.getvalue()
+
+
+def test_the_folder_holds_what_it_should(finished):
+    folder, _, _ = finished
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(("events", ".lock"))}
+    assert names == {
+        "hparams.json",
+        "model.weights.h5",
+        "results.json",
+        "scores.csv",
+        "most_anomalous.png",
+        "most_wrong.png",
+        "precision_recall.png",
+        "reconstructions.png",
+        "scores.png",
+    }
+
+
+def test_the_results_say_what_was_run(finished):
+    folder, results, _ = finished
+    written = json.loads((folder / "results.json").read_text())
+    assert set(written.pop("sha256")) == {"hparams.json", "model.weights.h5", "scores.csv", "results.json"}
+    assert results == written
+    told = {name: results[name] for name in ("experiment", "dataset", "anomalous_label", "seed", "epochs")}
+    assert told == {"experiment": "GANomaly", "dataset": "Digits", "anomalous_label": 2, "seed": 0, "epochs": 3}
+    assert 1 <= results["selected_epoch"] <= 3
+    assert results["train_images_per_second"] > 0
+    assert results["train_seconds"] > 0
+    assert results["score_seconds"] == 360 / results["score_images_per_second"]
+    assert (results["test"]["n_normal"], results["test"]["n_anomalous"]) == (325, 35)
+    hparams = json.loads((folder / "hparams.json").read_text())
+    assert hparams["hyperparameters"]["width"] == 4
+    assert hparams["channels"] == 1
+    assert {"tensorflow", "keras", "numpy"} <= set(hparams["versions"])
+
+
+def test_scores_csv_reproduces_every_figure(finished):
+    folder, results, _ = finished
+    columns = columns_of(folder)
+    labels, test = columns["label"], results["test"]
+    assert columns["index"].tolist() == list(range(360))
+    assert test["auprc"] == average_precision_score(labels, columns["score"])
+    assert test["auroc"] == roc_auc_score(labels, columns["score"])
+    for name, of_score in test["scores"].items():
+        again = evaluation.metrics(labels, columns[name], of_score["threshold"])
+        again["auprc_interval"] = evaluation.auprc_interval(labels, columns[name])
+        assert again == of_score
+    assert test["scores"]["paper"]["auprc"] == test["auprc"]
+
+
+def test_every_score_is_reported(finished):
+    folder, results, _ = finished
+    names = ["paper", "residual", "feature_neighbours", "latent_neighbours", "mahalanobis"]
+    assert list(columns_of(folder)) == ["index", "label", "score", "calibrated", *names]
+    assert list(results["test"]["scores"]) == list(results["validation"]["scores"]) == names
+    assert results["score"] == "paper"
+    assert results["validation"]["scores"]["paper"]["auprc"] == results["validation"]["auprc"]
+
+
+def test_calibrated_scores_use_the_validation_scores(finished):
+    folder, results, _ = finished
+    columns, validation = columns_of(folder), results["validation"]
+    low, high = validation["score_min"], validation["score_max"]
+    expected = np.clip((columns["score"] - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(columns["calibrated"], expected, atol=1e-6)
+    assert low <= validation["threshold"] <= high
+
+
+def test_the_detector_can_be_loaded_and_scores_the_same(finished):
+    folder, _, _ = finished
+    dataset = Digits()
+    dataset.configure(360, (16, 16), anomalous_label=2)
+    images, _ = next(iter(dataset.test))
+    np.testing.assert_allclose(load_detector(folder)(images), columns_of(folder)["score"], rtol=1e-4)
+
+
+def test_it_says_how_many_images_there_are(finished):
+    _, _, said = finished
+    assert "train: 972 normal, 106 anomalous images" in said
+    assert "test: 325 normal, 35 anomalous images" in said
+    assert said.count("validation AUPRC") == 3
+
+
+def test_tensorboard_has_every_curve(finished):
+    folder, _, _ = finished
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {f"losses/{name}" for name in ("g_loss", "d_loss", "d_real", "d_fake", "contextual")} <= tags
+    assert {"validation/auprc", "validation/auroc", "validation/loss", "learning_rate/g", "learning_rate/d"} <= tags
+    assert {"scores/paper/normal", "scores/paper/anomalous", "test/auprc", "kept/auprc"} <= tags
+    assert any(tag.startswith("precision_recall/paper") for tag in tags)
+    assert {"image, reconstruction, residual, where", "_hparams_/session_start_info"} <= tags
+    assert steps_of(folder, "losses/d_loss") == [1, *range(5, 46, 5)]
+    assert steps_of(folder, "validation/auprc") == [15, 30, 45]
+    assert steps_of(folder, "test/auprc") == steps_of(folder, "kept/auprc") == [45]
+
+
+def steps_of(folder, tag):
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    return [event.step for event in events.Tensors(tag)]
+
+
+def test_every_run_is_a_row_of_its_own_below_any_log_folder(tmp_path):
+    """The name of a run's folder may be the same for several methods and in several log folders."""
+    folders = [tmp_path / logs / method / "seed=0" for logs in "ab" for method in ("KNN", "PCA")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for _ in range(2):  # a run that goes on is still one row
+            summaries.summarise_hyperparameters(folder, {"seed": 0, "width": None})
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider_of(tmp_path)))
+    request = api_pb2.ListSessionGroupsRequest(slice_size=100, allowed_statuses=[0, 1, 2, 3])
+    rows = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    assert sorted(row.name for row in rows) == sorted(str(folder.relative_to(tmp_path)) for folder in folders)
+    assert all(len(row.sessions) == 1 for row in rows)
+
+
+def provider_of(folder):
+    multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(folder))
+    multiplexer.Reload()
+    return data_provider.MultiplexerDataProvider(multiplexer, str(folder))
+
+
+def test_a_finished_run_is_skipped(finished):
+    folder, results, _ = finished
+    said = io.StringIO()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+    assert run(folder.parents[2], Console(file=said), epochs=3) == (folder, results)
+    assert "finished before, skipped" in said.getvalue()
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatch):
+    """Stopped in the middle of epoch 3, and again before the test; the shuffling, Adam and the best so far go on."""
+    whole, results, _ = finished
+    written = summaries.Summaries.on_train_batch_end
+
+    def stop_in_epoch_3(self, batch, logs=None):
+        written(self, batch, logs)
+        if self._epoch == 2 and batch == 7:
+            self.writer.flush()
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(summaries.Summaries, "on_train_batch_end", stop_in_epoch_3)
+        with pytest.raises(Stop):
+            run(tmp_path, epochs=3)
+    (folder,) = (path.parent for path in tmp_path.rglob("hparams.json"))
+    assert steps_of(folder, "losses/d_loss")[-1] == 35
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path, epochs=3)
+    said = io.StringIO()
+    _, again = run(tmp_path, Console(file=said), epochs=3)
+    for tag in tags_of(folder):
+        steps = steps_of(folder, tag)
+        assert steps == sorted(set(steps)), tag  # each once, and rising
+        assert steps == steps_of(whole, tag)
+    assert "going on after epoch 3 of 3" in said.getvalue()
+    for part in ("validation", "test", "selected_epoch"):
+        assert again[part] == results[part]
+
+
+def tags_of(folder):
+    return EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tags()["tensors"]
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(*_, **__):
+    raise Stop
+
+
+def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, monkeypatch):
+    """AnoGAN, stopped while its encoder is fitted, which begins anew, and in its search, which goes on where it was."""
+    changes = {"method": "AnoGAN", "epochs": 1, "validation_size": 100, "batch_size": 60, "gamma": 3}
+    _, results = run(tmp_path / "whole", **changes)
+    monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", -1)
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.ConclusionProgress, "on_train_batch_end", stop)
+        with pytest.raises(Stop):
+            run(tmp_path / "stopped", **changes)
+    with monkeypatch.context() as patch:
+        save = callbacks.KeepScores.on_predict_batch_end
+        patch.setattr(
+            callbacks.KeepScores,
+            "on_predict_batch_end",
+            lambda self, batch, logs=None: save(self, batch, logs) or (batch == 3 and stop()),
+        )
+        with pytest.raises(Stop):
+            run(tmp_path / "stopped", **changes)
+    said = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, "draw", stop)  # everything is scored, and that is kept
+        with pytest.raises(Stop):
+            run(tmp_path / "stopped", Console(file=said), **changes)
+    assert "scoring goes on after 240 of 360 test images" in said.getvalue()
+    _, again = run(tmp_path / "stopped", **changes)
+    assert again["score_images_per_second"] is again["score_seconds"] is None
+    for part in ("validation", "test", "selected_epoch"):
+        assert again[part] == results[part]
+    assert {"latent_neighbours", "mahalanobis"} <= set(results["test"]["scores"])
+
+
+def test_scores_of_other_networks_do_not_count(tmp_path):
+    keep = callbacks.KeepScores(tmp_path / "scores.npz", "key")
+    assert keep.restore() == ({}, 0)
+    np.savez(tmp_path / "scores.npz", key="key", batches=2, paper=np.arange(4.0))
+    scores, batches = keep.restore()
+    assert (scores["paper"].tolist(), batches) == ([0, 1, 2, 3], 2)
+    assert callbacks.KeepScores(tmp_path / "scores.npz", "others").restore() == ({}, 0)
+    (tmp_path / "scores.npz").write_bytes(b"damaged")
+    assert keep.restore() == ({}, 0)
+
+
+@pytest.mark.parametrize("method", ["KNN", "PCA"])
+def test_baselines_need_no_epochs(tmp_path, method):
+    folder, results = run_trial(baseline(method), tmp_path, Console(file=io.StringIO()))
+    assert (results["epochs"], results["selected_epoch"], results["train_images_per_second"]) == (0, None, None)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"_hparams_/session_start_info", "kept/auprc", "test/auprc"} <= set(events.Tags()["tensors"])
+    assert results["test"]["auprc"] == average_precision_score(columns_of(folder)["label"], columns_of(folder)["paper"])
+    dataset = Digits()
+    dataset.configure(360, (16, 16), anomalous_label=2)
+    images, _ = next(iter(dataset.test))
+    np.testing.assert_allclose(load_detector(folder)(images), columns_of(folder)["score"], rtol=1e-4)
+
+
+def baseline(method, **changes):
+    schema = detector_class(method).Hyperparameters
+    return Trial(method, schema(**{**TINY[method], "anomalous_label": 2, **changes}), "Digits", "Digits", Digits(), 0)
+
+
+def test_knn_beats_a_guess(tmp_path):
+    _, results = run_trial(baseline("KNN", memory_size=2000), tmp_path, Console(file=io.StringIO()))
+    assert results["test"]["auprc"] > 5 * results["test"]["prevalence"]
+
+
+def test_another_score_may_decide(tmp_path):
+    folder, results = run(tmp_path, epochs=1, score="latent_neighbours")
+    assert results["score"] == "latent_neighbours"
+    assert results["test"]["auprc"] == results["test"]["scores"]["latent_neighbours"]["auprc"]
+    np.testing.assert_array_equal(columns_of(folder)["score"], columns_of(folder)["latent_neighbours"])
+
+
+def test_a_sample_of_the_validation_images(tmp_path):
+    _, results = run(tmp_path, method="PCA", validation_size=50)
+    assert results["validation"]["n_normal"] + results["validation"]["n_anomalous"] == 50
+    assert results["test"]["n_normal"] == 325
+
+
+def test_overwriting_with_what_cannot_be_loses_nothing(tmp_path):
+    """A finished run stays as it is while the new one cannot begin."""
+    folder, results = run(tmp_path, method="PCA")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    broken = dataclasses.replace(trial(method="PCA"), dataset=Unsteady())
+    with pytest.raises(ToolboxError, match="in another order"):
+        run_trial(broken, tmp_path, Console(file=io.StringIO()), overwrite=True)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+    assert run(tmp_path, method="PCA") == (folder, results)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "best_threshold", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path, epochs=1)
+    (weights,) = tmp_path.rglob("epoch-1.weights.h5")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ToolboxError, match="checkpoint is damaged"):
+        run(tmp_path, epochs=1)
+    run(tmp_path, epochs=1, overwrite=True)
+
+
+def test_patience_and_the_last_epoch(tmp_path):
+    """A rate at which nothing changes: the first epoch stays the best, and two epochs later it is enough."""
+    said = io.StringIO()
+    _, results = run(tmp_path, Console(file=said), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
+    n_epochs = said.getvalue().count("validation AUPRC")
+    assert n_epochs <= 5
+    assert f"stopped after epoch {n_epochs}: none was better for 2 epochs (patience)" in said.getvalue()
+    assert results["selected_epoch"] == n_epochs - 2
+    assert (results["epochs"], results["steps"]) == (n_epochs, 15 * n_epochs)
+    folder, results = run(tmp_path, epochs=2, select_by="last", step_log_frequency=1000)
+    assert results["selected_epoch"] == 2
+    assert steps_of(folder, "losses/d_loss") == [1, 15, 30]  # a training of few steps has a curve, too
+
+
+def test_a_batch_larger_than_the_training_set(tmp_path):
+    with pytest.raises(InputError, match="batch_size: 2000 is larger than the training set"):
+        run(tmp_path, batch_size=2000)
+
+
+class NoAnomalousValidation(Digits):
+    def configure(self, *arguments, **options):
+        super().configure(*arguments, **options)
+        self._validation = self._validation_normal
+
+
+def test_without_anomalies_in_validation_the_loss_decides(tmp_path):
+    said = io.StringIO()
+    without = dataclasses.replace(trial(epochs=2), dataset=NoAnomalousValidation())
+    _, results = run_trial(without, tmp_path, Console(file=said))
+    assert "the lowest loss, not auprc, decides" in said.getvalue()
+    assert said.getvalue().count("validation residual") == 2
+    assert results["validation"]["auprc"] is None
+    assert results["validation"]["threshold"] == results["validation"]["score_max"]
+    assert results["test"]["auprc"] > 0
+
+
+class OtherAnomalies(Digits):
+    """Validation's anomalous images are white."""
+
+    def configure(self, *arguments, **options):
+        super().configure(*arguments, **options)
+        self._validation = self._validation.map(
+            lambda images, labels: (tf.where(labels[:, None, None, None] == 1, 1.0, images), labels)
+        )
+
+
+def test_heat_does_not_depend_on_anomalous_validation_images(tmp_path):
+    _, results = run(tmp_path / "a", method="PCA")
+    other = dataclasses.replace(trial(method="PCA"), dataset=OtherAnomalies())
+    _, others = run_trial(other, tmp_path / "b", Console(file=io.StringIO()))
+    assert others["heat_range"] == results["heat_range"]
+    assert others["validation"]["score_max"] != results["validation"]["score_max"]
+
+
+class Unsteady(Digits):
+    """The test images come in another order each time."""
+
+    def configure(self, *arguments, **options):
+        super().configure(*arguments, **options)
+        self._test = self._test.unbatch().shuffle(1000).batch(60)
+
+
+def test_a_split_that_comes_in_another_order_each_time_is_refused_by_name(tmp_path):
+    unsteady = dataclasses.replace(trial(method="PCA"), dataset=Unsteady())
+    with pytest.raises(ToolboxError, match=r"^Unsteady\.test gives other images, or in another order"):
+        run_trial(unsteady, tmp_path, Console(file=io.StringIO()))
+    assert not list(tmp_path.rglob("results.json"))
+
+
+def test_files_for_other_images_than_the_tested_ones_are_noticed(tmp_path):
+    other = dataclasses.replace(trial(method="PCA"), dataset=Digits())
+    other.dataset.test_files = ["1.png"]
+    with pytest.raises(ToolboxError, match=r"Digits\.test_files has 1 names, expected one for each of the 360"):
+        run_trial(other, tmp_path, Console(file=io.StringIO()))
+
+
+def test_a_training_that_diverges_is_told_as_that(tmp_path):
+    with pytest.raises(ToolboxError, match=r"^training diverged: \w+ is (inf|nan) in epoch 1; try a lower"):
+        run(tmp_path, contextual_loss_weight=1e39)
+
+
+def test_without_a_label_the_dataset_chooses(tmp_path):
+    folder, results = run(tmp_path, method="PCA", anomalous_label=None)
+    assert results["anomalous_label"] == 2
+    assert folder.name.startswith("anomalous_label=2")
+
+
+def test_the_step_is_traced_once_in_three_epochs(tmp_path, monkeypatch):
+    traces = []
+    cls = detector_class("GANomaly")
+    step = cls.train_step
+    monkeypatch.setattr(cls, "train_step", lambda self, x: traces.append("train") or step(self, x))
+    predict = cls.predict_step
+    monkeypatch.setattr(cls, "predict_step", lambda self, x: traces.append("score") or predict(self, x))
+    run(tmp_path, epochs=3)
+    assert sorted(traces) == ["score", "train"]
