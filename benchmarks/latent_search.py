@@ -21,11 +21,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from sklearn.metrics import average_precision_score
 
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split
 from anomaly_toolbox.datasets.survey import survey
@@ -107,7 +107,7 @@ def draw(path: Path, cold: dict[int, float], warm: dict[int, float], prevalence:
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("latent_search.png"), show_default=True)
 def main(dataset, data_dir, hps_path, overrides, log_dir, seed, images, rounds, picture) -> None:
     """Measures AnoGAN's latent search: AUPRC against Γ, and images a second."""
-    console = Console(highlight=False)
+    console = plain_console(highlight=False)
     schema = detector_class("AnoGAN").Hyperparameters
     hp = hps.first_trial(schema, hps.domains(schema, "AnoGAN", hps_path, overrides))
     if not hp.warm_start:

@@ -14,9 +14,9 @@ import click
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.evaluation import pixel_metrics
 from anomaly_toolbox.models import losses
@@ -46,7 +46,7 @@ def main(run: Path, folder: Path) -> None:
     for name, values in (("residual", residuals), ("unusual surroundings", unusual), ("map", maps)):
         figures = pixel_metrics(dataset.test_masks, values)
         table.add_row(name, *(f"{figures[figure]:.3f}" for figure in FIGURES))
-    Console(highlight=False).print(table)
+    plain_console(highlight=False).print(table)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import click
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
-from rich.console import Console
 from rich.table import Table
 from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.models import METHODS, detector_class, method_name
 from anomaly_toolbox.sweeps import hps
 
@@ -123,7 +123,7 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int)
         table.add_column(column, justify="right")
     for kind, of_kind in seconds.most_common():
         table.add_row(kind, f"{1000 * of_kind / steps:.1f}", f"{of_kind / seconds.total():.0%}")
-    Console(highlight=False).print(table)
+    plain_console(highlight=False).print(table)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
 from rich.progress import track
 
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.batches import training_batches
 from anomaly_toolbox.datasets.labelled import LabelledImages, Split
 from anomaly_toolbox.models import METHODS, detector_class, method_name
@@ -70,7 +70,7 @@ def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) 
 @click.option("--rounds", default=6, show_default=True, help="Rounds; the median counts.")
 def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int, rounds: int) -> None:
     """Measures training, scoring and the input pipeline of a method at its paper's sizes, or others."""
-    console = Console(highlight=False)
+    console = plain_console(highlight=False)
     experiment = method_name(experiment)
     cls = detector_class(experiment)
     hp = hps.first_trial(cls.Hyperparameters, hps.domains(cls.Hyperparameters, experiment, overrides=overrides))

@@ -52,7 +52,7 @@ def show(console: Console, finished: Sequence[Finished], failures: Sequence[tupl
         for trial, reason in failures:
             table.add_row(trial, reason)
         console.print()
-        console.print(table)
+        console.print(table, soft_wrap=False)
     folders = [run.folder for run in finished if run.folder is not None]
     for folder in folders if len(folders) <= MOST_RUNS_LISTED else []:
         console.print(f"run: {folder}")
@@ -174,5 +174,5 @@ def _print(console: Console, table: Table) -> None:
     console.print()
     width = console.width
     console.width = max(width, _width(console, table))
-    console.print(table, crop=False)
+    console.print(table, crop=False, soft_wrap=False)
     console.width = width

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from rich.console import Console
 
 import anomaly_toolbox
 from anomaly_toolbox.cli import main
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.errors import InputError, ToolboxError
@@ -38,7 +38,7 @@ def run(images, tmp_path_factory):
     """The folder of a finished run of PCA, whose scoring takes milliseconds."""
     hyperparameters = detector_class("PCA").Hyperparameters(**TINY["PCA"])
     trial = Trial("PCA", hyperparameters, "images", str(images), ImageFolder(images, aspect="pad"), seed=0)
-    folder, _ = run_trial(trial, tmp_path_factory.mktemp("logs"), Console(file=io.StringIO()))
+    folder, _ = run_trial(trial, tmp_path_factory.mktemp("logs"), plain_console(file=io.StringIO()))
     return folder
 
 
@@ -84,7 +84,7 @@ def test_scores_are_those_of_the_run_to_the_last_digit(tmp_path, method, bits, o
     hyperparameters = detector_class(method).Hyperparameters(**{**TINY[method], "image_size": 16})
     dataset = ImageFolder(tmp_path / "images", **options)
     trial = Trial(method, hyperparameters, "images", "images", dataset, seed=0, reading=options)
-    folder, results = run_trial(trial, tmp_path / "logs", Console(file=io.StringIO()))
+    folder, results = run_trial(trial, tmp_path / "logs", plain_console(file=io.StringIO()))
     with open(folder / "scores.csv", newline="") as file:
         own = {row["file"]: row["score"] for row in csv.DictReader(file)}
     code, out, _ = predict(folder, tmp_path / "images" / "test")

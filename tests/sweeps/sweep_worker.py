@@ -1,6 +1,6 @@
-"""A worker of a sweep whose trials only wait; started as a process by `test_study.py`, to be killed.
+"""A worker of a sweep whose trials only wait; started as a process by `test_sweep.py`, to be killed.
 
-    python -m tests.sweep_worker STORAGE FOLDER SECONDS
+    python -m tests.sweeps.sweep_worker STORAGE FOLDER SECONDS
 
 Writes a line to FOLDER/runs for each trial that it ends.
 """
@@ -12,8 +12,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from anomaly_toolbox.sweeps import sweep as study
+from anomaly_toolbox.sweeps import storage, sweep
 from anomaly_toolbox.sweeps.hps import Discrete
+from anomaly_toolbox.sweeps.search import Search, StudySpec
+from anomaly_toolbox.sweeps.storage import open_storage
+from anomaly_toolbox.sweeps.sweep import Sweep
 
 WIDTHS, LABELS = (1, 2, 3), (7, 8)
 
@@ -25,19 +28,20 @@ class Hyperparameters(BaseModel):
     width: int
 
 
-def sweep(storage: str, folder: Path, name: str = "demo", widths=WIDTHS) -> study.Sweep:
+def demo_sweep(location: str, folder: Path, name: str = "demo", widths=WIDTHS) -> Sweep:
     """Two rows of three trials each."""
     rows = [
-        study.Row("Method", Hyperparameters, {"anomalous_label": label}, {"width": Discrete(tuple(widths))})
+        StudySpec("Method", Hyperparameters, {"anomalous_label": label}, {"width": Discrete(tuple(widths))})
         for label in LABELS
     ]
-    search = study.Search("grid", None, "none", 0)
-    return study.Sweep(name, rows, search, "Data", study.open_storage(storage), folder)
+    how = Search("grid", None, "none", 0)
+    return Sweep(name, rows, how, "Data", open_storage(location), folder)
 
 
-def main(storage: str, folder: Path, seconds: float) -> None:
+def main(location: str, folder: Path, seconds: float) -> None:
     """Prepares the sweep and works until it is over."""
-    study.HEARTBEAT_SECONDS, study.GRACE_SECONDS, study.SECONDS_BETWEEN_LOOKS = 1, 3, 0.1
+    storage.HEARTBEAT_SECONDS, storage.GRACE_SECONDS = 1, 3
+    sweep.SECONDS_BETWEEN_CHECKS = 0.1
 
     def run(row, hyperparameters, trial):
         print("begun", row.name, hyperparameters.width, flush=True)
@@ -46,7 +50,7 @@ def main(storage: str, folder: Path, seconds: float) -> None:
             file.write(f"{row.name} {hyperparameters.width} {os.getpid()}\n")
         return {"validation": {"auprc": 0.1 * hyperparameters.width}}
 
-    mine = sweep(storage, folder)
+    mine = demo_sweep(location, folder)
     mine.prepare()
     mine.work(run)
 

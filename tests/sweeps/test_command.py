@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.models import METHODS
 from anomaly_toolbox.report import tables
 from anomaly_toolbox.report.comparison import Finished
-from anomaly_toolbox.sweeps import command as sweep
+from anomaly_toolbox.sweeps import command
 from anomaly_toolbox.sweeps.plan import Options, make
 from tests.conftest import made_up_results
 
@@ -24,7 +24,7 @@ def run(monkeypatch, tmp_path):
 
     def run(methods=tuple(METHODS), fails=lambda trial: False, **options):
         trials, said = [], io.StringIO()
-        monkeypatch.setattr(sweep, "plain_console", lambda **_: Console(file=said, width=200))
+        monkeypatch.setattr(command, "plain_console", lambda **_: plain_console(file=said, width=200))
 
         def end_at_once(trial, *_):
             trials.append(trial)
@@ -39,9 +39,9 @@ def run(monkeypatch, tmp_path):
             results = made_up_results(trial.experiment, hp.anomalous_label, scores, hp.score, trial.seed, epochs)
             return Path(f"logs/{trial.experiment}"), results
 
-        monkeypatch.setattr(sweep, "run_trial", end_at_once)
+        monkeypatch.setattr(command, "run_trial", end_at_once)
         try:
-            sweep.run(make(Options(list(methods), "Digits", "Digits", log_dir=tmp_path / "logs", **options)))
+            command.run(make(Options(list(methods), "Digits", "Digits", log_dir=tmp_path / "logs", **options)))
         except ToolboxError as failure:
             if not fails(None):
                 raise
@@ -166,11 +166,11 @@ def test_a_median_pruner_stops_what_is_worse(run, write, monkeypatch):
         return Path("logs"), made_up_results("GANomaly", 2, {"paper": 0.5}, "paper", 0, 1)
 
     watched, said = [], io.StringIO()
-    monkeypatch.setattr(sweep, "plain_console", lambda **_: Console(file=said, width=200))
-    monkeypatch.setattr(sweep, "run_trial", run_trial)
+    monkeypatch.setattr(command, "plain_console", lambda **_: plain_console(file=said, width=200))
+    monkeypatch.setattr(command, "run_trial", run_trial)
     path = write(ganomaly={"width": [1, 2, 3, 4, 5, 6]})
     options = {"hps_path": path, "tuning": True, "pruner": "median", "log_dir": path.parent / "logs"}
-    sweep.run(make(Options(["GANomaly"], "Digits", "Digits", **options)))
+    command.run(make(Options(["GANomaly"], "Digits", "Digits", **options)))
     assert watched == [1, 2, 3, 4, 5]
     assert "stopped early: GANomaly, width=6, after epoch 1" in said.getvalue()
 
@@ -181,7 +181,7 @@ def test_the_table_keeps_method_and_auprc_at_any_width(width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     said = io.StringIO()
     results = made_up_results("GANomaly", 2, {"paper": 0.123}, "paper", 0, 1)
-    tables.show(Console(file=said, width=width), [Finished({}, results, None)], [])
+    tables.show(plain_console(file=said, width=width), [Finished({}, results, None)], [])
     head, row = said.getvalue().splitlines()[2:4]
     assert head.split()[:3] == ["method", "anomaly", "AUPRC"]
     assert row.split()[:3] == ["GANomaly", "2", "0.123"]
@@ -194,14 +194,14 @@ def test_a_matrix_comes_in_parts_where_it_does_not_fit(monkeypatch):
     said = io.StringIO()
     made_up = [made_up_results("PCA", label, {"paper": label / 10}, "paper", 0, 0) for label in range(10)]
     runs = [Finished({}, results, None) for results in made_up]
-    tables.show(Console(file=said, width=40), runs, [])
+    tables.show(plain_console(file=said, width=40), runs, [])
     lines = said.getvalue().splitlines()
     assert max(len(line) for line in lines if line.startswith(("method ", "PCA  "))) <= 40
     shown = [word for line in lines if line.startswith("PCA  ") for word in line.split()[1:]]
     assert shown == [*(f"{label / 10:.3f}" for label in range(10)), "0.450"]
     monkeypatch.delenv("COLUMNS")
     whole = io.StringIO()
-    tables.show(Console(file=whole, width=40), runs, [])
+    tables.show(plain_console(file=whole, width=40), runs, [])
     assert sum(line.startswith("PCA  ") for line in whole.getvalue().splitlines()) == 1
 
 
@@ -209,6 +209,6 @@ def test_names_of_sweeps_are_short_enough(tmp_path):
     path = tmp_path / ("傷" * 80 + ".json")
     path.write_text('{"pca": {"explained_variance": {"type": "Discrete", "values": [0.5, 0.9]}}}')
     plan = make(Options(["PCA"], "Digits", "D" * 250, hps_path=path, tuning=True, log_dir=tmp_path / "logs"))
-    opened = sweep.open_sweep(plan)
+    opened = command.open_sweep(plan)
     assert len(opened.name.encode()) < 200
     opened.prepare()

@@ -17,9 +17,13 @@ from optuna.trial import TrialState
 from pydantic import BaseModel
 
 from anomaly_toolbox.errors import InputError, ToolboxError
-from anomaly_toolbox.sweeps import sweep as study
+from anomaly_toolbox.sweeps import storage, sweep
 from anomaly_toolbox.sweeps.hps import Discrete, Interval
-from tests.sweep_worker import LABELS, WIDTHS, sweep
+from anomaly_toolbox.sweeps.queue import is_repetition, requeue
+from anomaly_toolbox.sweeps.search import Search, StudySpec
+from anomaly_toolbox.sweeps.storage import open_storage
+from anomaly_toolbox.sweeps.sweep import Sweep
+from tests.sweeps.sweep_worker import LABELS, WIDTHS, demo_sweep
 
 EVERYTHING = sorted(f"Method/anomalous_label={label} {width}" for label in LABELS for width in WIDTHS)
 SETTINGS = {
@@ -32,8 +36,8 @@ GRID = {"kind": Discrete(("a", "b")), "width": Discrete((1, 2, 3)), "fixed": Dis
 
 
 def plan(settings, sampler="grid", trials=None, seed=0):
-    row = study.Row("Method", BaseModel, {}, settings, "hps.json: method.")
-    return study.Search(sampler, trials, "none", seed).plan(row)
+    row = StudySpec("Method", BaseModel, {}, settings, "hps.json: method.")
+    return Search(sampler, trials, "none", seed).plan(row)
 
 
 def test_a_grid_is_every_combination_of_what_varies():
@@ -65,9 +69,9 @@ def test_tpe_begins_at_random_and_then_chooses():
 
 def test_tpe_looks_where_trials_were_good(tmp_path):
     """The best rate is 0.01: the later half comes nearer to it than the earlier one."""
-    row = study.Row("Method", HyperparametersOfRate, {}, {"rate": Interval(1e-5, 1.0, log=True, step=None)})
-    search = study.Search("tpe", 40, "none", 0)
-    mine = study.Sweep("demo", [row], search, "Data", study.open_storage(str(tmp_path / "journal")), tmp_path)
+    row = StudySpec("Method", HyperparametersOfRate, {}, {"rate": Interval(1e-5, 1.0, log=True, step=None)})
+    how = Search("tpe", 40, "none", 0)
+    mine = Sweep("demo", [row], how, "Data", open_storage(str(tmp_path / "journal")), tmp_path)
     mine.prepare()
     mine.work(lambda row, hp, trial: {"validation": {"auprc": 1 / (1 + abs(decades(hp.rate)))}})
     far = [abs(decades(trial.params["rate"])) for _, trial in mine.trials()]
@@ -109,7 +113,7 @@ def states(mine):
 def test_a_finished_sweep_does_nothing_when_started_again(tmp_path):
     seen = []
     for _ in range(2):
-        mine = sweep(str(tmp_path / "journal"), tmp_path)
+        mine = demo_sweep(str(tmp_path / "journal"), tmp_path)
         mine.prepare()
         mine.work(lambda row, hp, trial: seen.append((row.name, hp.width)) or results())
     assert sorted(f"{name} {width}" for name, width in seen) == EVERYTHING
@@ -120,7 +124,7 @@ def test_ctrl_c_puts_the_trial_back(tmp_path):
     def interrupt(row, hp, trial):
         raise KeyboardInterrupt
 
-    mine = sweep(str(tmp_path / "journal"), tmp_path)
+    mine = demo_sweep(str(tmp_path / "journal"), tmp_path)
     mine.prepare()
     with pytest.raises(KeyboardInterrupt):
         mine.work(interrupt)
@@ -136,7 +140,7 @@ def test_what_failed_is_tried_again_by_the_next_command_only(tmp_path):
             raise OSError("no room\nat all")
         return results()
 
-    seen, mine = [], sweep(str(tmp_path / "journal"), tmp_path)
+    seen, mine = [], demo_sweep(str(tmp_path / "journal"), tmp_path)
     mine.prepare()
     mine.work(fail)
     assert sorted(seen) == [1, 1, 2, 2, 3, 3]
@@ -148,11 +152,11 @@ def test_what_failed_is_tried_again_by_the_next_command_only(tmp_path):
 
 
 def test_another_sweep_of_the_same_name(tmp_path):
-    sweep(str(tmp_path / "journal"), tmp_path).prepare()
-    other = sweep(str(tmp_path / "journal"), tmp_path, widths=(1, 2))
+    demo_sweep(str(tmp_path / "journal"), tmp_path).prepare()
+    other = demo_sweep(str(tmp_path / "journal"), tmp_path, widths=(1, 2))
     with pytest.raises(InputError, match="--sweep-name demo: the storage has another sweep of that name"):
         other.prepare()
-    sweep(str(tmp_path / "journal"), tmp_path, name="demo2", widths=(1, 2)).prepare()
+    demo_sweep(str(tmp_path / "journal"), tmp_path, name="demo2", widths=(1, 2)).prepare()
     with other.presence.shown(), pytest.raises(ToolboxError, match="a worker of the sweep demo is alive"):
         other.prepare(overwrite=True)
     other.prepare(overwrite=True)
@@ -161,16 +165,16 @@ def test_another_sweep_of_the_same_name(tmp_path):
 
 def test_planning_that_was_cut_off_is_finished_by_the_next(tmp_path, monkeypatch):
     """The process that made the study died after it had enqueued two of three trials."""
-    monkeypatch.setattr(study, "SECONDS_TO_PLAN", 0.3)
-    mine = sweep(str(tmp_path / "journal"), tmp_path)
-    storage = study.open_storage(str(tmp_path / "journal"))
-    dying = optuna.create_study(storage=storage, study_name=f"demo/{mine.rows[0].name}", direction="maximize")
+    monkeypatch.setattr(sweep, "SECONDS_TO_PLAN", 0.3)
+    mine = demo_sweep(str(tmp_path / "journal"), tmp_path)
+    opened = open_storage(str(tmp_path / "journal"))
+    dying = optuna.create_study(storage=opened, study_name=f"demo/{mine.studies[0].name}", direction="maximize")
     for width in (1, 2):
         dying.enqueue_trial({"width": width})
     mine.prepare()
     mine.work(lambda *_: results())
     assert states(mine) == ["COMPLETE"] * 6
-    assert sorted(t.params["width"] for row, t in mine.trials() if row is mine.rows[0]) == [1, 2, 3]
+    assert sorted(t.params["width"] for row, t in mine.trials() if row is mine.studies[0]) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,7 @@ def test_planning_that_was_cut_off_is_finished_by_the_next(tmp_path, monkeypatch
 )
 def test_a_storage_that_cannot_be_used(place, told):
     with pytest.raises(InputError, match=told) as caught:
-        study.open_storage(place)
+        open_storage(place)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -191,23 +195,21 @@ def test_a_storage_that_cannot_be_used(place, told):
 def test_a_journal_that_is_damaged(tmp_path):
     (tmp_path / "journal").write_text("no journal\n" * 2)
     with pytest.raises(ToolboxError, match="journal: is no journal of Optuna's, or damaged"):
-        study.open_storage(str(tmp_path / "journal"))
+        open_storage(str(tmp_path / "journal"))
 
 
 def test_a_worker_that_died_before_it_said_who_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "SECONDS_TO_REGISTER", 0.0)
-    mine = sweep(str(tmp_path / "journal"), tmp_path)
+    monkeypatch.setattr(sweep, "SECONDS_TO_REGISTER", 0.0)
+    mine = demo_sweep(str(tmp_path / "journal"), tmp_path)
     mine.prepare()
-    optuna.load_study(
-        study_name=f"demo/{mine.rows[0].name}", storage=study.open_storage(str(tmp_path / "journal"))
-    ).ask()
+    optuna.load_study(study_name=f"demo/{mine.studies[0].name}", storage=open_storage(str(tmp_path / "journal"))).ask()
     mine.work(lambda *_: results())
     assert states(mine) == ["COMPLETE"] * 6
 
 
 def start(storage, folder, seconds):
-    command = [sys.executable, "-m", "tests.sweep_worker", storage, str(folder), str(seconds)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.sweeps.sweep_worker", storage, str(folder), str(seconds)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
 
 
 def check_that_each_runs_once_though_workers_die(storage, folder):
@@ -226,7 +228,7 @@ def check_that_each_runs_once_though_workers_die(storage, folder):
     runs = [line.rsplit(" ", 1) for line in (folder / "runs").read_text().splitlines()]
     assert sorted(what for what, _ in runs) == EVERYTHING
     assert not {who for _, who in runs} & {str(victim.pid) for victim in victims}
-    assert states(sweep(storage, folder)) == ["COMPLETE"] * 6
+    assert states(demo_sweep(storage, folder)) == ["COMPLETE"] * 6
 
 
 def test_each_trial_runs_once_though_workers_die(tmp_path):
@@ -258,8 +260,8 @@ def postgresql(tmp_path):
 
 
 def test_each_trial_runs_once_on_postgresql(postgresql, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "HEARTBEAT_SECONDS", 1)
-    monkeypatch.setattr(study, "GRACE_SECONDS", 3)
+    monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(storage, "GRACE_SECONDS", 3)
     check_that_each_runs_once_though_workers_die(postgresql, tmp_path)
     rows = optuna.get_all_study_summaries(postgresql, include_best_trial=False)
     assert sum(summary.n_trials for summary in rows) == 8  # six, of which two were begun twice
@@ -269,13 +271,13 @@ def test_one_that_was_held_up_too_long_gives_way(tmp_path):
     """A suspended worker comes back after its trial was given to another: it drops it and goes on."""
 
     def run(row, hp, trial):
-        if hp.width == 1 and not study.is_repetition(trial):
+        if hp.width == 1 and not is_repetition(trial):
             stored = trial.study.trials[trial.number]
             trial.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            study.run_again(trial.study, stored)
+            requeue(trial.study, stored)
         return results()
 
-    mine = sweep(str(tmp_path / "journal"), tmp_path)
+    mine = demo_sweep(str(tmp_path / "journal"), tmp_path)
     mine.prepare()
     mine.work(run)
     assert states(mine) == ["COMPLETE"] * 6

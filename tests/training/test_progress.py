@@ -2,14 +2,13 @@
 
 import io
 
-from rich.console import Console
-
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.training import progress
 
 
 def shown(**console) -> str:
     output = io.StringIO()
-    with progress.Bar(Console(file=output, **console)) as bar:
+    with progress.Bar(plain_console(file=output, **console)) as bar:
         task = bar.add_task("scoring test images", total=2000)
         for _ in range(2000):
             bar.advance(task)

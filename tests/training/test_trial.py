@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,12 +16,14 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from anomaly_toolbox import evaluation
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.digits import Digits
 from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.inference.detector import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.runs import Run
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
-from anomaly_toolbox.training.trial import Trial, load_detector, run_trial
+from anomaly_toolbox.training.trial import Trial, run_trial
 from tests.conftest import TINY
 
 
@@ -35,7 +36,7 @@ def trial(method="GANomaly", seed=0, **changes):
 
 
 def run(folder, console=None, overwrite=False, **changes):
-    return run_trial(trial(**changes), folder, console or Console(file=io.StringIO()), overwrite)
+    return run_trial(trial(**changes), folder, console or plain_console(file=io.StringIO()), overwrite)
 
 
 def columns_of(folder):
@@ -48,7 +49,7 @@ def columns_of(folder):
 def finished(tmp_path_factory):
     """A finished run of three epochs: its folder, its results and what it said."""
     said = io.StringIO()
-    folder, results = run(tmp_path_factory.mktemp("logs"), Console(file=said), epochs=3)
+    folder, results = run(tmp_path_factory.mktemp("logs"), plain_console(file=said), epochs=3)
     return folder, results, said.getvalue()
 
 
@@ -177,7 +178,7 @@ def test_a_finished_run_is_skipped(finished):
     folder, results, _ = finished
     said = io.StringIO()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
-    assert run(folder.parents[2], Console(file=said), epochs=3) == (folder, results)
+    assert run(folder.parents[2], plain_console(file=said), epochs=3) == (folder, results)
     assert "finished before, skipped" in said.getvalue()
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
 
@@ -204,7 +205,7 @@ def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatc
         with pytest.raises(ZeroDivisionError):
             run(tmp_path, epochs=3)
     said = io.StringIO()
-    _, again = run(tmp_path, Console(file=said), epochs=3)
+    _, again = run(tmp_path, plain_console(file=said), epochs=3)
     for tag in tags_of(folder):
         steps = steps_of(folder, tag)
         assert steps == sorted(set(steps)), tag  # each once, and rising
@@ -248,7 +249,7 @@ def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(gallery, "draw", stop)  # everything is scored, and that is kept
         with pytest.raises(Stop):
-            run(tmp_path / "stopped", Console(file=said), **changes)
+            run(tmp_path / "stopped", plain_console(file=said), **changes)
     assert "scoring goes on after 240 of 360 test images" in said.getvalue()
     _, again = run(tmp_path / "stopped", **changes)
     assert again["score_images_per_second"] is again["score_seconds"] is None
@@ -270,7 +271,7 @@ def test_scores_of_other_networks_do_not_count(tmp_path):
 
 @pytest.mark.parametrize("method", ["KNN", "PCA"])
 def test_baselines_need_no_epochs(tmp_path, method):
-    folder, results = run_trial(baseline(method), tmp_path, Console(file=io.StringIO()))
+    folder, results = run_trial(baseline(method), tmp_path, plain_console(file=io.StringIO()))
     assert (results["epochs"], results["selected_epoch"], results["train_images_per_second"]) == (0, None, None)
     events = EventAccumulator(str(folder))
     events.Reload()
@@ -288,7 +289,7 @@ def baseline(method, **changes):
 
 
 def test_knn_beats_a_guess(tmp_path):
-    _, results = run_trial(baseline("KNN", memory_size=2000), tmp_path, Console(file=io.StringIO()))
+    _, results = run_trial(baseline("KNN", memory_size=2000), tmp_path, plain_console(file=io.StringIO()))
     assert results["test"]["auprc"] > 5 * results["test"]["prevalence"]
 
 
@@ -311,7 +312,7 @@ def test_overwriting_with_what_cannot_be_loses_nothing(tmp_path):
     before = {path: path.read_bytes() for path in folder.iterdir()}
     broken = dataclasses.replace(trial(method="PCA"), dataset=Unsteady())
     with pytest.raises(ToolboxError, match="in another order"):
-        run_trial(broken, tmp_path, Console(file=io.StringIO()), overwrite=True)
+        run_trial(broken, tmp_path, plain_console(file=io.StringIO()), overwrite=True)
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
     assert run(tmp_path, method="PCA") == (folder, results)
 
@@ -331,7 +332,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
 def test_patience_and_the_last_epoch(tmp_path):
     """A rate at which nothing changes: the first epoch stays the best, and two epochs later it is enough."""
     said = io.StringIO()
-    _, results = run(tmp_path, Console(file=said), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
+    _, results = run(tmp_path, plain_console(file=said), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
     n_epochs = said.getvalue().count("validation AUPRC")
     assert n_epochs <= 5
     assert f"stopped after epoch {n_epochs}: none was better for 2 epochs (patience)" in said.getvalue()
@@ -356,7 +357,7 @@ class NoAnomalousValidation(Digits):
 def test_without_anomalies_in_validation_the_loss_decides(tmp_path):
     said = io.StringIO()
     without = dataclasses.replace(trial(epochs=2), dataset=NoAnomalousValidation())
-    _, results = run_trial(without, tmp_path, Console(file=said))
+    _, results = run_trial(without, tmp_path, plain_console(file=said))
     assert "the lowest loss, not auprc, decides" in said.getvalue()
     assert said.getvalue().count("validation residual") == 2
     assert results["validation"]["auprc"] is None
@@ -377,7 +378,7 @@ class OtherAnomalies(Digits):
 def test_heat_does_not_depend_on_anomalous_validation_images(tmp_path):
     _, results = run(tmp_path / "a", method="PCA")
     other = dataclasses.replace(trial(method="PCA"), dataset=OtherAnomalies())
-    _, others = run_trial(other, tmp_path / "b", Console(file=io.StringIO()))
+    _, others = run_trial(other, tmp_path / "b", plain_console(file=io.StringIO()))
     assert others["heat_range"] == results["heat_range"]
     assert others["validation"]["score_max"] != results["validation"]["score_max"]
 
@@ -393,7 +394,7 @@ class Unsteady(Digits):
 def test_a_split_that_comes_in_another_order_each_time_is_refused_by_name(tmp_path):
     unsteady = dataclasses.replace(trial(method="PCA"), dataset=Unsteady())
     with pytest.raises(ToolboxError, match=r"^Unsteady\.test gives other images, or in another order"):
-        run_trial(unsteady, tmp_path, Console(file=io.StringIO()))
+        run_trial(unsteady, tmp_path, plain_console(file=io.StringIO()))
     assert not list(tmp_path.rglob("results.json"))
 
 
@@ -401,7 +402,7 @@ def test_files_for_other_images_than_the_tested_ones_are_noticed(tmp_path):
     other = dataclasses.replace(trial(method="PCA"), dataset=Digits())
     other.dataset.test_files = ["1.png"]
     with pytest.raises(ToolboxError, match=r"Digits\.test_files has 1 names, expected one for each of the 360"):
-        run_trial(other, tmp_path, Console(file=io.StringIO()))
+        run_trial(other, tmp_path, plain_console(file=io.StringIO()))
 
 
 def test_a_training_that_diverges_is_told_as_that(tmp_path):
