@@ -324,7 +324,6 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
     score after is inside, and the threshold and other facts are in the file's metadata.
     """
     with _errors_in_one_line(debug):
-        from anomaly_toolbox.datasets.images import DEEP_WHITE
         from anomaly_toolbox.inference import formats
 
         opened, output = formats.check(run, file_format, output, overwrite)
@@ -334,11 +333,9 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
 
         exporting.write(opened, file_format, output)
         click.echo(output)
-        if opened.hparams.get("levels") == DEEP_WHITE:
-            takes = "takes" if file_format == "onnx" else "has a signature float_images that takes"
-            white = opened.hparams.get("white_level") or DEEP_WHITE
-            line = f"note: the run was trained on 16-bit images; the export {takes} floats: values divided by {white}"
-            click.echo(line, err=True)
+        note = formats.note_on_input(opened, file_format)
+        if note is not None:
+            click.echo(note, err=True)
 
 
 @contextlib.contextmanager

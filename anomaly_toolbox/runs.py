@@ -15,6 +15,29 @@ import filelock
 from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError, first_line
 from anomaly_toolbox.files import read_json, sha256, short_name, write_json
 
+#: The layout of `hparams.json` and `results.json`. Files without a number are from versions before it was introduced;
+#: they are read as format 1. A change that earlier versions could misread takes the next number.
+FORMAT = 1
+
+
+def read_versioned_json(path: Path) -> dict[str, Any]:
+    """The content of `hparams.json` or `results.json`.
+
+    Raises:
+        DamagedFile: the file is damaged.
+        ToolboxError: a newer version of the toolbox wrote it.
+    """
+    content = read_json(path)
+    written_format = content.get("format", FORMAT)
+    if not isinstance(written_format, int) or written_format < 1:
+        raise DamagedFile(f"{path} is damaged: format is {written_format!r}, expected a whole number from 1")
+    if written_format > FORMAT:
+        raise ToolboxError(
+            f"{path} has format {written_format}, this version of the toolbox reads formats up to {FORMAT}; install a "
+            "newer version"
+        )
+    return content
+
 
 def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) -> str:
     """A name that reads well in TensorBoard: the anomaly, then whatever differs from the defaults, then the seed.
@@ -51,7 +74,7 @@ class Run:
 
     def __init__(self, folder: Path, hparams: dict[str, Any]):
         self.folder = folder
-        self.hparams = hparams
+        self.hparams = {"format": FORMAT, **hparams}
         self.hparams_path = folder / "hparams.json"
         self.weights_path = folder / "model.weights.h5"
         self.results_path = folder / "results.json"
@@ -92,15 +115,15 @@ class Run:
                 raise DamagedFile(f"{self.hparams_path} is missing")
             write_json(self.hparams_path, self.hparams)
             return
-        there = read_json(self.hparams_path)
+        recorded = read_versioned_json(self.hparams_path)
         for name, wanted in self.hparams.items():
-            if name == "fingerprint_of_images" and there.get(name) is None:
+            if name == "fingerprint_of_images" and recorded.get(name) is None:
                 continue  # an earlier run of a user's Python file, whose fingerprint was not kept
-            if name == "fingerprint_of_images" and there[name] != wanted:
+            if name == "fingerprint_of_images" and recorded[name] != wanted:
                 raise self.images_have_changed()
-            if name != "versions" and there.get(name) != wanted:
+            if name not in ("format", "versions") and recorded.get(name) != wanted:
                 raise ToolboxError(
-                    f"{self.hparams_path} is damaged or another run's: {name} is {there.get(name)!r}, this run has "
+                    f"{self.hparams_path} is damaged or another run's: {name} is {recorded.get(name)!r}, this run has "
                     f"{wanted!r}; choose another --log-dir, or start anew with --overwrite"
                 )
 
@@ -119,13 +142,14 @@ class Run:
         """What `finish` was given if the run is finished, else None; DamagedFile if what it left is damaged."""
         if not self.results_path.exists():
             return None
-        results = read_json(self.results_path)
+        results = read_versioned_json(self.results_path)
         checksums = results.pop("sha256", None)
         if not isinstance(checksums, dict) or checksums.get(self.results_path.name) != _digest(results):
             raise DamagedFile(f"{self.results_path} is damaged")
         for path in self._guarded:
             if not path.exists() or sha256(path) != checksums.get(path.name):
                 raise DamagedFile(f"{path} is damaged or missing")
+        results.pop("format", None)
         return results
 
     @property
@@ -135,66 +159,92 @@ class Run:
     def finish(self, results: dict[str, Any]) -> None:
         """Writes `results.json`, the sign of a finished run, and lets the checkpoint go."""
         checksums = {path.name: sha256(path) for path in self._guarded}
+        results = {"format": FORMAT, **results}
         checksums[self.results_path.name] = _digest(results)
         write_json(self.results_path, {**results, "sha256": checksums})
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
 
+class UnfinishedRun(InputError):
+    """A run's folder without `results.json`."""
+
+
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run, whose files were compared with their checksums; made by `FinishedRun.open`.
+    """A finished run whose files match their checksums; made by `FinishedRun.read` or `FinishedRun.open`.
 
     Attributes:
         folder: of the run.
         hparams: the content of `hparams.json`.
         results: the content of `results.json`.
-        method: registered name.
-        image_size: side of the images that its networks take, in pixels.
-        score_range: the lowest and the highest of the validation scores.
-        threshold: scores at or above it are called anomalous.
-        heatmap_range: how strong anomaly maps have to be to show, see `pictures.heat`.
     """
 
     folder: Path
     hparams: dict[str, Any]
     results: dict[str, Any]
-    method: str
-    image_size: int
-    score_range: tuple[float, float]
-    threshold: float
-    heatmap_range: tuple[float, float]
+
+    @classmethod
+    def read(cls, folder: Path) -> "FinishedRun":
+        """Reads the finished run in a folder.
+
+        Raises:
+            InputError: the folder is not the folder of a run.
+            UnfinishedRun: the run is not finished.
+            DamagedFile: a file does not match its checksum.
+        """
+        run = Run(folder, {})
+        if not run.hparams_path.exists():
+            raise InputError(f"{folder}: is not the folder of a run: there is no {run.hparams_path.name} in it")
+        hparams, results = read_versioned_json(run.hparams_path), run.finished_results()
+        if results is None:
+            raise UnfinishedRun(f"{folder}: the run is not finished; run the same command again to continue it")
+        return cls(folder, hparams, results)
 
     @classmethod
     def open(cls, folder: Path) -> "FinishedRun":
-        """The finished run in a folder.
+        """Reads a finished run to score with it or to export it.
 
         Raises:
-            InputError: it is no run's folder, or the run is not finished.
-            ToolboxError: the run is damaged.
+            InputError: the folder is not the folder of a run, or the run is not finished.
+            ToolboxError: the run is damaged; the message says what the user can do.
         """
-        run = Run(Path(folder), {})
-        if not run.hparams_path.exists():
-            raise InputError(f"{folder}: is no run's folder: there is no {run.hparams_path.name} in it")
-        with advice_on_damage(run.folder):
-            results, hparams = run.finished_results(), read_json(run.hparams_path)
-            if results is None:
-                raise InputError(f"{folder}: the run is not finished; the command that began it goes on")
-            validation = results["validation"]
-            return cls(
-                run.folder,
-                hparams,
-                results,
-                hparams["experiment"],
-                hparams["hyperparameters"]["image_size"],
-                (validation["score_min"], validation["score_max"]),
-                results["test"]["threshold"],
-                tuple(results["heat_range"]),
-            )
+        with advice_on_damage(folder):
+            run = cls.read(Path(folder))
+            for part in ("method", "image_size", "score_range", "threshold", "heatmap_range"):
+                getattr(run, part)  # a missing value is reported here and not later
+            return run
+
+    @property
+    def method(self) -> str:
+        """The registered name of the method."""
+        return self.hparams["experiment"]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that the networks take, in pixels."""
+        return self.hparams["hyperparameters"]["image_size"]
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Minimum and maximum of the selected score on the validation images."""
+        validation = self.results["validation"]
+        return validation["score_min"], validation["score_max"]
+
+    @property
+    def threshold(self) -> float:
+        """Images whose selected score is at or above it are called anomalous."""
+        return self.results["test"]["threshold"]
+
+    @property
+    def heatmap_range(self) -> tuple[float, float]:
+        """The values of anomaly maps at which a heatmap starts and at which it is full; see `pictures`."""
+        low, high = self.results["heat_range"]
+        return low, high
 
 
 @contextlib.contextmanager
 def advice_on_damage(folder: Path) -> Iterator[None]:
-    """What a person can do where a finished run turns out to be damaged, in one line."""
+    """Adds what the user can do to the error of a damaged run, in one line."""
     advice = "restore the folder from a copy, or run the command again that made it"
     try:
         yield

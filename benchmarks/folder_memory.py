@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox.console import plain_console
@@ -74,7 +75,7 @@ def _own_memory() -> int:
 @click.option("--image-size", default=160, show_default=True, help="Side that images are resized to.")
 def main(files: tuple[int, ...], image_size: int) -> None:
     """Measures the memory that folders of images take."""
-    console = plain_console(highlight=False)
+    console = plain_console()
     spawn = multiprocessing.get_context("spawn")
     for number in files:
         with tempfile.TemporaryDirectory() as folder:

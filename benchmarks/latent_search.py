@@ -107,7 +107,7 @@ def draw(path: Path, cold: dict[int, float], warm: dict[int, float], prevalence:
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("latent_search.png"), show_default=True)
 def main(dataset, data_dir, hps_path, overrides, log_dir, seed, images, rounds, picture) -> None:
     """Measures AnoGAN's latent search: AUPRC against Γ, and images a second."""
-    console = plain_console(highlight=False)
+    console = plain_console()
     schema = detector_class("AnoGAN").Hyperparameters
     hp = hps.first_trial(schema, hps.domains(schema, "AnoGAN", hps_path, overrides))
     if not hp.warm_start:

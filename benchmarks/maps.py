@@ -46,7 +46,7 @@ def main(run: Path, folder: Path) -> None:
     for name, values in (("residual", residuals), ("unusual surroundings", unusual), ("map", maps)):
         figures = pixel_metrics(dataset.test_masks, values)
         table.add_row(name, *(f"{figures[figure]:.3f}" for figure in FIGURES))
-    plain_console(highlight=False).print(table)
+    plain_console().print(table)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int)
         table.add_column(column, justify="right")
     for kind, of_kind in seconds.most_common():
         table.add_row(kind, f"{1000 * of_kind / steps:.1f}", f"{of_kind / seconds.total():.0%}")
-    plain_console(highlight=False).print(table)
+    plain_console().print(table)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) 
 @click.option("--rounds", default=6, show_default=True, help="Rounds; the median counts.")
 def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int, rounds: int) -> None:
     """Measures training, scoring and the input pipeline of a method at its paper's sizes, or others."""
-    console = plain_console(highlight=False)
+    console = plain_console()
     experiment = method_name(experiment)
     cls = detector_class(experiment)
     hp = hps.first_trial(cls.Hyperparameters, hps.domains(cls.Hyperparameters, experiment, overrides=overrides))

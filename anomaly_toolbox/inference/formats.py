@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+from anomaly_toolbox.datasets.images import DEEP_WHITE
 from anomaly_toolbox.errors import InputError, did_you_mean
 from anomaly_toolbox.files import check_output
 from anomaly_toolbox.runs import FinishedRun
@@ -39,6 +40,15 @@ def check(run_folder: Path, file_format: str, output: Path | None, overwrite: bo
     if file_format == "onnx" and importlib.util.find_spec("tf2onnx") is None:
         raise InputError("--format onnx needs tf2onnx: pip install 'anomaly-toolbox[export]'")
     return run, output
+
+
+def note_on_input(run: FinishedRun, file_format: str) -> str | None:
+    """A line on what images the export of a 16-bit run takes; None for other runs."""
+    if run.hparams.get("levels") != DEEP_WHITE:
+        return None
+    takes = "takes" if file_format == "onnx" else "has a signature float_images that takes"
+    white = run.hparams.get("white_level") or DEEP_WHITE
+    return f"note: the run was trained on 16-bit images; the export {takes} floats: values divided by {white}"
 
 
 def _is_export(path: Path, file_format: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import read_json
 from anomaly_toolbox.report.comparison import Finished
-from anomaly_toolbox.runs import Run
+from anomaly_toolbox.runs import FinishedRun, UnfinishedRun
 
 SIGNS_OF_A_RUN = ("hparams.json", "results.json", "scores.csv", "model.weights.h5", "checkpoint")
 
@@ -57,29 +57,34 @@ def gather(log_dir: Path) -> Gathered:
 
 
 def _read(folder: Path) -> Finished:
-    run = Run(folder, {})
-    if not run.hparams_path.exists():
+    """A finished run for the comparison; a ToolboxError says why a folder holds none."""
+    if not (folder / "hparams.json").exists():
         raise ToolboxError("damaged: hparams.json is missing")
-    hparams = read_json(run.hparams_path)
-    hyperparameters = hparams["hyperparameters"]
-    if hparams.get("aspect"):  # images from files; how they are read is a setting too
-        unusual = hparams.get("reading", {})
+    try:
+        run = FinishedRun.read(folder)
+    except UnfinishedRun:
+        raise ToolboxError(_progress_of(folder)) from None
+    hyperparameters = run.hparams["hyperparameters"]
+    if run.hparams.get("aspect"):  # the images come from files, and how they are read is a setting too
+        reading = run.hparams.get("reading", {})
         hyperparameters |= {
-            "aspect": hparams["aspect"],
-            "all_test_images": unusual.get("all_test_images", False),
-            "white_level": unusual.get("white_level"),
+            "aspect": run.hparams["aspect"],
+            "all_test_images": reading.get("all_test_images", False),
+            "white_level": reading.get("white_level"),
         }
-    results = run.finished_results()
-    if results is None:
-        state = run.checkpoint / "state.json"
-        done = read_json(state)["epoch"] if state.exists() else 0
-        raise ToolboxError(f"unfinished: {done} of {hyperparameters.get('epochs', 0)} epochs done")
     for split in ("validation", "test"):
-        results[split]["scores"][results["score"]]["auprc"]
-    run = Finished(hyperparameters, results, folder)
-    if not run.is_measured:
+        run.results[split]["scores"][run.results["score"]]["auprc"]
+    finished = Finished(hyperparameters, run.results, folder)
+    if not finished.is_measured:
         raise ToolboxError("finished, but without anomalous test images there is nothing to compare")
-    return run
+    return finished
+
+
+def _progress_of(folder: Path) -> str:
+    state = folder / "checkpoint" / "state.json"
+    epochs_done = read_json(state)["epoch"] if state.exists() else 0
+    epochs = read_json(folder / "hparams.json")["hyperparameters"].get("epochs", 0)
+    return f"unfinished: {epochs_done} of {epochs} epochs done"
 
 
 def read_scores(run: Finished) -> tuple[np.ndarray, dict[str, np.ndarray]]:
