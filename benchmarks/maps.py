@@ -19,8 +19,8 @@ from rich.table import Table
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.evaluation import pixel_metrics
+from anomaly_toolbox.inference.detector import load_detector
 from anomaly_toolbox.models import losses
-from anomaly_toolbox.training.trial import load_detector
 
 FIGURES = ("pixel_auroc", "pixel_auprc", "pro")
 

@@ -126,8 +126,8 @@ def test_a_folder_that_is_called_like_a_known_dataset_is_told(asked, tmp_path, m
         (["--experiment", "PCA", "--dataset", "Digits", "--hps-path", "none.json"], "there is no such file"),
         (["--run-all", "--dataset", "Digits", "--tuning", "--sampler", "tpe"], "needs --trials"),
         (["--experiment", "AnoGAN", "--dataset", "Digits", "--set", "score=mahalanobis"], "it needs warm_start"),
-        (["predict", "none", "none.png"], "none: is no run's folder"),
-        (["export", "none"], "none: is no run's folder"),
+        (["predict", "none", "none.png"], "none: is not the folder of a run"),
+        (["export", "none"], "none: is not the folder of a run"),
     ],
 )
 def test_mistakes_are_told_before_tensorflow_is_imported(tmp_path, arguments, told):
@@ -291,7 +291,7 @@ def test_kill_9_and_the_same_command_again(idx_folder, tmp_path):
     assert not list((tmp_path / "killed").rglob("results.json"))
 
     again, whole = start(tmp_path / "killed"), start(tmp_path / "whole")
-    assert "going on after epoch" in again.communicate()[0]
+    assert "continuing after epoch" in again.communicate()[0]
     whole.communicate()
     assert (again.returncode, whole.returncode) == (0, 0)
     figures = []

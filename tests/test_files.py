@@ -37,7 +37,7 @@ def test_damaged_json_is_named(tmp_path, content):
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path):
     with (
         pytest.raises(OSError, match="No space left") as caught,
-        files.atomic_write(tmp_path / "weights", size=1 << 60),
+        files.atomic_write(tmp_path / "new", size=1 << 60),
     ):
         pytest.fail("nothing should be written")
     assert caught.value.filename == str(tmp_path / "new")

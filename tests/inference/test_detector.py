@@ -273,7 +273,7 @@ def test_wrong_paths(run, images, tmp_path):
     for arguments, told in (
         ([run, tmp_path / "nowhere"], "nowhere: there is no such file or folder"),
         ([run, tmp_path], "there are no images in it"),
-        ([tmp_path, images], "is no run's folder: there is no hparams.json in it"),
+        ([tmp_path, images], "is not the folder of a run: there is no hparams.json in it"),
         ([run, images, "--heatmaps", run / "scores.csv"], "--heatmaps .*scores.csv: is a file; expected a folder"),
         ([run, images, "--output", tmp_path], "expected a file"),
     ):

@@ -281,7 +281,7 @@ def test_a_failure_leaves_what_was_there(run, file_format, monkeypatch):
         raise OSError("no room")
 
     output = exported(run, file_format)
-    monkeypatch.setattr(export, "_save" if file_format == "savedmodel" else "whole", fail)
+    monkeypatch.setattr(export, "_save" if file_format == "savedmodel" else "atomic_write", fail)
     before = sorted(run.rglob("*"))
     with pytest.raises(ToolboxError, match=f"the conversion to {file_format} failed: OSError: no room"):
         export.export(run, file_format, overwrite=True)
@@ -292,7 +292,7 @@ def test_a_failure_leaves_what_was_there(run, file_format, monkeypatch):
 def test_what_is_missing_is_told(run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no format is called 'onx': did you mean onnx"):
         export.export(run, "onx")
-    with pytest.raises(InputError, match="elsewhere: is no run's folder: there is no hparams"):
+    with pytest.raises(InputError, match="elsewhere: is not the folder of a run: there is no hparams"):
         export.export(tmp_path / "elsewhere", "onnx")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(InputError, match=r"onnx needs tf2onnx: pip install 'anomaly-toolbox\[export\]'"):

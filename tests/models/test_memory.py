@@ -21,20 +21,20 @@ def cosine_distances(a, b):
 def test_neighbours_by_hand():
     """Directions at 0, 90 and 180 degrees from the first axis: cosine distances 0, 1 and 2."""
     memory = Neighbours()
-    memory.remember(np.array([[3.0, 0], [0, 1], [-2, 0]], np.float32))
+    memory.fit(np.array([[3.0, 0], [0, 1], [-2, 0]], np.float32))
     np.testing.assert_allclose(memory(tf.constant([[5.0, 0]])), [(0 + 1 + 2) / 3], atol=1e-6)
 
 
 def test_neighbours_are_the_five_nearest():
     memory = Neighbours()
-    memory.remember(NORMAL)
+    memory.fit(NORMAL)
     expected = np.sort(cosine_distances(OTHERS, NORMAL), axis=1)[:, :5].mean(axis=1)
     np.testing.assert_allclose(memory(OTHERS), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_neighbours_along_principal_components():
     memory = Neighbours(components=2)
-    memory.remember(NORMAL)
+    memory.fit(NORMAL)
     centred = NORMAL.astype(np.float64) - NORMAL.mean(axis=0)
     axes = np.linalg.svd(centred)[2][:2]
     distances = cosine_distances((OTHERS - NORMAL.mean(axis=0)) @ axes.T, centred @ axes.T)
@@ -45,7 +45,7 @@ def test_mahalanobis_by_hand():
     """Independent dimensions of standard deviations 1 and 10; enough vectors for the shrinkage to vanish."""
     vectors = np.random.default_rng(0).normal(size=(200_000, 2)) * [1, 10] + [3, 0]
     memory = Mahalanobis()
-    memory.remember(vectors.astype(np.float32))
+    memory.fit(vectors.astype(np.float32))
     np.testing.assert_allclose(memory(tf.constant([[5.0, 0], [3, 20], [3, 0]])), [2, 2, 0], atol=0.02)
 
 
@@ -54,17 +54,17 @@ def test_mahalanobis_uses_correlations():
     shared = generator.normal(size=(5000, 1))
     vectors = np.concatenate([shared, shared + 0.1 * generator.normal(size=(5000, 1))], axis=1)
     memory = Mahalanobis()
-    memory.remember(vectors.astype(np.float32))
+    memory.fit(vectors.astype(np.float32))
     along, against = memory(tf.constant([[1.0, 1.0], [1.0, -1.0]])).numpy()
     assert against > 10 * along
 
 
 def test_principal_components_and_back():
     memory = PrincipalComponents(6)
-    memory.remember(NORMAL)
+    memory.fit(NORMAL)
     np.testing.assert_allclose(memory.inverse(memory(OTHERS)), OTHERS, atol=1e-5)
     memory = PrincipalComponents(0.5)
-    memory.remember(NORMAL)
+    memory.fit(NORMAL)
     assert memory(OTHERS).shape == (7, 1)  # the third dimension has more than half of the variance
 
 
@@ -78,7 +78,7 @@ def test_what_is_remembered_is_saved(make, tmp_path):
 
     mine, other = model(), model()
     assert mine.memory.is_empty
-    mine.memory.remember(NORMAL)
+    mine.memory.fit(NORMAL)
     mine.save_weights(tmp_path / "m.weights.h5")
     other.load_weights(tmp_path / "m.weights.h5")
     np.testing.assert_array_equal(mine.memory(OTHERS), other.memory(OTHERS))
@@ -87,5 +87,5 @@ def test_what_is_remembered_is_saved(make, tmp_path):
 
 def test_few_vectors():
     for memory in (Neighbours(), Neighbours(64), Mahalanobis()):
-        memory.remember(NORMAL[:2])
+        memory.fit(NORMAL[:2])
         assert np.isfinite(memory(OTHERS)).all()

@@ -130,7 +130,7 @@ def unusual_places(detector, images):
     for row, column in np.ndindex(found.shape[1:3]):
         window = found[:, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
         vectors[:, row, column] = np.concatenate([window.mean(axis=(1, 2)), (window**2).mean(axis=(1, 2))], axis=-1)
-    mean, whitening = (detector.memory_banks["unusual"].arrays[name].numpy() for name in ("mean", "whitening"))
+    mean, whitening = (detector.memory_banks["patches"].arrays[name].numpy() for name in ("mean", "whitening"))
     unusual = np.sqrt((((vectors - mean) @ whitening) ** 2).mean(axis=-1))
     return np.kron(unusual, np.ones((1, 2, 2)))
 
@@ -140,7 +140,7 @@ def test_saved_networks_score_the_same(detector, images, tmp_path):
     path = tmp_path / "model.weights.h5"
     detector.save_networks(path)
     other = tiny_detector(type(detector).__name__)
-    other.remember(-training_images()[:16])
+    other.fit_memory_banks(-training_images()[:16])
     assert not np.allclose(other(images), detector(images))
     other.load_networks(path)
     expected = detector.scores(images)

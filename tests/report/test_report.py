@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from anomaly_toolbox import report
 from anomaly_toolbox.errors import InputError
+from anomaly_toolbox.report import page
 from anomaly_toolbox.report.gather import gather
 from tests.report.conftest import write_run
 
@@ -33,7 +33,7 @@ def test_every_folder_is_told_of(log_dir):
 
 
 def test_the_csv_can_be_computed_again(log_dir):
-    report.write(log_dir, log_dir)
+    page.write(log_dir, log_dir)
     rows = list(csv.DictReader((log_dir / "results_table.csv").read_text().splitlines()))
     assert list(rows[0]) == ["dataset", "method", "score", "choice", "figure", "2", "10", "mean"]
     values = {(row["method"], row["score"], row["figure"]): row for row in rows}
@@ -51,7 +51,7 @@ def test_the_csv_can_be_computed_again(log_dir):
 
 
 def test_the_markdown_has_every_table(log_dir):
-    report.write(log_dir, log_dir / "out" / "deep")
+    page.write(log_dir, log_dir / "out" / "deep")
     text = (log_dir / "out" / "deep" / "results_table.md").read_text()
     assert "| method | 2 | 10 | mean |" in text
     assert "×2" in text
@@ -75,24 +75,24 @@ class Tags(HTMLParser):
 
 
 def test_the_page_is_whole_and_loads_nothing(log_dir):
-    report.write(log_dir, log_dir)
+    page.write(log_dir, log_dir)
     text = (log_dir / "report.html").read_text()
-    page = Tags(text)
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    tags = Tags(text)
+    images = [attributes for tag, attributes in tags.tags if tag == "img"]
     assert len(images) == 2 * 3 * 2
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
-    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
+    charts = [attributes for tag, attributes in tags.tags if tag == "svg"]
     assert len(charts) == 2 + 2 * 2
-    assert all(chart["role"] == "img" and set(chart["aria-labelledby"].split()) <= set(page.ids) for chart in charts)
-    assert len(page.ids) == len(set(page.ids))
-    assert not [tag for tag, attributes in page.tags if tag == "link" and not attributes["href"].startswith("data:")]
-    assert not [tag for tag, attributes in page.tags if tag == "script" and "src" in attributes]
+    assert all(chart["role"] == "img" and set(chart["aria-labelledby"].split()) <= set(tags.ids) for chart in charts)
+    assert len(tags.ids) == len(set(tags.ids))
+    assert not [tag for tag, attributes in tags.tags if tag == "link" and not attributes["href"].startswith("data:")]
+    assert not [tag for tag, attributes in tags.tags if tag == "script" and "src" in attributes]
     assert "#0a0b" not in text  # a stand-in colour that was forgotten
     assert "unfinished: 1 of 2 epochs done" in text
 
 
 def test_charts_are_files_too(log_dir):
-    paths, n_left_out = report.write(log_dir, log_dir / "out")
+    paths, n_left_out = page.write(log_dir, log_dir / "out")
     assert n_left_out == 5
     for name in ("Digits_auprc.svg", "Digits_other_scores.svg"):
         assert log_dir / "out" / name in paths
@@ -104,19 +104,19 @@ def test_charts_are_files_too(log_dir):
 
 def test_a_log_folder_without_runs(tmp_path):
     with pytest.raises(InputError, match="there are no runs in it"):
-        report.write(tmp_path, tmp_path)
+        page.write(tmp_path, tmp_path)
     with pytest.raises(InputError, match="there is no such folder"):
-        report.write(tmp_path / "none", tmp_path)
+        page.write(tmp_path / "none", tmp_path)
     write_run(tmp_path / "logs" / "a", "KNN", 2, epochs=0)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: is a file; expected a folder"):
-        report.write(tmp_path / "logs", tmp_path / "file")
+        page.write(tmp_path / "logs", tmp_path / "file")
 
 
 def test_only_unfinished_runs(tmp_path):
     folder = write_run(tmp_path / "a", "KNN", 2, epochs=0)
     (folder / "results.json").unlink()
-    report.write(tmp_path, tmp_path)
+    page.write(tmp_path, tmp_path)
     assert "unfinished" in (tmp_path / "report.html").read_text()
 
 
@@ -139,7 +139,7 @@ def browser():
 
 def test_in_a_browser(log_dir, browser):
     """Nothing is complained of, sorting sorts, a phone shows no wider page, and dark is dark."""
-    report.write(log_dir, log_dir)
+    page.write(log_dir, log_dir)
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     browser.get((log_dir / "report.html").as_uri())

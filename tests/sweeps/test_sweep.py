@@ -157,7 +157,7 @@ def test_another_sweep_of_the_same_name(tmp_path):
     with pytest.raises(InputError, match="--sweep-name demo: the storage has another sweep of that name"):
         other.prepare()
     demo_sweep(str(tmp_path / "journal"), tmp_path, name="demo2", widths=(1, 2)).prepare()
-    with other.presence.shown(), pytest.raises(ToolboxError, match="a worker of the sweep demo is alive"):
+    with other.liveness.shown(), pytest.raises(ToolboxError, match="a worker of the sweep demo is alive"):
         other.prepare(overwrite=True)
     other.prepare(overwrite=True)
     assert states(other) == ["WAITING"] * 4
@@ -194,7 +194,7 @@ def test_a_storage_that_cannot_be_used(place, told):
 
 def test_a_journal_that_is_damaged(tmp_path):
     (tmp_path / "journal").write_text("no journal\n" * 2)
-    with pytest.raises(ToolboxError, match="journal: is no journal of Optuna's, or damaged"):
+    with pytest.raises(ToolboxError, match="journal: is not an Optuna journal, or is damaged"):
         open_storage(str(tmp_path / "journal"))
 
 

@@ -53,13 +53,13 @@ def start_parent(tmp_path, disposition="--default-signal=INT"):
     """A parent of two waiting workers, which heeds Ctrl-C even where the tests run in the background."""
     (tmp_path / "parent.py").write_text(
         "from pathlib import Path\n"
-        "from anomaly_toolbox import workers\n"
-        "from tests.test_workers import wait\n"
+        "from anomaly_toolbox.sweeps import workers\n"
+        "from tests.sweeps.test_workers import wait\n"
         "if __name__ == '__main__':\n"
         f"    logs = [Path({str(tmp_path)!r}) / name for name in ('1.log', '2.log')]\n"
         f"    workers.run(wait, {str(tmp_path / 'said')!r}, logs, lambda: None, print)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     parent = subprocess.Popen(
         ["env", disposition, sys.executable, tmp_path / "parent.py"], env=environment, stderr=subprocess.DEVNULL
     )

@@ -210,7 +210,7 @@ def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatc
         steps = steps_of(folder, tag)
         assert steps == sorted(set(steps)), tag  # each once, and rising
         assert steps == steps_of(whole, tag)
-    assert "going on after epoch 3 of 3" in said.getvalue()
+    assert "continuing after epoch 3 of 3" in said.getvalue()
     for part in ("validation", "test", "selected_epoch"):
         assert again[part] == results[part]
 
@@ -250,7 +250,7 @@ def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, m
         patch.setattr(gallery, "draw", stop)  # everything is scored, and that is kept
         with pytest.raises(Stop):
             run(tmp_path / "stopped", plain_console(file=said), **changes)
-    assert "scoring goes on after 240 of 360 test images" in said.getvalue()
+    assert "scoring continues after 240 of 360 test images" in said.getvalue()
     _, again = run(tmp_path / "stopped", **changes)
     assert again["score_images_per_second"] is again["score_seconds"] is None
     for part in ("validation", "test", "selected_epoch"):
