@@ -233,7 +233,7 @@ def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, m
     _, results = run(tmp_path / "whole", **changes)
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", -1)
     with monkeypatch.context() as patch:
-        patch.setattr(progress.ConclusionProgress, "on_train_batch_end", stop)
+        patch.setattr(progress.AfterFitProgress, "on_train_batch_end", stop)
         with pytest.raises(Stop):
             run(tmp_path / "stopped", **changes)
     with monkeypatch.context() as patch:
@@ -335,7 +335,7 @@ def test_patience_and_the_last_epoch(tmp_path):
     _, results = run(tmp_path, plain_console(file=said), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
     n_epochs = said.getvalue().count("validation AUPRC")
     assert n_epochs <= 5
-    assert f"stopped after epoch {n_epochs}: none was better for 2 epochs (patience)" in said.getvalue()
+    assert f"stopped after epoch {n_epochs}: no epoch was better for 2 epochs (patience)" in said.getvalue()
     assert results["selected_epoch"] == n_epochs - 2
     assert (results["epochs"], results["steps"]) == (n_epochs, 15 * n_epochs)
     folder, results = run(tmp_path, epochs=2, select_by="last", step_log_frequency=1000)
@@ -358,7 +358,7 @@ def test_without_anomalies_in_validation_the_loss_decides(tmp_path):
     said = io.StringIO()
     without = dataclasses.replace(trial(epochs=2), dataset=NoAnomalousValidation())
     _, results = run_trial(without, tmp_path, plain_console(file=said))
-    assert "the lowest loss, not auprc, decides" in said.getvalue()
+    assert "the epoch with the lowest loss is kept" in said.getvalue()
     assert said.getvalue().count("validation residual") == 2
     assert results["validation"]["auprc"] is None
     assert results["validation"]["threshold"] == results["validation"]["score_max"]
