@@ -1,18 +1,23 @@
-"""Anomaly Toolbox: finds anomalies in images with GANs, and says honestly how well."""
+"""Anomaly Toolbox: detectors that find anomalies in images with GANs, and a fair measure of how well they do."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anomaly_toolbox.inference.detector import Detector
 
 __version__ = "0.1.0"
 
 
-def load(run: str | Path):
-    """The detector of a finished run, a `detector.Detector`: `load(run).score_images(images)`.
+def load(run: str | Path) -> "Detector":
+    """Loads the detector of a finished run: `load(run).score_images(images)`.
 
     Args:
-        run: the run's folder, `logs/<Experiment>/<Dataset>/<run name>`.
+        run: the run folder, `<log_dir>/<Experiment>/<Dataset>/<run name>`.
 
     Raises:
-        InputError, ToolboxError: there is no finished run, or it is damaged.
+        InputError: the folder does not hold a finished run.
+        ToolboxError: the run is damaged.
     """
     from anomaly_toolbox.inference.detector import Detector  # imports TensorFlow
 

@@ -1,4 +1,4 @@
-"""The command `anomaly-box`. Only click is imported here; TensorFlow waits until there is work for it."""
+"""The command `anomaly-box`. Only click is imported at the top, so that `--help` answers at once."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -20,30 +20,32 @@ from anomaly_toolbox.errors import INTERRUPTED, InputError, ToolboxError, reason
 from anomaly_toolbox.models import METHODS, method_name
 from anomaly_toolbox.streams import open_streams
 
-ENVIRONMENT = "ANOMALY_BOX"  # what the names of environment variables begin with
-LONGEST_SWEEP_NAME = 150  # bytes; it is the name of a folder
-READER_GONE = 141  # what a shell reports of a command that wrote to a closed pipe
+ENVIRONMENT = "ANOMALY_BOX"  # the prefix of all environment variables
+LONGEST_SWEEP_NAME = 150  # bytes; the name is also the name of a folder
+BROKEN_PIPE = 141  # the exit code that shells use for a command that wrote to a closed pipe
+CONTINUE = "Run the same command again to continue after the last finished epoch."
+DEBUG_HELP = "Show the traceback of an error and TensorFlow's own messages."
 
 
 class OneLineErrors(click.Group):
-    """A command whose usage errors are one line, like all others."""
+    """A command that reports every usage error in one line, like all other errors."""
 
-    def main(self, *arguments, **options):
+    def main(self, *arguments: Any, **options: Any) -> Any:
         """Runs the command; see `click.Command.main`."""
         open_streams()
-        warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file is told in a line of our own
+        warnings.filterwarnings("ignore", module="PIL")  # unusable image files are reported in our own words
         try:
             return super().main(*arguments, **options | {"standalone_mode": False})
         except click.ClickException as problem:
-            _leave(f"Error: {problem.format_message()} (--help explains the options)", problem.exit_code)
+            _exit(f"Error: {problem.format_message()} (--help explains the options)", problem.exit_code)
         except click.Abort:
-            _leave("Interrupted.", INTERRUPTED)
+            _exit("Interrupted.", INTERRUPTED)
 
 
 class AddedToEnvironment(click.Option):
-    """An option that may be given several times, and adds to what the environment gives."""
+    """A repeatable option whose values are added to those of its environment variable."""
 
-    def consume_value(self, ctx, opts):
+    def consume_value(self, ctx: click.Context, opts: Any) -> tuple[Any, ParameterSource]:
         """See `click.Parameter.consume_value`."""
         value, source = super().consume_value(ctx, opts)
         if source == ParameterSource.COMMANDLINE:
@@ -58,48 +60,49 @@ class AddedToEnvironment(click.Option):
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": ENVIRONMENT},
 )
 @click.option("--experiment", metavar="NAME", help=f"The method to train and test: {', '.join(METHODS)}.")
-@click.option("--run-all", is_flag=True, help="Run every method instead of one.")
+@click.option("--run-all", is_flag=True, help="Train and test every method instead of a single one.")
 @click.option(
     "--dataset",
     metavar="NAME|FOLDER|FILE.py",
-    help=f"The images: {', '.join(DATASETS)}; or a folder with train/good, test/good and test/<defect>, or with normal "
-    "and anomalous; or a Python file with a class of the file's name that implements AnomalyDetectionDataset.",
+    help=f"A known dataset ({', '.join(DATASETS)}), a folder of images, or a Python file with a subclass of "
+    "AnomalyDetectionDataset of the same name. A folder has train/good, test/good and test/<defect>, or normal and "
+    "anomalous.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="Folder or archive (.zip, .tar.*) where the images are, or folder where they are downloaded to. MNIST and "
-    "FashionMNIST take the four IDX files, plain or .gz, CorruptedMNIST its mnist_c.zip; MVTecAD and SurfaceCracks "
-    "need it.",
+    help="Folder or archive (.zip, .tar.*) with the images, or folder to download them to; required for MVTecAD and "
+    "SurfaceCracks. MNIST and FashionMNIST read four IDX files, plain or .gz; CorruptedMNIST reads mnist_c.zip.",
 )
 @click.option(
     "--aspect",
     type=click.Choice(["stretch", "pad", "crop"], case_sensitive=False),
     show_default="stretch",
-    help="What becomes of images in a folder that are no squares: stretched, padded with black, or cut to the middle.",
+    help="What happens to images of a folder that are not square: they are stretched, padded with black, or cropped to "
+    "their centre.",
 )
 @click.option(
     "--on-bad-image",
     type=click.Choice(["error", "skip"], case_sensitive=False),
     show_default="error",
-    help="Stop if image files in a folder cannot be used, or leave them out and say so.",
+    help="Stop if a folder has image files that cannot be used, or leave them out with a note.",
 )
 @click.option(
     "--all-test-images",
     is_flag=True,
-    help="Test on every test image of a folder, as papers do, where otherwise half of them choose epoch and threshold; "
-    "the lowest loss on some normal training images chooses instead.",
+    help="Test on all test images of a folder, as papers do, instead of keeping half of them for validation. Some "
+    "normal training images then choose the epoch, by the lowest loss.",
 )
 @click.option(
     "--white-level",
     type=click.IntRange(1, 65535),
-    help="The value that is white in a folder's grey images of 16 bits, such as 4095 if they have 12 bits; brighter "
-    "pixels become white, too. Without it, 65535 is white.",
+    help="The level that is white in a folder's 16-bit greyscale images, such as 4095 for 12-bit data; higher levels "
+    "become white as well. By default it is 65535.",
 )
 @click.option(
     "--hps-path",
     type=click.Path(path_type=Path),
-    help="JSON file of hyperparameters; without it, each method uses its paper's.",
+    help="JSON file of hyperparameters. Without it, each method uses the hyperparameters of its paper.",
 )
 @click.option(
     "--tuning",
@@ -108,8 +111,8 @@ class AddedToEnvironment(click.Option):
     flag_value=True,
     default=False,
     metavar="[BOOLEAN]",
-    help="Run every combination of the values in the hyperparameter file, not only the first of each; or those that "
-    "--sampler chooses. Several processes may share the work, see --workers and --storage.",
+    help="Run every combination of the values in the hyperparameter file, or the trials that --sampler chooses, and "
+    "not only the first value of each. Several processes can share the trials; see --workers and --storage.",
 )
 @click.option("--no-tuning", is_flag=True, help="Run only the first value of each hyperparameter; this is the default.")
 @click.option(
@@ -117,38 +120,39 @@ class AddedToEnvironment(click.Option):
     type=click.Choice(["grid", "random", "tpe"], case_sensitive=False),
     default="grid",
     show_default=True,
-    help="How --tuning chooses trials: every combination, at random, or where earlier trials were good (tpe, the "
-    "tree-structured Parzen estimator). The last two also search intervals, and need --trials.",
+    help="How --tuning chooses trials: every combination, at random, or close to good earlier trials (tpe, the "
+    "tree-structured Parzen estimator). random and tpe also search intervals and need --trials.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(1, 1_000_000),
-    help="How many trials --tuning runs for each method and label; without it, the whole grid.",
+    help="Number of trials that --tuning runs for each method and label. Without it, the whole grid is run.",
 )
 @click.option(
     "--pruner",
     type=click.Choice(["none", "median"], case_sensitive=False),
     default="none",
     show_default=True,
-    help="median: --tuning stops a trial whose validation AUPRC after an epoch is below that of most trials before it.",
+    help="With median, --tuning stops a trial whose validation AUPRC after an epoch is below the median of the earlier "
+    "trials.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, 1024),
     default=1,
     show_default=True,
-    help="Processes on this machine that run trials side by side and share its threads.",
+    help="Number of processes on this machine that run trials in parallel and share its threads.",
 )
 @click.option(
     "--storage",
     metavar="URL|FILE",
-    help="Where several machines meet to share trials: a database (postgresql://user:password@host/name), or a file on "
-    "a disk that all of them see. Give each machine the same command. Without it, a file in the sweep's folder.",
+    help="Database (postgresql://user:password@host/name), or file on a shared disk, in which machines that run the "
+    "same command share its trials. By default it is a file in the sweep's folder.",
 )
 @click.option(
     "--sweep-name",
     metavar="NAME",
-    help="Name of the sweep in the storage; without it, one that follows from what is asked.",
+    help="Name of the sweep in the storage. By default it follows from the other options.",
 )
 @click.option(
     "--set",
@@ -157,30 +161,31 @@ class AddedToEnvironment(click.Option):
     metavar="NAME=VALUE",
     multiple=True,
     envvar=[f"{ENVIRONMENT}_SET", f"{ENVIRONMENT}_OVERRIDES"],
-    help="Use this value for a hyperparameter, whatever the file says; may be given several times, or several, "
-    f"separated by spaces, in {ENVIRONMENT}_SET. none means no value; true and false are Booleans.",
+    help="Set a hyperparameter and ignore its values in the file; none stands for no value, true and false are "
+    f"Booleans. The option can be repeated, and {ENVIRONMENT}_SET takes several NAME=VALUE separated by spaces.",
 )
 @click.option(
     "--log-dir",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("logs"),
     show_default=True,
-    help="Folder for the runs and for TensorBoard.",
+    help="Folder for all run folders, which TensorBoard can show.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**31 - 1),
     default=0,
     show_default=True,
-    help="Start of all random numbers: the same seed gives the same figures.",
+    help="Seed of all random numbers; the same seed gives the same results.",
 )
-@click.option("--overwrite", is_flag=True, help="Start anew, and delete what an earlier run of the same name left.")
+@click.option("--overwrite", is_flag=True, help="Delete earlier results of the same name and start again.")
 @click.option("--require-gpu", is_flag=True, help="Stop at once if TensorFlow finds no GPU.")
-@click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")
+@click.option("--debug", is_flag=True, help=DEBUG_HELP)
 @click.version_option(__version__, prog_name="anomaly-box")
 @click.pass_context
 def main(
     context: click.Context,
+    /,
     experiment: str | None,
     run_all: bool,
     dataset: str | None,
@@ -191,58 +196,52 @@ def main(
 ) -> None:
     """Train detectors on normal images and measure how well they find anomalous ones.
 
-    A first try, without any download:
+    An example that needs no download:
 
     anomaly-box --experiment GANomaly --dataset Digits
     """
     if context.invoked_subcommand:
         return
-    with _errors_in_one_line(debug, "The same command goes on after the last finished epoch, if there was one."):
+    with _errors_in_one_line(debug, CONTINUE):
         if bool(experiment) == run_all:
             raise InputError("give either --experiment NAME or --run-all")
         if dataset is None:
             raise InputError(f"give --dataset: {', '.join(DATASETS)}, or a folder of images or a .py file of your own")
         tuning = tuning and not no_tuning
         if not tuning and (options["trials"] or options["sampler"] != "grid" or options["pruner"] != "none"):
-            raise InputError("--sampler, --trials and --pruner say how --tuning searches; add --tuning")
-        name = options["sweep_name"]
-        if name is not None and not re.fullmatch(r"[\w.,=+-]*\w", name):
-            raise InputError(f"--sweep-name {name}: expected letters, digits and . , = + - _")
-        if name is not None and len(os.fsencode(name)) > LONGEST_SWEEP_NAME:
-            raise InputError(f"--sweep-name: has {len(os.fsencode(name))} bytes, expected at most {LONGEST_SWEEP_NAME}")
-        methods = list(METHODS) if run_all else [method_name(experiment)]
-        kept_as = dataset_name(dataset)
-        from anomaly_toolbox.sweeps import plan
+            raise InputError("--sampler, --trials and --pruner have no effect without --tuning; add --tuning")
+        _check_sweep_name(options["sweep_name"])
+        methods = [method_name(experiment)] if experiment else list(METHODS)
+        name = dataset_name(dataset)
+        from anomaly_toolbox.sweeps.plan import Options, make_plan
 
-        planned = plan.make(plan.Options(methods, dataset, kept_as, tuning=tuning, debug=debug, **options))
-        _note_folder(dataset, kept_as)
+        plan = make_plan(Options(methods, dataset, name, tuning=tuning, debug=debug, **options))
+        _note_folder_of_same_name(dataset, name)
         _import_tensorflow(debug)
 
         from anomaly_toolbox.sweeps import command
 
-        command.run(planned)
+        command.run(plan)
 
 
 @main.command()
 @click.argument("log_dir", type=click.Path(path_type=Path))
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="Folder for the report; without it, the log folder itself."
-)
-@click.option("--debug", is_flag=True, help="Show where in the program an error arose.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the report; by default the log folder.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def report(log_dir: Path, output: Path | None, debug: bool) -> None:
-    """Compare all runs in LOG_DIR: tables of every figure and one page to look at.
+    """Compare all runs in LOG_DIR: tables of every metric, and one page to read.
 
     Writes results_table.md, results_table.csv, two bar charts (SVG) for each dataset, and report.html, which opens in
-    any browser, without a network.
+    any browser without a network connection.
     """
     with _errors_in_one_line(debug):
-        from anomaly_toolbox.report import page
+        from anomaly_toolbox.report import command
 
-        paths, n_left_out = page.write(log_dir, output or log_dir)
+        paths, n_left_out = command.write(log_dir, output or log_dir)
         for path in paths:
             click.echo(path)
         if n_left_out:
-            click.echo(f"left out: {_counted(n_left_out, 'folder')}; the report says why", err=True)
+            click.echo(f"left out: {_counted(n_left_out, 'folder')}; the report lists the reasons", err=True)
 
 
 @main.command()
@@ -255,16 +254,18 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
     type=click.Choice(["csv", "jsonl"], case_sensitive=False),
     default="csv",
     show_default=True,
-    help="A line for each image: comma-separated values, or a JSON object.",
+    help="Format of the predictions: comma-separated values, or a JSON object for each image.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="File for the lines; without it they are printed.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="File for the predictions, which are printed by default."
+)
 @click.option(
     "--heatmaps",
     type=click.Path(path_type=Path),
-    help="Folder for a picture of each image, <image>.heat.png, glowing where it is odd.",
+    help="Folder for an anomaly heatmap of each image, <image>.heat.png.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the output file and heatmaps if they are there.")
-@click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output file and existing heatmaps.")
+@click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def predict(
     run: Path,
     paths: tuple[Path, ...],
@@ -276,9 +277,9 @@ def predict(
 ) -> None:
     """Score new images with the detector of a finished RUN.
 
-    RUN is the run's folder, PATH an image or a folder of images. A line has the file, its score, the same calibrated to
-    0 to 1 by the validation images, and whether it reaches the threshold. Files that cannot be used have the reason
-    instead; then the exit code is 1.
+    RUN is a run folder, PATH an image or a folder of images. A prediction has the name of the file, its score, the
+    calibrated score, and whether the score reaches the threshold. If a file cannot be used, its prediction has the
+    reason instead, and the exit code is 1.
     """
     with _errors_in_one_line(debug):
         from anomaly_toolbox.console import plain_console
@@ -309,90 +310,106 @@ def predict(
     type=click.Choice(["savedmodel", "onnx", "tflite"], case_sensitive=False),
     default="savedmodel",
     show_default=True,
-    help="savedmodel: for TensorFlow and its servers; onnx: for other runtimes; tflite: for small devices.",
+    help="savedmodel for TensorFlow and TensorFlow Serving, onnx for other runtimes, tflite for small devices.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="File or folder to write; by default in the run's folder."
+    "--output", type=click.Path(path_type=Path), help="File or folder to write; by default in the run folder."
 )
-@click.option("--overwrite", is_flag=True, help="Replace what an earlier export wrote there.")
-@click.option("--debug", is_flag=True, help="Show where in the program an error arose, and TensorFlow's own messages.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def export(run: Path, file_format: str, output: Path | None, overwrite: bool, debug: bool) -> None:
-    """Write the detector of a finished RUN for programs that do not have this toolbox.
+    """Write the detector of a finished RUN to a file for programs without this toolbox.
 
-    Images go in, as bytes, or as floats from 0 to 1 where they have more than 8 bits; score, calibrated score, whether
-    the image is anomalous, anomaly map and reconstruction come out. All that has to be done to an image before and to a
-    score after is inside, and the threshold and other facts are in the file's metadata.
+    The export takes images as bytes, or as floats from 0 to 1 if they have more than 8 bits. It returns the score, the
+    calibrated score, whether the image is anomalous, the anomaly map and the reconstruction. It includes all processing
+    of images and scores; its metadata has the threshold and other facts.
     """
     with _errors_in_one_line(debug):
         from anomaly_toolbox.inference import formats
 
-        opened, output = formats.check(run, file_format, output, overwrite)
+        finished_run, output = formats.check(run, file_format, output, overwrite)
         _import_tensorflow(debug)
 
         from anomaly_toolbox.inference import export as exporting
 
-        exporting.write(opened, file_format, output)
+        exporting.write(finished_run, file_format, output)
         click.echo(output)
-        note = formats.note_on_input(opened, file_format)
+        note = formats.note_on_input(finished_run, file_format)
         if note is not None:
             click.echo(note, err=True)
 
 
 @contextlib.contextmanager
-def _errors_in_one_line(debug: bool, when_interrupted: str = "") -> Iterator[None]:
-    """Turns whatever is raised into one line and an exit code; the traceback is shown with `debug` only."""
+def _errors_in_one_line(debug: bool, advice_if_interrupted: str = "") -> Iterator[None]:
+    """Turns every exception into one line and an exit code; with `debug`, the traceback is printed as well."""
     _note_unknown_variables()
     try:
         yield
     except KeyboardInterrupt:
-        _leave(f"Interrupted. {when_interrupted}".rstrip(), INTERRUPTED)
+        _exit(f"Interrupted. {advice_if_interrupted}".rstrip(), INTERRUPTED)
     except (click.ClickException, click.exceptions.Exit):
         raise
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _leave("Stopped: whatever reads the output, such as head, has closed it.", READER_GONE)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout when it exits
+        _exit("Stopped: the program that reads the output, such as head, closed it.", BROKEN_PIPE)
     except Exception as problem:
         if debug:
             traceback.print_exc()
         if isinstance(problem, ToolboxError):
-            _leave(f"Error: {problem}", problem.exit_code)
+            _exit(f"Error: {problem}", problem.exit_code)
         if isinstance(problem, OSError) and problem.strerror:
-            place = f"{problem.filename}: " if problem.filename else ""
-            _leave(f"Error: {place}{problem.strerror}", 1)
-        _leave(f"Error: {reason(problem)} (--debug shows where)", 1)
+            path = f"{problem.filename}: " if problem.filename else ""
+            _exit(f"Error: {path}{problem.strerror}", 1)
+        _exit(f"Error: {reason(problem)} (--debug shows where)", 1)
 
 
-def _note_folder(dataset: str, kept_as: str) -> None:
-    """Tells of a folder that is called like a known dataset."""
-    if kept_as in DATASETS and Path(dataset).is_dir():
-        line = f"note: {kept_as} is a known dataset; --dataset ./{dataset} would read the folder {dataset} instead"
+def _check_sweep_name(name: str | None) -> None:
+    """Raises InputError for a name that cannot be the name of a folder."""
+    if name is None:
+        return
+    if not re.fullmatch(r"[\w.,=+-]*\w", name):
+        raise InputError(f"--sweep-name {name}: expected letters, digits and . , = + - _")
+    length = len(os.fsencode(name))
+    if length > LONGEST_SWEEP_NAME:
+        raise InputError(f"--sweep-name: has {length} bytes, expected at most {LONGEST_SWEEP_NAME}")
+
+
+def _note_folder_of_same_name(dataset: str, name: str) -> None:
+    """Prints a note if a folder has the name of a known dataset, because the known dataset is used."""
+    if name in DATASETS and Path(dataset).is_dir():
+        line = f"note: {name} is a known dataset; --dataset ./{dataset} would read the folder {dataset} instead"
         click.echo(line, err=True)
 
 
 def _note_unknown_variables() -> None:
-    """Tells of environment variables that look like options and are none."""
-    valid = set()
-    commands = {ENVIRONMENT: main, **{f"{ENVIRONMENT}_{name.upper()}": each for name, each in main.commands.items()}}
+    """Prints a note for each environment variable that has the prefix of the options but matches none of them."""
+    commands: dict[str, click.Command] = {ENVIRONMENT: main}
+    for name, command in main.commands.items():
+        commands[f"{ENVIRONMENT}_{name.upper()}"] = command
+    valid_names = set()
     for prefix, command in commands.items():
         for option in command.params:
-            given = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
-            valid |= {f"{prefix}_{option.name.upper()}", *given}
+            valid_names.add(f"{prefix}_{(option.name or '').upper()}")
+            if isinstance(option.envvar, str):
+                valid_names.add(option.envvar)
+            elif option.envvar:
+                valid_names.update(option.envvar)
     for name in sorted(os.environ):
-        if name.startswith(f"{ENVIRONMENT}_") and name not in valid:
+        if name.startswith(f"{ENVIRONMENT}_") and name not in valid_names:
             click.echo(f"note: the environment variable {name} matches no option and is ignored", err=True)
 
 
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _leave(line: str, code: int) -> None:
-    click.echo(line, err=True)
+def _exit(message: str, code: int) -> NoReturn:
+    click.echo(message, err=True)
     sys.exit(code)
 
 
 def _import_tensorflow(debug: bool) -> None:
-    """Imports TensorFlow without the notes that it writes to stderr while it looks for devices."""
+    """Imports TensorFlow without the messages that it writes to stderr while it searches for devices."""
     if debug:
         import tensorflow
 
@@ -401,8 +418,8 @@ def _import_tensorflow(debug: bool) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
+        with open(os.devnull, "wb") as null_device:
+            os.dup2(null_device.fileno(), 2)
         import tensorflow
 
         tensorflow.config.list_physical_devices()

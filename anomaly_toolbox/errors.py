@@ -1,59 +1,69 @@
-"""Errors that a person can mend: one line that says what was received and what would be right."""
+"""Errors that a user can correct, each in one line: what was received, and what was expected."""
 
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
-DIVERGED, REMEDY = "training diverged", "try a lower learning_rate, or smaller weights of losses"
-INTERRUPTED = 130  # what a shell reports of a command that Ctrl-C ended
+DIVERGED = "training diverged"
+REMEDY = "try a lower learning_rate, or smaller loss weights"
+INTERRUPTED = 130  # the exit code of commands that Ctrl-C ends, by the convention of shells
+LONGEST_REASON = 300  # characters
 
 
 class ToolboxError(Exception):
-    """Something outside the program is in the way (a damaged file, a full disk); the command exits with 1."""
+    """An obstacle outside the program, such as a damaged file or a full disk; the command exits with 1."""
 
     exit_code = 1
 
 
 class InputError(ToolboxError):
-    """What was asked for cannot be: a wrong option, name or hyperparameter; the command exits with 2."""
+    """A request that cannot be met: a wrong option, name or hyperparameter; the command exits with 2."""
 
     exit_code = 2
 
 
 class DamagedFile(ToolboxError):
-    """A run's file that cannot be used; whoever opened the run adds what can be done."""
+    """A file of a run that cannot be used. The code that opened the run adds what the user can do."""
 
 
 @contextlib.contextmanager
-def problems_of(what: str) -> Iterator[None]:
-    """Turns whatever a user's own code raises, even `sys.exit`, into one line that says where it arose."""
+def reraise_in_one_line(action: str) -> Iterator[None]:
+    """Turns any error of code outside the toolbox, even `sys.exit`, into a ToolboxError of one line.
+
+    Args:
+        action: what failed, such as `MyDataset.configure`; the message begins with it.
+    """
     try:
         yield
     except ToolboxError:
         raise
     except (Exception, SystemExit) as problem:
-        reason = " ".join(str(problem).split())[:300]
-        raise ToolboxError(f"{what} failed: {type(problem).__name__}: {reason}") from problem
+        text = " ".join(str(problem).split())[:LONGEST_REASON]
+        raise ToolboxError(f"{action} failed: {type(problem).__name__}: {text}") from problem
 
 
 def reason(problem: BaseException) -> str:
-    """One line: what a ToolboxError says, and of other errors their kind besides."""
+    """One line for any error: the message of a ToolboxError; the class and the first line of other errors."""
     return str(problem) if isinstance(problem, ToolboxError) else f"{type(problem).__name__}: {first_line(problem)}"
 
 
 def first_line(problem: BaseException) -> str:
-    """The first line of an error's text, or its kind if it has none."""
+    """The first line of an error's message, or the name of its class if it has no message."""
     return str(problem).strip().partition("\n")[0] or type(problem).__name__
 
 
 def did_you_mean(received: str, valid: Iterable[str]) -> str:
-    """The end of an error about a name: the nearest valid one if any is near, then all of them.
+    """The end of an error message about a name: the most similar valid name, if there is one, and all valid names.
 
-    >>> did_you_mean("ganomali", ["GANomaly"])
-    'did you mean GANomaly? There are GANomaly'
+    >>> did_you_mean("ganomali", ["EGBAD", "GANomaly"])
+    'did you mean GANomaly? Valid names are EGBAD, GANomaly'
     """
-    valid = list(valid)
-    lowered = {name.lower(): name for name in valid}
-    near = difflib.get_close_matches(received.lower(), lowered, n=1)
-    there = f"here are {', '.join(valid) or 'none'}"
-    return f"did you mean {lowered[near[0]]}? T{there}" if near else f"t{there}"
+    valid_names = list(valid)
+    if not valid_names:
+        return "there are none"
+    all_names = ", ".join(valid_names)
+    by_lowercase = {name.lower(): name for name in valid_names}
+    similar = difflib.get_close_matches(received.lower(), by_lowercase, n=1)
+    if similar:
+        return f"did you mean {by_lowercase[similar[0]]}? Valid names are {all_names}"
+    return f"valid names are {all_names}"

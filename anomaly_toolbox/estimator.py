@@ -1,4 +1,4 @@
-"""Every method as a scikit-learn outlier detector: normal images score high, `predict` gives 1 for them, else -1.
+"""All methods as scikit-learn outlier detectors: `predict` returns 1 for normal images and -1 for outliers.
 
 from anomaly_toolbox.estimator import ImageOutlierDetector
 
@@ -21,19 +21,20 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomaly_toolbox.datasets.images import DEEP_WHITE, WHITE, Reading
+from anomaly_toolbox.datasets.decoding import DEEP_WHITE, WHITE
+from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.models import detector_class, method_name
 from anomaly_toolbox.models.adversarial import Divergence
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, fill_batches
 from anomaly_toolbox.models.hyperparameters import validate
 
-OVERSHOOT = 0.25  # of the range from black to white, which later images may leave a little
-DARKEST = 1 / 128  # share of the brightest training value; images of another type that stay below have another white
+OVERSHOOT = 0.25  # how far later values may leave the range from black to white, as a share of it
+DARKEST = 1 / 128  # share of the brightest training value; if all values of another type are below, so is their white
 
 
 def _black_and_white(X: np.ndarray) -> tuple[float, float]:
-    """The numbers that are black and white in training images."""
+    """The values that are black and white in training images."""
     if X.dtype == np.uint8:
         return 0.0, float(WHITE)
     if X.dtype == np.uint16:
@@ -44,43 +45,47 @@ def _black_and_white(X: np.ndarray) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Random numbers that follow from `seed` while it is entered; afterwards the caller's go on where they were.
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds `random` and NumPy, and restores the caller's states at the end.
 
-    Keras draws the seeds of weights and dropout from `random`; NumPy's global state is kept for whoever uses it.
-    Nothing of a method draws from TensorFlow's global generator.
+    Keras draws the seeds of initial weights and of dropout from `random`. NumPy is seeded for methods that are not built
+    in. No method draws from TensorFlow's global generator.
     """
-    before, before_in_numpy = random.getstate(), np.random.get_state()
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
     try:
         yield
     finally:
-        random.setstate(before)
-        np.random.set_state(before_in_numpy)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 class ImageOutlierDetector(OutlierMixin, BaseEstimator):
-    """A method of the toolbox with scikit-learn's interface and signs. Nothing is validated or written to disk.
+    """A method of the toolbox with scikit-learn's interface and signs. It does not validate, and writes no run folder.
 
-    Images, X, are (n, height, width), (n, height, width, 1) or (n, height, width, 3), of one size; rows (n, pixels) are
-    taken as images one pixel high. `fit` decides which values are black and white: 0 and the highest value of the type
-    for uint8 and uint16, 0 and 1 for floats in [0, 1], else the lowest and the highest training value.
-    Later images may have another type but must use the same range. Images are resized to the method's `image_size`.
+    Images, X, have the shape (n, height, width), (n, height, width, 1) or (n, height, width, 3). X can also be a table,
+    (n, pixels), whose rows become images one pixel high. Images are resized to the method's `image_size`.
+
+    `fit` chooses the values that are black and white: 0 and the highest value of the type for uint8 and uint16, 0 and 1
+    for floats in [0, 1], otherwise the lowest and the highest training value. Later images may have another type, but
+    their values must be in the same range.
 
     Args:
-        method: registered name, such as GANomaly.
-        hyperparameters: those of the method that differ from its defaults, by name; None: none.
-        contamination: share of the training images that `predict` calls outliers, in [0, 0.5]. Of new normal images it
-            may be more, above all with KNN and PCA, which know the training images best: `score_samples` of normal
-            images that were not trained on give a better threshold.
-        random_state: seed of weights and order, or a `RandomState`, or None: another one each time.
+        method: the name of a registered method, such as GANomaly.
+        hyperparameters: values by name that replace the method's defaults.
+        contamination: the share of the training images that `predict` calls outliers, in [0, 0.5]. The share of new
+            normal images may be larger, above all with KNN and PCA, which fit the training images best. For a better
+            threshold, use `score_samples` of normal images that are not in the training set.
+        random_state: the seed of the initial weights and of the order of images, or a `RandomState`; None takes a new
+            seed each time.
 
     Attributes:
         detector_: the trained `AnomalyDetector`.
-        black_white_: the numbers that are black and white.
-        offset_: what `score_samples` has to reach for an inlier.
-        n_features_in_: the second size of X.
+        black_white_: the values that are black and white.
+        offset_: the lowest value of `score_samples` for inliers.
+        n_features_in_: the second dimension of X.
     """
 
     def __init__(
@@ -97,27 +102,34 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X, y=None):
-        """Trains on images that should be normal, for the method's `epochs`; y is ignored.
+        """Trains on images that should be normal, for the method's `epochs`.
 
-        The random numbers of the caller's NumPy, `random` and TensorFlow go on as if it had not been called, unless
-        `random_state` is None or the caller's own.
+        It does not change the global random states of `random`, NumPy and TensorFlow, unless `random_state` is None or
+        NumPy's global one.
+
+        Args:
+            X: images, see the class; at least two.
+            y: ignored.
 
         Raises:
-            ValueError, InputError: a parameter or X is not what it should be.
-            ToolboxError: training diverged.
+            ValueError: `contamination` is out of range, or X has an unsuitable shape, type or value.
+            InputError: there is no such method, or a hyperparameter is wrong.
+            ToolboxError: the training diverged.
         """
         if not (isinstance(self.contamination, Real) and 0 <= self.contamination <= 0.5):
             raise ValueError(f"contamination: expected a share in [0, 0.5], received {self.contamination!r}")
         X = self._validated(X, reset=True)
-        self.black_white_ = black, white = _black_and_white(X)
-        self._fitted_dtype, self._fitted_high = X.dtype, (X.max() - black) / max(white - black, 1e-300)
+        black, white = _black_and_white(X)
+        self.black_white_ = black, white
+        self._fitted_dtype = X.dtype
+        self._fitted_high = (X.max() - black) / max(white - black, 1e-300)
         cls = detector_class(method_name(self.method))
         hp = validate(cls.Hyperparameters, self.hyperparameters or {})
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
         channels = X.shape[-1] if X.ndim == 4 else 1
         images = self._prepared(X, hp.image_size, channels)
         random_state = check_random_state(self.random_state)
-        with _own_random_numbers(random_state.randint(2**31 - 1)):
+        with _seeded(random_state.randint(2**31 - 1)):
             self.detector_ = cls(hp, channels)
             self.detector_.compile()
             if isinstance(hp, Hyperparameters):
@@ -131,39 +143,39 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         return self
 
     def score_samples(self, X):
-        """(n,), the lower the more anomalous: minus the score that decides."""
+        """The negative selected score of each image, (n,); lower values are more anomalous."""
         check_is_fitted(self)
         return self._scores(self._validated(X, reset=False))
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         size, _, channels = self.detector_.image_shape
         images = self._prepared(X, size, channels)
-        n_batch = self.detector_.hyperparameters.batch_size
-        batches = tf.data.Dataset.from_tensor_slices(fill_batches(images, n_batch)).batch(n_batch)
+        batch_size = self.detector_.hyperparameters.batch_size
+        batches = tf.data.Dataset.from_tensor_slices(fill_batches(images, batch_size)).batch(batch_size)
         scores = self.detector_.score_batches(batches, len(images))
         return -scores[self.detector_.hyperparameters.score].astype(np.float64)
 
     def decision_function(self, X):
-        """(n,), negative for outliers: `score_samples` minus `offset_`."""
+        """`score_samples` minus `offset_`, (n,); negative for outliers."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X):
-        """(n,), 1 for inliers and -1 for outliers."""
+        """1 for inliers and -1 for outliers, (n,)."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _train(self, images: np.ndarray, order: np.random.Generator) -> None:
+    def _train(self, images: np.ndarray, generator: np.random.Generator) -> None:
         hp = self.detector_.hyperparameters
         steps = len(images) // hp.batch_size
 
-        def shuffled():
+        def shuffled_batches():
             while True:
-                indices = order.permutation(len(images))
-                for first in range(0, steps * hp.batch_size, hp.batch_size):
-                    yield images[indices[first : first + hp.batch_size]]
+                indices = generator.permutation(len(images))
+                for start in range(0, steps * hp.batch_size, hp.batch_size):
+                    yield images[indices[start : start + hp.batch_size]]
 
         spec = tf.TensorSpec((hp.batch_size, *images.shape[1:]), tf.float32)
         self.detector_.fit(
-            tf.data.Dataset.from_generator(shuffled, output_signature=spec),
+            tf.data.Dataset.from_generator(shuffled_batches, output_signature=spec),
             steps_per_epoch=steps,
             epochs=hp.epochs,
             verbose=0,
@@ -175,8 +187,10 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         )
 
     def _validated(self, X, reset: bool) -> np.ndarray:
+        """X as images, (n, height, width) or (n, height, width, channels); `reset` stores their shape as expected."""
         X = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric", ensure_min_samples=2 if reset else 1)
-        X = X[:, np.newaxis] if X.ndim == 2 else X
+        if X.ndim == 2:
+            X = X[:, np.newaxis]
         if reset:
             self._image_shape = X.shape[1:]
         elif X.shape[1:] != self._image_shape:
@@ -184,43 +198,55 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         return X
 
     def _prepared(self, X: np.ndarray, size: int, channels: int) -> np.ndarray:
-        """(n, size, size, channels) in [-1, 1], float32."""
+        """The images that the detector takes, (n, size, size, channels), float32, in [-1, 1]."""
         black, white = self.black_white_
         span = max(white - black, np.finfo(np.float64).tiny)
         shares = (X.astype(np.float64) - black) / span
-        cut = np.clip(shares, 0, 1)
         if self._has_another_range(X, shares):
             raise ValueError(
                 f"X: received {X.dtype} from {X.min():g} to {X.max():g}; in fit {black:g} was black and {white:g} "
                 "white: scale the numbers to that range"
             )
+        clipped = np.clip(shares, 0, 1)
         reading = Reading(size, channels, levels=None)
-        return np.stack([2 * reading.of_array(image.astype(np.float32)) - 1 for image in cut])
+        return np.stack([2 * reading.of_array(image.astype(np.float32)) - 1 for image in clipped])
 
     def _has_another_range(self, X: np.ndarray, shares: np.ndarray) -> bool:
-        """Whether numbers can hardly be of the range that `fit` has seen; `shares` are 0 for black and 1 for white."""
-        black, white = self.black_white_
-        is_known = black == 0 and white in (1, WHITE, DEEP_WHITE)  # others were measured, and anomalies may be brighter
-        beyond = np.abs(shares - np.clip(shares, 0, 1))
-        is_image = X.shape[1] > 1  # rows of numbers may be anything
-        is_larger = beyond.mean() > 1 or (is_image and beyond.max() > (OVERSHOOT if is_known else 1))
-        is_dark = white >= WHITE and 0 < shares.max() <= DARKEST * self._fitted_high
-        has_fractions = is_image and X.dtype.kind == "f" and 0 < X.max() <= 1 < white and bool((X % 1).any())
-        return is_larger or (X.dtype != self._fitted_dtype and is_dark) or has_fractions
+        """Whether the values of X are probably not in the range of the training images.
 
-    def __getstate__(self):
+        Args:
+            X: images.
+            shares: their values, rescaled so that black is 0 and white is 1.
+        """
+        black, white = self.black_white_
+        is_image = X.shape[1] > 1  # rows of a table may contain any numbers
+        # A range that `fit` measured may be too narrow: anomalies may be brighter than all training images.
+        is_measured = black != 0 or white not in (1, WHITE, DEEP_WHITE)
+        allowed = 1 if is_measured else OVERSHOOT
+
+        overshoot = np.abs(shares - np.clip(shares, 0, 1))
+        is_wider = overshoot.mean() > 1 or (is_image and overshoot.max() > allowed)
+
+        is_dark = white >= WHITE and 0 < shares.max() <= DARKEST * self._fitted_high
+        is_darker = is_dark and X.dtype != self._fitted_dtype
+
+        is_up_to_1 = 0 < X.max() <= 1 < white
+        is_in_shares = is_image and X.dtype.kind == "f" and is_up_to_1 and bool((X % 1).any())
+        return is_wider or is_darker or is_in_shares
+
+    def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if "detector_" in state:
             detector: AnomalyDetector = state["detector_"]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "networks.weights.h5"
                 detector.save_networks(path)
-                state = state | {
-                    "detector_": (type(detector), detector.hyperparameters, detector.image_shape, path.read_bytes())
-                }
+                networks = path.read_bytes()
+            # Keras's compiled steps cannot be pickled. From these parts, `__setstate__` builds the detector again.
+            state = state | {"detector_": (type(detector), detector.hyperparameters, detector.image_shape, networks)}
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if isinstance(self.__dict__.get("detector_"), tuple):
             cls, hp, image_shape, networks = self.detector_

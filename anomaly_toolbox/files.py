@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import errno
@@ -12,57 +12,74 @@ from typing import Any
 
 from anomaly_toolbox.errors import DamagedFile, InputError
 
-LONGEST_NAME = 150  # bytes; file systems take 255, and temporary names are longer
-LONGEST_ENDING = 50  # characters of a name that a temporary one keeps
+LONGEST_NAME = 150  # bytes; file systems allow 255, and temporary names are longer
+LONGEST_ENDING = 50  # characters of a file name that its temporary name keeps
 
 
 def short_name(name: str, longest: int = LONGEST_NAME) -> str:
-    """`name`, or its beginning and a checksum of the whole if it has more than `longest` bytes."""
-    if len(os.fsencode(name)) <= longest:
+    """The name itself, or its beginning and a checksum of all of it if it has more than `longest` bytes."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= longest:
         return name
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:10]
-    return f"{os.fsencode(name)[:longest].decode(errors='ignore')}-{digest}"
+    checksum = hashlib.sha256(encoded).hexdigest()[:10]
+    return f"{encoded[:longest].decode(errors='ignore')}-{checksum}"
 
 
 def temporary_path(path: Path) -> Path:
-    """A hidden name beside `path` for what will replace it; its ending, which some libraries look at, is kept."""
+    """A hidden path in the same folder. The ending of the name is kept, because some libraries depend on it."""
     return path.with_name(f".{os.getpid()}.{path.name[-LONGEST_ENDING:]}")
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, size: int = 0) -> Iterator[Path]:
-    """Yields a name beside `path` to write to; on success that file becomes `path`, on any failure it goes.
+    """Yields a temporary path to write to; on success its file replaces `path`, on failure it is removed.
 
-    With `size`, about how many bytes will be written, a disk without that much room is an OSError before anything is
-    written: the HDF5 library does not survive a disk that fills up under it.
+    Args:
+        path: the file to write.
+        size: about how many bytes will be written. The HDF5 library crashes when a disk fills up while it writes, so
+            the free space is checked before.
+
+    Raises:
+        OSError: the disk has less than `size` bytes of free space.
     """
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     temporary = temporary_path(path)
     try:
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def check_output(option: str, path: Path, overwrite: bool) -> None:
-    """Raises InputError if something is at `path`, which `option` names, and may not be replaced."""
+    """Raises InputError if the path exists, unless it may be overwritten.
+
+    Args:
+        option: the command-line option that named the path, such as `--output`.
+        path: the file or folder to write.
+        overwrite: whether it may be replaced.
+    """
     if path.exists() and not overwrite:
-        raise InputError(f"{option} {path}: is there already; --overwrite replaces it")
+        raise InputError(f"{option} {path}: already exists; --overwrite replaces it")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `content` to `path`, readable and whole."""
+    """Writes `content` as indented JSON; raises ValueError if it holds NaN or infinity."""
     with atomic_write(path) as temporary:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be text
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths may hold bytes that are no text
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that `write_json` wrote; DamagedFile if it is damaged."""
+    """The object in a file that `write_json` wrote.
+
+    Raises:
+        DamagedFile: the file does not hold a JSON object.
+        OSError: the file cannot be read.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
@@ -73,5 +90,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
+    """The SHA-256 checksum of a file, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, whose it is, and whether it is finished."""
+"""Run folders: their names, files and locks, and finished runs opened for reading."""
 
 import contextlib
 import hashlib
@@ -15,8 +15,8 @@ import filelock
 from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError, first_line
 from anomaly_toolbox.files import read_json, sha256, short_name, write_json
 
-#: The layout of `hparams.json` and `results.json`. Files without a number are from versions before it was introduced;
-#: they are read as format 1. A change that earlier versions could misread takes the next number.
+#: The number of the layout of `hparams.json` and `results.json`. Files without a number are read as format 1. A change
+#: that earlier versions could misread takes the next number.
 FORMAT = 1
 
 
@@ -40,21 +40,22 @@ def read_versioned_json(path: Path) -> dict[str, Any]:
 
 
 def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) -> str:
-    """A name that reads well in TensorBoard: the anomaly, then whatever differs from the defaults, then the seed.
+    """The name of a run's folder: every value that differs from its default, and the seed.
 
     >>> run_name({"anomalous_label": 2, "epochs": 3, "width": 64}, {"epochs": 15, "width": 64}, seed=0)
     'anomalous_label=2,epochs=3,seed=0'
     """
-    told = {name: value for name, value in values.items() if value != defaults.get(name)}
-    full = ",".join(f"{name}={_shown(value)}" for name, value in {**told, "seed": seed}.items())
-    name = re.sub(r"[^\w.,=+-]", "-", full)
-    if name != full:  # another name may differ in the characters that were replaced alone
-        name += f"-{hashlib.sha256(full.encode(errors='backslashreplace')).hexdigest()[:6]}"
+    changed_values = {name: value for name, value in values.items() if value != defaults.get(name)}
+    changed_values["seed"] = seed
+    full_name = ",".join(f"{name}={_format_value(value)}" for name, value in changed_values.items())
+    name = re.sub(r"[^\w.,=+-]", "-", full_name)
+    if name != full_name:  # two values may differ only in the characters that were replaced
+        name += f"-{hashlib.sha256(full_name.encode(errors='backslashreplace')).hexdigest()[:6]}"
     return short_name(name)
 
 
-def _shown(value: Any) -> str:
-    """A text that reads like a number or another value, such as the label "1", is told from that by its quotes."""
+def _format_value(value: Any) -> str:
+    """The value as text; a string that reads like another value gets quotes, as the label "1" next to the number 1."""
     if isinstance(value, str):
         if value in ("None", "True", "False"):
             return repr(value)
@@ -65,11 +66,11 @@ def _shown(value: Any) -> str:
 
 
 class Run:
-    """One folder, one trial.
+    """The folder of one trial, while it is filled.
 
     Args:
-        folder: `logs/<Experiment>/<Dataset>/<run_name>`; made when the run is locked.
-        hparams: what the run is to be: experiment, dataset, hyperparameters, seed, versions, and so on.
+        folder: `<log_dir>/<Experiment>/<Dataset>/<run name>`; `locked` makes it.
+        hparams: what defines the run: experiment, dataset, hyperparameters, seed, versions of packages, and so on.
     """
 
     def __init__(self, folder: Path, hparams: dict[str, Any]):
@@ -83,7 +84,11 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps every other process out of the folder; the lock goes with the process, however that ends."""
+        """Locks the folder against other processes; the lock ends with the process, even if it is killed.
+
+        Raises:
+            ToolboxError: another process holds the lock.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.folder / ".lock", timeout=0)
         try:
@@ -96,7 +101,7 @@ class Run:
             lock.release()
 
     def clear(self) -> None:
-        """Removes everything but the lock."""
+        """Removes everything in the folder but the lock."""
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -104,69 +109,80 @@ class Run:
                 path.unlink()
 
     def discard_unbegun(self) -> None:
-        """Removes the folder if no epoch was finished in it: what was asked for could not be."""
+        """Removes the folder, unless it holds a checkpoint or results."""
         if not self.checkpoint.exists() and not self.results_path.exists():
             shutil.rmtree(self.folder)
 
     def begin(self) -> None:
-        """Claims the folder for these hyperparameters; ToolboxError if it holds another run or is damaged."""
+        """Writes `hparams.json`, or checks the one that an earlier attempt at the same run wrote.
+
+        Raises:
+            DamagedFile: a file is damaged or missing.
+            ToolboxError: the folder belongs to another run, or the images have changed.
+        """
         if not self.hparams_path.exists():
             if self.results_path.exists() or self.checkpoint.exists():
                 raise DamagedFile(f"{self.hparams_path} is missing")
             write_json(self.hparams_path, self.hparams)
             return
         recorded = read_versioned_json(self.hparams_path)
-        for name, wanted in self.hparams.items():
-            if name == "fingerprint_of_images" and recorded.get(name) is None:
-                continue  # an earlier run of a user's Python file, whose fingerprint was not kept
-            if name == "fingerprint_of_images" and recorded[name] != wanted:
+        for name, value in self.hparams.items():
+            recorded_value = recorded.get(name)
+            if name in ("format", "versions") or recorded_value == value:
+                continue
+            if name == "fingerprint_of_images":
+                if recorded_value is None:  # earlier versions recorded none for a user's Python file
+                    continue
                 raise self.images_have_changed()
-            if name not in ("format", "versions") and recorded.get(name) != wanted:
-                raise ToolboxError(
-                    f"{self.hparams_path} is damaged or another run's: {name} is {recorded.get(name)!r}, this run has "
-                    f"{wanted!r}; choose another --log-dir, or start anew with --overwrite"
-                )
+            raise ToolboxError(
+                f"{self.hparams_path} belongs to another run or is damaged: {name} is {recorded_value!r}, this run has "
+                f"{value!r}; choose another --log-dir, or start anew with --overwrite"
+            )
 
     def images_have_changed(self) -> ToolboxError:
-        """An error that says so, and what can be done."""
+        """The error to raise if a run was begun with other images."""
         return ToolboxError(
             f"{self.folder}: the images have changed since this run was made; choose another --log-dir, or start anew "
             "with --overwrite"
         )
 
-    def record(self, **known: Any) -> None:
-        """Adds to `hparams.json` what rebuilding the detector needs and `begin` could not know."""
-        write_json(self.hparams_path, {**self.hparams, **known})
+    def record(self, **values: Any) -> None:
+        """Adds values to `hparams.json` that are available only after `begin`."""
+        write_json(self.hparams_path, {**self.hparams, **values})
 
     def finished_results(self) -> dict[str, Any] | None:
-        """What `finish` was given if the run is finished, else None; DamagedFile if what it left is damaged."""
+        """The results that were given to `finish`, or None if the run is not finished.
+
+        Raises:
+            DamagedFile: a file of the finished run is missing or does not match its checksum.
+        """
         if not self.results_path.exists():
             return None
         results = read_versioned_json(self.results_path)
         checksums = results.pop("sha256", None)
         if not isinstance(checksums, dict) or checksums.get(self.results_path.name) != _digest(results):
             raise DamagedFile(f"{self.results_path} is damaged")
-        for path in self._guarded:
+        for path in self._checked_files:
             if not path.exists() or sha256(path) != checksums.get(path.name):
                 raise DamagedFile(f"{path} is damaged or missing")
         results.pop("format", None)
         return results
 
-    @property
-    def _guarded(self) -> tuple[Path, ...]:
-        return self.weights_path, self.scores_path, self.hparams_path
-
     def finish(self, results: dict[str, Any]) -> None:
-        """Writes `results.json`, the sign of a finished run, and lets the checkpoint go."""
-        checksums = {path.name: sha256(path) for path in self._guarded}
+        """Writes `results.json` with checksums, which marks the run as finished, and removes the checkpoint."""
+        checksums = {path.name: sha256(path) for path in self._checked_files}
         results = {"format": FORMAT, **results}
         checksums[self.results_path.name] = _digest(results)
         write_json(self.results_path, {**results, "sha256": checksums})
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
+    @property
+    def _checked_files(self) -> tuple[Path, ...]:
+        return self.weights_path, self.scores_path, self.hparams_path
+
 
 class UnfinishedRun(InputError):
-    """A run's folder without `results.json`."""
+    """A run folder without `results.json`."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +190,7 @@ class FinishedRun:
     """A finished run whose files match their checksums; made by `FinishedRun.read` or `FinishedRun.open`.
 
     Attributes:
-        folder: of the run.
+        folder: the run folder.
         hparams: the content of `hparams.json`.
         results: the content of `results.json`.
     """
@@ -210,19 +226,21 @@ class FinishedRun:
         """
         with advice_on_damage(folder):
             run = cls.read(Path(folder))
-            for part in ("method", "image_size", "score_range", "threshold", "heatmap_range"):
-                getattr(run, part)  # a missing value is reported here and not later
+            for name in ("method", "image_size", "score_range", "threshold", "heatmap_range"):
+                getattr(run, name)  # a missing value is reported here and not later
             return run
 
     @property
     def method(self) -> str:
         """The registered name of the method."""
-        return self.hparams["experiment"]
+        method: str = self.hparams["experiment"]
+        return method
 
     @property
     def image_size(self) -> int:
         """Height and width of the images that the networks take, in pixels."""
-        return self.hparams["hyperparameters"]["image_size"]
+        image_size: int = self.hparams["hyperparameters"]["image_size"]
+        return image_size
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -233,11 +251,12 @@ class FinishedRun:
     @property
     def threshold(self) -> float:
         """Images whose selected score is at or above it are called anomalous."""
-        return self.results["test"]["threshold"]
+        threshold: float = self.results["test"]["threshold"]
+        return threshold
 
     @property
     def heatmap_range(self) -> tuple[float, float]:
-        """The values of anomaly maps at which a heatmap starts and at which it is full; see `pictures`."""
+        """The values of anomaly maps at which a heatmap begins and at which it is yellow; see `pictures`."""
         low, high = self.results["heat_range"]
         return low, high
 
@@ -253,10 +272,10 @@ def advice_on_damage(folder: Path) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, OSError) as problem:
         if isinstance(problem, OSError) and problem.strerror:  # such as a missing permission
             raise
-        reason = f"its files are damaged, or of another version ({type(problem).__name__}: {first_line(problem)})"
-        raise ToolboxError(f"{folder}: {reason}; {advice}") from problem
+        cause = f"{type(problem).__name__}: {first_line(problem)}"
+        raise ToolboxError(f"{folder}: its files are damaged or of another version ({cause}); {advice}") from problem
 
 
 def _digest(results: dict[str, Any]) -> str:
-    """Checksum of the figures themselves, however they are laid out in the file."""
+    """A checksum of the values, whatever the layout of the file."""
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
-"""Standard streams that can always be written to. Only the standard library is imported here."""
+"""Standard streams that can always be written to. This file imports nothing but the standard library."""
 
 import contextlib
+import io
 import os
 import sys
 
@@ -9,7 +10,7 @@ def open_streams() -> None:
     """Makes the standard streams usable however the process was started.
 
     A closed stream, as after `2>&-` or in a daemon, is connected to the null device. Characters that a terminal cannot
-    show, such as those of a file's name, become escape sequences instead of ending the command.
+    show, such as those of a file name, are printed as escape sequences instead of raising UnicodeEncodeError.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -22,5 +23,6 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115  (stays open until the end)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):  # notebooks replace the streams by other objects
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):  # notebooks replace the streams by other objects
+            with contextlib.suppress(ValueError):  # the stream is closed
+                stream.reconfigure(errors="backslashreplace")

@@ -30,11 +30,12 @@ from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split
 from anomaly_toolbox.datasets.survey import survey
 from anomaly_toolbox.files import atomic_write
+from anomaly_toolbox.inference.detector import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.anogan import LOOPS_WITH_XLA
 from anomaly_toolbox.models.base import AnomalyDetector
 from anomaly_toolbox.sweeps import hps
-from anomaly_toolbox.training.trial import Trial, load_detector, run_trial
+from anomaly_toolbox.training.trial import Trial, run_trial
 from benchmarks.throughput import seconds
 
 FULL_GAMMA = 500
@@ -69,7 +70,7 @@ class Search:
         return float(self._loss(x, features, z)[0])
 
     def _beginnings(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.repeat(self._detector.beginnings[:1], x.shape[0], axis=0)
+        return tf.repeat(self._detector.starting_points[:1], x.shape[0], axis=0)
 
 
 def auprc(search: Search, split: ScoringSplit, gamma: int, warm: bool) -> float:

@@ -175,7 +175,7 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
         ([*RUN, "--set", "epoch=3"], 2, "did you mean epochs"),
         ([*RUN, "--set", "anomalous_label=11"], 2, "11 is not a label of Digits"),
         ([*RUN, *TINY_SETS, "--set", "batch_size=5000"], 2, "larger than the training set"),
-        ([*RUN, "--data-dir", "."], 2, "means nothing to --dataset Digits"),
+        ([*RUN, "--data-dir", "."], 2, "is not supported by --dataset Digits"),
         ([*RUN, "--require-gpu"], 1, "--require-gpu: TensorFlow finds no GPU"),
     ],
 )

@@ -1,7 +1,8 @@
-"""Figures against hand-worked values and scikit-learn's definitions."""
+"""Metrics against values worked out by hand and scikit-learn's definitions."""
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from anomaly_toolbox import evaluation
 from anomaly_toolbox.errors import ToolboxError
@@ -10,13 +11,13 @@ LABELS = np.array([0, 0, 1, 1])
 SCORES = np.array([0.1, 0.4, 0.35, 0.8])
 
 
-def test_figures_worked_by_hand():
-    # Ranked: 0.8 (1), 0.4 (0), 0.35 (1), 0.1 (0). Precision at the two hits is 1/1 and 2/3, each adds half the recall.
-    figures = evaluation.metrics(LABELS, SCORES, threshold=0.35)
-    assert figures["auprc"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
-    assert figures["auroc"] == pytest.approx(3 / 4)  # of four pairs, (0.4, 0.35) is the wrong way round
-    assert figures["f1"] == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
-    assert (figures["prevalence"], figures["n_normal"], figures["n_anomalous"]) == (0.5, 2, 2)
+def test_metrics_worked_out_by_hand():
+    # Ranked: 0.8 (1), 0.4 (0), 0.35 (1), 0.1 (0). The precision at the two anomalous images is 1/1 and 2/3.
+    metrics = evaluation.metrics(LABELS, SCORES, threshold=0.35)
+    assert metrics["auprc"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert metrics["auroc"] == pytest.approx(3 / 4)  # of four pairs, (0.4, 0.35) is the wrong way round
+    assert metrics["f1"] == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
+    assert (metrics["prevalence"], metrics["n_normal"], metrics["n_anomalous"]) == (0.5, 2, 2)
 
 
 def test_higher_means_more_anomalous():
@@ -24,7 +25,7 @@ def test_higher_means_more_anomalous():
     assert evaluation.metrics(LABELS, -LABELS.astype(float), 0.5)["auroc"] == 0
 
 
-def test_constant_scores_reach_the_prevalence_and_no_more():
+def test_constant_scores_reach_the_chance_level():
     labels = np.array([0] * 9 + [1])
     assert evaluation.metrics(labels, np.ones(10), 0.5)["auprc"] == pytest.approx(0.1)
 
@@ -32,11 +33,11 @@ def test_constant_scores_reach_the_prevalence_and_no_more():
 def test_best_threshold_is_a_score_that_counts_as_anomalous():
     threshold = evaluation.best_threshold(LABELS, SCORES)
     assert threshold == 0.35
-    every = [evaluation.metrics(LABELS, SCORES, other)["f1"] for other in SCORES]
-    assert evaluation.metrics(LABELS, SCORES, threshold)["f1"] == max(every)
+    f1_of_each = [evaluation.metrics(LABELS, SCORES, score)["f1"] for score in SCORES]
+    assert evaluation.metrics(LABELS, SCORES, threshold)["f1"] == max(f1_of_each)
 
 
-def test_interval_holds_the_figure_and_narrows_with_more_images():
+def test_interval_contains_the_auprc_and_narrows_with_more_images():
     generator = np.random.default_rng(0)
     widths = []
     for n in (100, 1000):
@@ -48,6 +49,19 @@ def test_interval_holds_the_figure_and_narrows_with_more_images():
     assert widths[1] < widths[0]
 
 
+@pytest.mark.parametrize("decimals", [1, 3, 12])
+def test_interval_is_that_of_scikit_learn_to_the_last_digit(decimals):
+    generator = np.random.default_rng(decimals)
+    labels = np.repeat([0, 1], [90, 20])
+    scores = np.round(generator.normal(labels.astype(float)), decimals)  # with ties, with few ties, without ties
+    resampler, auprcs = np.random.default_rng(0), []
+    for _ in range(200):
+        indices = [resampler.choice(np.flatnonzero(labels == label), (labels == label).sum()) for label in (0, 1)]
+        resample = np.concatenate(indices)
+        auprcs.append(average_precision_score(labels[resample], scores[resample]))
+    assert evaluation.auprc_interval(labels, scores, 200) == list(np.percentile(auprcs, [2.5, 97.5]))
+
+
 def test_interval_is_the_same_each_time():
     assert evaluation.auprc_interval(LABELS, SCORES, 50) == evaluation.auprc_interval(LABELS, SCORES, 50)
 
@@ -56,7 +70,7 @@ def test_rescale_is_equation_13_with_a_minus():
     np.testing.assert_allclose(evaluation.rescale([2.0, 3.0, 4.0], low=2.0, high=4.0), [0, 0.5, 1])
 
 
-def test_rescale_cuts_what_validation_has_not_seen_and_survives_constant_scores():
+def test_rescale_clips_scores_outside_of_the_range_and_accepts_constant_scores():
     np.testing.assert_allclose(evaluation.rescale([-1.0, 9.0], low=0.0, high=1.0), [0, 1])
     np.testing.assert_allclose(evaluation.rescale([3.0], low=3.0, high=3.0), [0])
 
@@ -66,13 +80,13 @@ def test_scores_that_are_not_finite_are_refused():
         evaluation.metrics(LABELS, np.array([0.1, np.nan, 0.2, 0.3]), 0.5)
 
 
-def test_without_anomalies_there_is_a_threshold_but_no_figure():
+def test_without_anomalies_there_is_a_threshold_but_no_metric():
     labels, scores = np.zeros(3), np.array([0.1, 0.3, 0.2])
     assert evaluation.best_threshold(labels, scores) == 0.3
     assert [evaluation.metrics(labels, scores, 0.3)[name] for name in ("auprc", "auroc", "f1")] == [None] * 3
 
 
-def test_one_score_a_label():
+def test_there_must_be_one_score_for_each_label():
     with pytest.raises(ValueError, match="one score for each label"):
         evaluation.metrics(LABELS, SCORES[:3], 0.5)
 
@@ -81,28 +95,28 @@ def test_without_anomalies_there_is_no_interval():
     assert evaluation.auprc_interval(np.zeros(5), np.arange(5)) is None
 
 
-def test_pixel_figures_of_a_small_map():
+def test_pixel_metrics_of_a_small_map():
     """Two regions, of one and of four pixels, and ten normal pixels; the large region is found before the small one."""
     masks, maps = np.zeros((1, 3, 5), bool), np.zeros((1, 3, 5))
     masks[0, 0, 0] = True
     masks[0, 1:, 3:] = True
     maps[0] = [[0.5, 0.9, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.8, 0.8], [0.1, 0.1, 0.1, 0.7, 0.7]]
-    figures = evaluation.pixel_metrics(masks, maps)
-    assert figures["pixel_auroc"] == pytest.approx(45 / 50)  # only the 0.9 of a normal pixel is above all five
-    assert figures["pixel_auprc"] == pytest.approx(2 / 5 * 2 / 3 + 2 / 5 * 4 / 5 + 1 / 5 * 5 / 6)
-    assert figures["pixel_prevalence"] == pytest.approx(1 / 3)
+    metrics = evaluation.pixel_metrics(masks, maps)
+    assert metrics["pixel_auroc"] == pytest.approx(45 / 50)  # only the 0.9 of a normal pixel is above all five
+    assert metrics["pixel_auprc"] == pytest.approx(2 / 5 * 2 / 3 + 2 / 5 * 4 / 5 + 1 / 5 * 5 / 6)
+    assert metrics["pixel_prevalence"] == pytest.approx(1 / 3)
     # Overlap is 0 up to a share of 0.1 of normal pixels, where both regions are found, and 1 from there on.
-    assert figures["pro"] == pytest.approx(0.2 / 0.3)
+    assert metrics["pro"] == pytest.approx(0.2 / 0.3)
 
 
 def test_per_region_overlap_weighs_regions_alike():
-    """A pixel alone is missed, so half of the regions is."""
+    """A region of a single pixel is missed, which is half of the regions."""
     masks, maps = np.zeros((2, 8, 8), bool), np.zeros((2, 8, 8))
     masks[0, :4] = masks[1, 7, 7] = True
     maps[0, :4] = 1.0
     maps[1] = 0.5
     maps[1, 7, 7] = -1.0
-    expected_at = np.array([0.0, 63 / 95, 1.0])  # shares of normal pixels; the pixel comes last of all
+    expected_at = np.array([0.0, 63 / 95, 1.0])  # shares of normal pixels; the single pixel comes last
     area = np.interp(0.3, expected_at, [0.5, 0.5, 1.0]) * 0.3
     assert evaluation.pixel_metrics(masks, maps)["pro"] == pytest.approx(area / 0.3)
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files are written completely or not at all."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from anomaly_toolbox import files
 from anomaly_toolbox.errors import ToolboxError
 
 
-def test_json_comes_back(tmp_path):
+def test_json_is_read_as_written(tmp_path):
     files.write_json(tmp_path / "a.json", {"name": "x̂", "n": 1.5})
     assert files.read_json(tmp_path / "a.json") == {"name": "x̂", "n": 1.5}
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), files.atomic_write(path) as temporary:
@@ -20,21 +20,21 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nan_is_no_json(tmp_path):
+def test_nan_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", {"auprc": float("nan")})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", ""])
-def test_damaged_json_is_named(tmp_path, content):
+def test_damaged_json_is_reported(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(ToolboxError, match=r"a\.json is damaged"):
         files.read_json(path)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path):
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path):
     with (
         pytest.raises(OSError, match="No space left") as caught,
         files.atomic_write(tmp_path / "new", size=1 << 60),
@@ -45,7 +45,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path):
 
 
 def test_long_names_fit_file_systems(tmp_path):
-    """File systems count bytes, and temporary names are longer than those that they stand for."""
+    """File systems count bytes, and temporary names are longer than final ones."""
     for name in ("傷" * 80, "a" * 250 + ".csv"):
         short = files.short_name(name)
         assert len(short.encode()) <= 255
@@ -56,6 +56,6 @@ def test_long_names_fit_file_systems(tmp_path):
     assert files.short_name("short") == "short"
 
 
-def test_a_path_that_is_no_text_comes_back(tmp_path):
+def test_a_path_that_is_not_text_is_read_as_written(tmp_path):
     files.write_json(tmp_path / "a.json", {"source": "\udcff"})
     assert files.read_json(tmp_path / "a.json") == {"source": "\udcff"}

@@ -23,7 +23,7 @@ from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.errors import DamagedFile, ToolboxError
 from anomaly_toolbox.inference.export import export
 from anomaly_toolbox.models.weights import readable_weights
-from anomaly_toolbox.report import page
+from anomaly_toolbox.report import command
 from anomaly_toolbox.runs import FORMAT, FinishedRun, Run
 
 OLD_RUN = Path(__file__).parent / "fixtures" / "run_before_formats"
@@ -80,7 +80,7 @@ def test_the_memory_banks_of_an_old_run_are_read(test_images, old_scores):
 
 def test_an_old_run_is_reported_with_its_figures(tmp_path):
     shutil.copytree(OLD_RUN, tmp_path / "logs" / "GANomaly" / "Digits" / "old")
-    _, n_left_out = page.write(tmp_path / "logs", tmp_path / "report")
+    _, n_left_out = command.write(tmp_path / "logs", tmp_path / "report")
     assert n_left_out == 0
     table = (tmp_path / "report" / "results_table.csv").read_text()
     assert "GANomaly" in table

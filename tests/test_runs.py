@@ -1,4 +1,4 @@
-"""A run's folder: its name, its lock, and whose it is."""
+"""Run folders: names, locks, and the checks before a run begins or continues."""
 
 import pytest
 
@@ -15,56 +15,56 @@ def run(tmp_path):
         yield run
 
 
-def test_name_tells_what_differs_from_the_defaults():
+def test_name_holds_the_values_that_differ_from_the_defaults():
     name = run_name({"anomalous_label": 2, "epochs": 3, "width": 64}, {"epochs": 15, "width": 64}, seed=0)
     assert name == "anomalous_label=2,epochs=3,seed=0"
 
 
-def test_name_is_one_folder_and_not_too_long():
+def test_name_is_a_single_folder_of_limited_length():
     assert "/" not in run_name({"class_label": "a/b"}, {}, 0)
     values = {f"name_{i}": i for i in range(40)}
     assert len(run_name(values, {}, 0)) < 200
     assert run_name(values, {}, 0) != run_name(values, {}, 1)
 
 
-def test_names_that_differ_differ_in_their_folders_too():
-    """Characters that are replaced, texts that look like numbers, and what is cut off."""
-    for one, other in (
+def test_different_values_give_different_folders():
+    """Even if characters are replaced, strings look like numbers, or names are shortened."""
+    for label_a, label_b in (
         ("broken large", "broken-large"),
         (1, "1"),
         ("a/b", "a b"),
         ("傷" * 80, "傷" * 81),
         ("None", None),
     ):
-        names = {run_name({"anomalous_label": label}, {"anomalous_label": 0}, 0) for label in (one, other)}
+        names = {run_name({"anomalous_label": label}, {"anomalous_label": 0}, 0) for label in (label_a, label_b)}
         assert len(names) == 2
         assert all(len(name.encode()) < 200 for name in names)
 
 
-def test_a_second_process_is_turned_away(run):
+def test_a_second_process_is_refused(run):
     with pytest.raises(ToolboxError, match="another process"), Run(run.folder, HPARAMS).locked():
         pass
 
 
-def test_the_same_run_may_begin_again_with_other_versions(run):
+def test_a_run_may_continue_with_other_package_versions(run):
     run.begin()
     Run(run.folder, HPARAMS | {"versions": {}}).begin()
 
 
-def test_what_is_recorded_later_does_not_make_it_another_run(run):
+def test_values_recorded_later_are_not_compared(run):
     run.begin()
     run.record(channels=3)
     assert '"channels": 3' in run.hparams_path.read_text()
     Run(run.folder, HPARAMS).begin()
 
 
-def test_another_run_may_not(run):
+def test_another_run_in_the_same_folder_is_refused(run):
     run.begin()
     with pytest.raises(ToolboxError, match="seed is 0, this run has 1"):
         Run(run.folder, HPARAMS | {"seed": 1}).begin()
 
 
-def test_damaged_hparams_are_named(run):
+def test_damaged_hparams_are_reported(run):
     run.hparams_path.write_text("{")
     with pytest.raises(ToolboxError, match=r"hparams\.json is damaged"):
         run.begin()
@@ -79,12 +79,12 @@ def test_a_finished_run_is_checked(run):
     run.finish({"auprc": 0.5})
     assert run.finished_results() == {"auprc": 0.5}
     assert not run.checkpoint.exists()
-    figures = run.results_path.read_text()
-    for damaged in (figures.replace("0.5", "0.9"), "{}", '{"sha256": []}'):
+    written = run.results_path.read_text()
+    for damaged in (written.replace("0.5", "0.9"), "{}", '{"sha256": []}'):
         run.results_path.write_text(damaged)
         with pytest.raises(ToolboxError, match=r"results\.json is damaged"):
             run.finished_results()
-    run.results_path.write_text(figures)
+    run.results_path.write_text(written)
     run.weights_path.write_bytes(b"weighty")
     with pytest.raises(ToolboxError, match=r"model\.weights\.h5 is damaged"):
         run.finished_results()

@@ -1,11 +1,12 @@
-"""From a configured dataset to what the compiled steps take: batches of images, all of one static shape.
+"""From a configured dataset to the batches that compiled steps take, all of one static shape.
 
-XLA compiles a step for one shape, so training leaves out the last, incomplete batch, and scoring fills it up; the
-filling is cut off again, so that every image is scored.
+XLA compiles a step for one shape. So training leaves out the last, incomplete batch. Scoring fills it up with zeros and
+cuts off their scores, so that every image is scored.
 """
 
 import contextlib
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from anomaly_toolbox.datasets.survey import Survey, cause_of, digests_of
+from anomaly_toolbox.datasets.survey import Survey, cause_of, image_digests
 from anomaly_toolbox.errors import InputError, ToolboxError
 
 EXAMPLES_OF_EACH_KIND = 6
@@ -29,11 +30,12 @@ class ScoringSplit:
     """A validation or test split.
 
     Attributes:
-        batches: images, each batch of the full size; the last is filled up with zeros. Every pass compares the images
-            with those that the labels belong to, and raises an error that `same_order` explains.
+        batches: batches of images, (batch, height, width, channels), float32; the last batch is filled up with zeros.
+            Every pass compares the images with those of the survey, and raises an error if they differ; `same_order`
+            makes it readable.
         labels: (n,), 0 or 1, in the order of the images.
-        normal_examples: a few normal images, float32, for pictures.
-        anomalous_examples: likewise.
+        normal_examples: at most six normal images, (m, height, width, channels), float32, for pictures.
+        anomalous_examples: at most six anomalous images, likewise.
         fingerprint: a checksum of all images.
     """
 
@@ -57,29 +59,29 @@ def training_batches(
     epochs_done: int,
     shuffle_buffer_size: int | None = None,
 ) -> tf.data.Dataset:
-    """Whole batches of the normal training images, epoch after epoch without end, `count // batch_size` in each.
+    """Makes full batches of the normal training images, without end; an epoch has `count // batch_size` of them.
 
     Args:
-        train_normal: what a dataset gives.
-        batch_size, image_shape: the static shape of the batches.
-        count: images in it.
-        epochs_done: epochs to leave behind: the order goes on as if they had been drawn from it.
-        shuffle_buffer_size: shuffle them, as the dataset does not; None: it does.
+        train_normal: a split of a dataset.
+        batch_size, image_shape: the static shape of the batches; `image_shape` is (height, width, channels).
+        count: the number of images in the split.
+        epochs_done: epochs of an earlier training to skip; the order continues as if there had been no break.
+        shuffle_buffer_size: shuffles the images; None: the dataset shuffles them itself.
 
     Raises:
-        InputError: there is not even one whole batch.
+        InputError: there are not enough images for one batch.
     """
     check_batch_size(batch_size, count)
     images = _pairs(train_normal, image_shape, "train_normal").map(lambda images, _: images)
     if shuffle_buffer_size is not None:
         images = images.unbatch().shuffle(shuffle_buffer_size, reshuffle_each_iteration=True).batch(batch_size)
     for _ in range(epochs_done):
-        iter(images)  # the shuffling draws a new order for each iterator
+        iter(images)  # each iterator makes the shuffling draw the next order
     return images.rebatch(batch_size, drop_remainder=True).repeat().prefetch(tf.data.AUTOTUNE)
 
 
 def check_batch_size(batch_size: int, count: int) -> None:
-    """Raises InputError if `count` training images do not make one whole batch."""
+    """Raises InputError if `count` training images are not enough for one batch."""
     if count < batch_size:
         raise InputError(
             f"batch_size: {batch_size} is larger than the training set, which has {count} normal images; give a "
@@ -88,115 +90,148 @@ def check_batch_size(batch_size: int, count: int) -> None:
 
 
 def sample_images(
-    train_normal: tf.data.Dataset, seen: Survey, image_shape: tuple[int, int, int], size: int, seed: int
+    train_normal: tf.data.Dataset, survey: Survey, image_shape: tuple[int, int, int], size: int, seed: int
 ) -> tuple[np.ndarray, bool]:
-    """`size` of the normal training images, (size, ...), drawn without preference; all if there are fewer.
+    """Draws a uniform sample of the normal training images, without replacement.
 
     Args:
-        train_normal: what a dataset gives.
-        seen: what `surveys` saw of it.
+        train_normal: a split of a dataset.
+        survey: the survey of the split.
         image_shape: (height, width, channels).
-        size, seed: how many, and what decides which.
+        size: the number of images to draw; all are taken if there are fewer.
+        seed: decides which images are drawn.
 
     Returns:
-        The images, and whether they came in another order than in the survey, as training images should.
+        The images, (size, height, width, channels), float32; and whether the images came in another order than in the
+        survey, as training images should.
+
+    Raises:
+        ToolboxError: the number of images is not that of the survey.
     """
-    n = len(seen.labels)
-    is_drawn = np.zeros(n, bool)
-    is_drawn[np.random.default_rng(seed).permutation(n)[:size]] = True
-    drawn, digests, first = [], [np.zeros(0, np.int32)], 0
-    for images, labels in _pairs(train_normal, image_shape, seen.name).as_numpy_iterator():
-        drawn.append(images[is_drawn[first : first + len(images)]])
-        digests.append(digests_of(images, labels).numpy())
-        first += len(images)
-    if first != n:
-        raise ToolboxError(f"{seen.name} gave {n:,} images, and {first:,} when it was read again; expected the same")
-    has_few = len(np.unique(seen.digests)) < LEAST_SHUFFLED
-    return np.concatenate(drawn), has_few or not np.array_equal(np.concatenate(digests), seen.digests)
+    n_images = len(survey.labels)
+    is_drawn = np.zeros(n_images, bool)
+    is_drawn[np.random.default_rng(seed).permutation(n_images)[:size]] = True
+    drawn, all_digests = [], [np.zeros(0, np.int32)]
+    start = 0
+    for images, labels in _pairs(train_normal, image_shape, survey.name).as_numpy_iterator():
+        drawn.append(images[is_drawn[start : start + len(images)]])
+        all_digests.append(image_digests(images, labels).numpy())
+        start += len(images)
+    if start != n_images:
+        raise ToolboxError(
+            f"{survey.name} gave {n_images:,} images, and {start:,} when it was read again; expected the same number"
+        )
+    has_few = len(np.unique(survey.digests)) < LEAST_SHUFFLED
+    is_reordered = not np.array_equal(np.concatenate(all_digests), survey.digests)
+    return np.concatenate(drawn), has_few or is_reordered
 
 
 def scoring_split(
     dataset: tf.data.Dataset,
-    seen: Survey,
+    survey: Survey,
     batch_size: int,
     image_shape: tuple[int, int, int],
     size: int | None = None,
 ) -> ScoringSplit:
-    """A split that can be scored: all of its images in order, or a sample.
+    """Prepares a split, or a sample of it, for scoring.
 
     Args:
-        dataset: what a dataset gives.
-        seen: what `surveys` saw of it.
-        batch_size, image_shape: the static shape of the batches.
-        size: take about so many images, spread evenly over each kind, so that the prevalence stays; None: all.
+        dataset: a split of a dataset.
+        survey: the survey of the split.
+        batch_size, image_shape: the static shape of the batches; `image_shape` is (height, width, channels).
+        size: the approximate size of the sample, spread evenly over each kind so that the prevalence stays; None: all
+            images.
 
     Raises:
-        ToolboxError: images have another shape, or come in another order than in the survey.
+        ToolboxError: the images have another shape, or are not those of the survey in the same order.
     """
-
-    def compare(pair, digests):
-        images, of_images = pair
-        is_same = tf.cond(
-            tf.equal(tf.shape(images)[0], tf.shape(digests)[0]),
-            lambda: tf.reduce_all(tf.equal(digests_of(images, of_images), digests)),
-            lambda: False,
-        )
-        with tf.control_dependencies([tf.debugging.Assert(is_same, [f"{seen.name} {OTHER_ORDER}"])]):
-            count = tf.shape(images)[0]
-        filled = tf.pad(images, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])
-        return tf.ensure_shape(filled, (batch_size, *image_shape)), count
-
-    pairs, labels, digests = _pairs(dataset, image_shape, seen.name), seen.labels, seen.digests
+    pairs = _pairs(dataset, image_shape, survey.name)
+    labels, digests = survey.labels, survey.digests
     if size is not None and size < len(labels):
         is_chosen = _spread(labels, size)
-        keep = tf.data.Dataset.from_tensor_slices(is_chosen)
-        chosen = tf.data.Dataset.zip(pairs.unbatch(), keep).filter(lambda _, kept: kept)
-        pairs = chosen.map(lambda pair, _: pair).batch(batch_size)
+        pairs = _select(pairs, is_chosen).batch(batch_size)
         labels, digests = labels[is_chosen], digests[is_chosen]
-    # Both end in an empty batch, so that a pass with fewer or more images than expected is noticed, too.
-    nothing = tf.zeros((0,), tf.int32)
-    no_pairs = tf.data.Dataset.from_tensors((tf.zeros((0, *image_shape)), nothing)).repeat()
-    given = pairs.rebatch(batch_size).concatenate(no_pairs)
-    expected = tf.data.Dataset.from_tensor_slices(digests).batch(batch_size)
-    expected = expected.concatenate(tf.data.Dataset.from_tensors(nothing))
-    compared = tf.data.Dataset.zip(given, expected).map(compare).filter(lambda _, count: count > 0)
-    batches = compared.map(lambda filled, _: filled).prefetch(tf.data.AUTOTUNE)
-    batches = batches.apply(tf.data.experimental.assert_cardinality(-(-len(labels) // batch_size)))
-    normal, anomalous = (np.flatnonzero(labels == kind)[:EXAMPLES_OF_EACH_KIND] for kind in (0, 1))
-    with same_order():  # this second look at a split finds most of those that come in another order each time
-        examples = _images_at(batches, np.concatenate([normal, anomalous]), image_shape)
+    batches = _checked_batches(pairs, digests, survey.name, batch_size, image_shape)
+    normal = np.flatnonzero(labels == 0)[:EXAMPLES_OF_EACH_KIND]
+    anomalous = np.flatnonzero(labels == 1)[:EXAMPLES_OF_EACH_KIND]
+    with same_order():  # this is the second pass, which finds most splits that come in a new order each time
+        examples = _read_images(batches, np.concatenate([normal, anomalous]), image_shape)
     fingerprint = hashlib.sha256(digests.tobytes()).hexdigest()
     return ScoringSplit(batches, labels, examples[: len(normal)], examples[len(normal) :], fingerprint)
 
 
+def _checked_batches(
+    pairs: tf.data.Dataset, digests: np.ndarray, name: str, batch_size: int, image_shape: tuple[int, int, int]
+) -> tf.data.Dataset:
+    """Batches of images, the last one filled up with zeros; every pass compares them with the checksums.
+
+    Args:
+        pairs: batches of images and labels.
+        digests: the expected checksums, (n,).
+        name: the name of the split, for errors.
+        batch_size, image_shape: the static shape of the batches.
+    """
+    # An empty batch at the end of both: so a pass with fewer or more images than expected is found, too.
+    no_labels = tf.zeros((0,), tf.int32)
+    no_pairs = tf.data.Dataset.from_tensors((tf.zeros((0, *image_shape)), no_labels)).repeat()
+    received = pairs.rebatch(batch_size).concatenate(no_pairs)
+    no_digests = tf.data.Dataset.from_tensors(tf.zeros((0,), tf.int32))
+    expected = tf.data.Dataset.from_tensor_slices(digests).batch(batch_size).concatenate(no_digests)
+
+    def check_and_fill(pair, digests):
+        images, labels = pair
+        n_images = tf.shape(images)[0]
+        is_same = tf.cond(
+            tf.equal(n_images, tf.shape(digests)[0]),
+            lambda: tf.reduce_all(tf.equal(image_digests(images, labels), digests)),
+            lambda: False,
+        )
+        with tf.control_dependencies([tf.debugging.Assert(is_same, [f"{name} {OTHER_ORDER}"])]):
+            n_images = tf.identity(n_images)
+        filled = tf.pad(images, [[0, batch_size - n_images], [0, 0], [0, 0], [0, 0]])
+        return tf.ensure_shape(filled, (batch_size, *image_shape)), n_images
+
+    checked = tf.data.Dataset.zip(received, expected).map(check_and_fill)
+    batches = checked.filter(lambda _, n_images: n_images > 0).map(lambda images, _: images)
+    n_batches = math.ceil(len(digests) / batch_size)
+    return batches.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(n_batches))
+
+
 @contextlib.contextmanager
 def same_order() -> Iterator[None]:
-    """Turns the error of a split that gave other images than in its survey into one line that names the split."""
+    """Turns the error of a split that gave other images than in its survey into one line with the split's name.
+
+    Raises:
+        ToolboxError: instead of a TensorFlow error about the order, or about a user's own function.
+    """
     try:
         yield
     except tf.errors.OpError as problem:
-        told = re.search(rf"[\w.]+ {re.escape(OTHER_ORDER)}", str(problem))
-        if not told and "Traceback" not in str(problem):
-            raise
-        line = told.group() if told else f"while images were read: {cause_of(problem)}"
-        raise ToolboxError(line) from problem
+        order_message = re.search(rf"[\w.]+ {re.escape(OTHER_ORDER)}", str(problem))
+        if order_message:
+            raise ToolboxError(order_message.group()) from problem
+        if "Traceback" in str(problem):
+            raise ToolboxError(f"reading images failed: {cause_of(problem)}") from problem
+        raise
 
 
 def images_at(split: ScoringSplit, indices: np.ndarray) -> np.ndarray:
-    """The images of a split at these places, in this order."""
-    return _images_at(split.batches, indices, split.normal_examples.shape[1:])
+    """The images of a split at some indices, in their order -> (len(indices), height, width, channels), float32."""
+    return _read_images(split.batches, indices, split.normal_examples.shape[1:])
 
 
-def _images_at(batches: tf.data.Dataset, indices: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
-    found, first = {}, 0
+def _read_images(batches: tf.data.Dataset, indices: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
+    images = np.zeros((len(indices), *image_shape), np.float32)
+    start = 0
     for batch in batches.as_numpy_iterator():
-        found |= {index: batch[index - first] for index in indices if first <= index < first + len(batch)}
-        first += len(batch)
-    return np.reshape([found[index] for index in indices], (len(indices), *image_shape)).astype(np.float32)
+        is_in_batch = (start <= indices) & (indices < start + len(batch))
+        images[is_in_batch] = batch[indices[is_in_batch] - start]
+        start += len(batch)
+    return images
 
 
 def _pairs(dataset: tf.data.Dataset, image_shape: tuple[int, int, int], name: str) -> tf.data.Dataset:
-    """Batches of images, float32, and labels, (batch,), int32; ToolboxError if images have another shape."""
+    """Batches of images, float32, and of labels, (batch,), int32; raises ToolboxError if images have another shape."""
     received, expected = dataset.element_spec[0].shape, tf.TensorShape((None, *image_shape))
     if not received.is_compatible_with(expected):
         raise ToolboxError(f"{name} gives images of shape {received}, expected batches of shape {expected}")
@@ -208,11 +243,18 @@ def _pairs(dataset: tf.data.Dataset, image_shape: tuple[int, int, int], name: st
     return dataset.map(prepare)
 
 
+def _select(pairs: tf.data.Dataset, is_chosen: np.ndarray) -> tf.data.Dataset:
+    """The chosen pairs, one at a time; `is_chosen` is (n,), bool, in the order of the images."""
+    choices = tf.data.Dataset.from_tensor_slices(is_chosen)
+    chosen = tf.data.Dataset.zip(pairs.unbatch(), choices).filter(lambda _, is_chosen: is_chosen)
+    return chosen.map(lambda pair, _: pair)
+
+
 def _spread(labels: np.ndarray, size: int) -> np.ndarray:
-    """Which images to keep: of each kind its share of `size`, but at least one, at even distances."""
+    """Chooses about `size` images -> (n,), bool: of each kind its share, but at least one, at even distances."""
     is_chosen = np.zeros(len(labels), bool)
-    for kind in np.unique(labels):
-        of_kind = np.flatnonzero(labels == kind)
-        share = max(1, round(size * len(of_kind) / len(labels)))
-        is_chosen[of_kind[np.linspace(0, len(of_kind) - 1, share).astype(int)]] = True
+    for label in np.unique(labels):
+        indices = np.flatnonzero(labels == label)
+        share = max(1, round(size * len(indices) / len(labels)))
+        is_chosen[indices[np.linspace(0, len(indices) - 1, share).astype(int)]] = True
     return is_chosen

@@ -1,4 +1,4 @@
-"""The interface of every dataset, and the `tf.data` pipeline that they share."""
+"""The interface of all datasets, and the `tf.data` pipeline that they share."""
 
 import abc
 import math
@@ -8,38 +8,45 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from anomaly_toolbox.datasets.decoding import WHITE
+from anomaly_toolbox.datasets.geometry import Aspect
+from anomaly_toolbox.datasets.splits import SPLITS
 from anomaly_toolbox.files import sha256
 
 LARGEST_CACHE = 2**32  # bytes
 
 
 class AnomalyDetectionDataset(abc.ABC):
-    """Nine `tf.data.Dataset`s of batches `(image, label)`, label 1 being anomalous and 0 normal.
+    """Images for training, validation and testing, as nine `tf.data.Dataset`s of batches `(images, labels)`.
 
-    A subclass reads its raw data in its constructor and, in `configure`, assigns `self._train_normal`,
-    `self._train_anomalous`, `self._train` and so on for `validation` and `test`, most simply by passing each raw
-    dataset of single `(image, label)` pairs through `self.pipeline`; and sets `self._channels` if it is not 1.
+    Images are (batch, height, width, channels), float32; labels are (batch,), 0 for normal and 1 for anomalous images.
+    Each of the three splits has a dataset of its normal images, one of its anomalous images, and one of all images.
+
+    A subclass reads its raw data in the constructor. In `configure` it calls `set_split` once for each split; the
+    simplest way to make the datasets is `pipeline`. It sets `self._channels` unless images are grey.
     """
 
-    #: Used when neither an anomalous label nor a class label is asked for.
+    #: The anomalous label of a run that names neither an anomalous label nor a class label.
     default_anomalous_label: int | str | None = None
-    #: Lines about what was left out or looks like a mistake, known after `configure`.
+    #: Lines for the user about images that were left out and about likely mistakes; complete after `configure`.
     notes: Sequence[str] = ()
-    #: The test images' files in the order of `test`, where images come from files.
+    #: The names of the test images' files in the order of `test`; None if images do not come from files.
     test_files: Sequence[str] | None = None
-    #: What the names in `test_files` are relative to.
+    #: The folder that `test_files` are relative to.
     test_folder: Path | None = None
-    #: Where the defects of the test images are, (n, height, width), bool, in the order of `test`, where that is known.
+    #: The masks of the test images, (n, height, width), bool, in the order of `test`; True marks a defect. None if
+    #: there are no masks.
     test_masks: np.ndarray | None = None
-    #: Where the test images have padding, which is no part of them, likewise; None where nothing was padded.
+    #: The padding of the test images, (n, height, width), bool, in the order of `test`; True at pixels that are not
+    #: part of the image. None if no image is padded.
     test_padding: np.ndarray | None = None
-    #: How images that are no squares become squares, where they come from files.
-    aspect: str | None = None
-    #: The Python file that makes the images, where a user wrote one.
+    #: How images that are not square become square; None if images do not come from files.
+    aspect: Aspect | None = None
+    #: The user's Python file with the class of this dataset.
     source_file: Path | None = None
-    #: Whole levels that resized pixels are rounded to, 255 or 65535, where images come from files; None: not rounded.
+    #: The highest level, 255 or 65535, if resized pixels are rounded to whole levels; else None.
     levels: int | None = None
-    #: What is white in files of 16 bits, where they do not use all of them.
+    #: The white level of images of 16 bits, if it is not 65535.
     white_level: int | None = None
 
     def __init__(self) -> None:
@@ -64,25 +71,51 @@ class AnomalyDetectionDataset(abc.ABC):
 
         Args:
             batch_size: images in a batch.
-            new_size: (height, width) that images are resized to, in pixels.
-            anomalous_label: the raw label that counts as anomalous; all others are normal.
-            class_label: the class to look at, where each class has normal and anomalous images of its own.
-            shuffle_buffer_size: images among which the next training image is drawn.
+            new_size: (height, width) of the resized images, in pixels.
+            anomalous_label: the raw label that counts as anomalous; all others count as normal.
+            class_label: the class to look at, if each class has normal and anomalous images of its own.
+            shuffle_buffer_size: the number of images from which the next training image is drawn.
             cache: keep decoded, resized images in memory after the first epoch, unless they take more than 4 GiB.
             drop_remainder: leave out the last, incomplete batch of training images.
-            output_range: what black and white become.
+            output_range: the values of black and of white.
         """
 
-    def fingerprint(self, class_label: int | str | None = None) -> str | None:
-        """Tells the images of a class from others, where they come from files that may change; else None.
+    def set_split(
+        self,
+        split: str,
+        *,
+        normal: tf.data.Dataset | None = None,
+        anomalous: tf.data.Dataset | None = None,
+        all: tf.data.Dataset | None = None,
+    ) -> None:
+        """Sets the three datasets of a split.
 
-        It follows from the user's own Python file, if there is one.
+        Args:
+            split: `train`, `validation` or `test`.
+            normal: batches of the normal images.
+            anomalous: batches of the anomalous images.
+            all: batches of both.
+
+        Raises:
+            ValueError: there is no split of that name.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split: expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, received {split!r}")
+        # Subclasses may also assign these attributes themselves.
+        setattr(self, f"_{split}_normal", normal)
+        setattr(self, f"_{split}_anomalous", anomalous)
+        setattr(self, f"_{split}", all)
+
+    def fingerprint(self, class_label: int | str | None = None) -> str | None:
+        """A checksum of the files that a class's images come from; None if they do not come from files.
+
+        Here it is a checksum of the user's Python file, if there is one.
         """
         return None if self.source_file is None else sha256(self.source_file)[:12]
 
     @property
     def channels(self) -> int:
-        """Channels of the images: 1 for grey, 3 for RGB."""
+        """The number of channels of an image: 1 for grey, 3 for RGB."""
         return self._channels
 
     @property
@@ -97,12 +130,12 @@ class AnomalyDetectionDataset(abc.ABC):
 
     @property
     def train_normal(self) -> tf.data.Dataset:
-        """Normal training images, the only ones a detector is trained on."""
+        """Normal training images, the only images that a detector is trained on."""
         return self._train_normal
 
     @property
     def train_anomalous(self) -> tf.data.Dataset:
-        """Anomalous training images; no detector sees them."""
+        """Anomalous training images; no detector uses them."""
         return self._train_anomalous
 
     @property
@@ -122,7 +155,7 @@ class AnomalyDetectionDataset(abc.ABC):
 
     @property
     def validation(self) -> tf.data.Dataset:
-        """All validation images: they choose the epoch and the threshold."""
+        """All validation images, in a fixed order; they choose the epoch and the threshold."""
         return self._validation
 
     @property
@@ -151,30 +184,46 @@ class AnomalyDetectionDataset(abc.ABC):
         drop_remainder: bool = True,
         output_range: tuple[float, float] = (-1.0, 1.0),
     ) -> tf.data.Dataset:
-        """Single `(image, label)` pairs -> prepared batches.
+        """Makes batches of resized, scaled images from a dataset of single `(image, label)` pairs.
 
-        Images are resized with antialiasing and mapped linearly to `output_range`, each by the same fixed map: from
-        [0, largest value of the type] for whole numbers of 8 or 16 bits, from [0, 255] for floats and for wider whole
-        numbers, whose range no image fills. They are cached before they are shuffled, so that each epoch has an order
-        of its own, which the global seed decides. Only training batches, those with `is_training`, are shuffled or have
-        a remainder dropped.
+        Images are resized with antialiasing and mapped linearly to `output_range`. The map depends on the type alone,
+        never on the image: whole numbers of 8 or 16 bits range from 0 to the largest value of their type; floats and
+        wider whole numbers range from 0 to 255.
+
+        Images are cached before they are shuffled, so each epoch has a new order, which follows from the global seed.
+        Only training batches are shuffled and have their remainder dropped.
+
+        Args:
+            dataset: images (height, width, channels) and their labels.
+            is_training: whether these are training images.
+            new_size, batch_size, cache, shuffle_buffer_size, drop_remainder, output_range: see `configure`.
         """
+        image_spec = dataset.element_spec[0]
+        n_images = int(dataset.cardinality())  # negative if it is unknown; such a dataset is cached
+        bytes_cached = 4 * math.prod(new_size) * (image_spec.shape[-1] or 3) * n_images
         low, high = output_range
-        bytes_cached = 4 * math.prod(new_size) * (dataset.element_spec[0].shape[-1] or 3) * int(dataset.cardinality())
-        dtype = dataset.element_spec[0].dtype
-        white = dtype.max if dtype.is_integer and dtype.size <= 2 else 1 if dtype.is_bool else 255
+        scale = (high - low) / _white(image_spec.dtype)
 
         def prepare(image, label):
-            image = tf.image.resize(tf.cast(image, tf.float32), new_size, antialias=True)
-            return image * ((high - low) / white) + low, label
+            resized = tf.image.resize(tf.cast(image, tf.float32), new_size, antialias=True)
+            return resized * scale + low, label
 
-        if dataset.element_spec[0].shape.is_fully_defined():  # images of one size are resized many at a time
+        if image_spec.shape.is_fully_defined():  # images of one size are faster to resize in batches
             dataset = dataset.batch(256).map(prepare, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
         else:
             dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-        if cache and bytes_cached <= LARGEST_CACHE:  # where the cardinality is not known it is below 0
+        if cache and bytes_cached <= LARGEST_CACHE:
             dataset = dataset.cache()
         if is_training:
             dataset = dataset.shuffle(shuffle_buffer_size, reshuffle_each_iteration=True)
         dataset = dataset.batch(batch_size, drop_remainder=drop_remainder and is_training)
         return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _white(dtype: tf.DType) -> int:
+    """The value of white in images of a type; `pipeline` describes the rule."""
+    if dtype.is_bool:
+        return 1
+    if dtype.is_integer and dtype.size <= 2:
+        return dtype.max
+    return WHITE

@@ -1,4 +1,4 @@
-"""Datasets of small labelled images, one of whose labels is declared anomalous."""
+"""Datasets of small labelled images in memory, with one label that counts as anomalous."""
 
 from typing import Any, NamedTuple
 
@@ -10,29 +10,37 @@ from anomaly_toolbox.errors import InputError
 
 
 class Split(NamedTuple):
-    """Images (n, height, width, channels), uint8, and their labels (n,)."""
+    """The images of a split, (n, height, width, channels), uint8, and their labels, (n,)."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 class ImagesInMemory(AnomalyDetectionDataset):
-    """Images that are held as one array a split."""
+    """A dataset that holds the images of each split in one array."""
 
     def fill(self, splits: dict[str, Split], **options: Any) -> None:
-        """Makes the nine datasets: each split has the label 1 (or True) for anomalous images; options of `pipeline`."""
-        for split, (images, labels) in splits.items():
-            for suffix, kinds in (("_normal", [0]), ("_anomalous", [1]), ("", [0, 1])):
-                chosen = np.isin(labels, kinds)
-                pairs = tf.data.Dataset.from_tensor_slices((images[chosen], labels[chosen].astype(np.int32)))
-                setattr(self, f"_{split}{suffix}", self.pipeline(pairs, is_training=split == "train", **options))
+        """Makes the nine datasets.
+
+        Args:
+            splits: the splits by name; labels are 0 (or False) for normal and 1 (or True) for anomalous images.
+            options: arguments of `pipeline`.
+        """
+        for name, split in splits.items():
+            is_training = name == "train"
+            self.set_split(
+                name,
+                normal=self.pipeline(_pairs(split, split.labels == 0), is_training=is_training, **options),
+                anomalous=self.pipeline(_pairs(split, split.labels == 1), is_training=is_training, **options),
+                all=self.pipeline(_pairs(split, np.isin(split.labels, (0, 1))), is_training=is_training, **options),
+            )
 
 
 class LabelledImages(ImagesInMemory):
-    """All images in memory as uint8; every label but one is normal.
+    """A dataset with class labels; the images with one label are anomalous, all others are normal.
 
     Args:
-        train, validation, test: the three splits, disjoint.
+        train, validation, test: the three splits; no image may be in two of them.
     """
 
     default_anomalous_label = 2
@@ -43,7 +51,11 @@ class LabelledImages(ImagesInMemory):
         self._channels = train.images.shape[-1]
 
     def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
-        """See `AnomalyDetectionDataset.configure`; raises InputError for a label that the images do not have."""
+        """See `AnomalyDetectionDataset.configure`.
+
+        Raises:
+            InputError: no training image has the anomalous label, or a class label is given.
+        """
         name = type(self).__name__
         if class_label is not None:
             raise InputError(f"class_label: {name} has labels, not classes; use anomalous_label instead")
@@ -52,5 +64,11 @@ class LabelledImages(ImagesInMemory):
             raise InputError(
                 f"anomalous_label: {anomalous_label!r} is not a label of {name}; it has {', '.join(map(str, labels))}"
             )
-        splits = {split: Split(images, kinds == anomalous_label) for split, (images, kinds) in self._raw.items()}
+        splits = {split: Split(raw.images, raw.labels == anomalous_label) for split, raw in self._raw.items()}
         self.fill(splits, batch_size=batch_size, new_size=new_size, **options)
+
+
+def _pairs(split: Split, is_chosen: np.ndarray) -> tf.data.Dataset:
+    """The chosen images of a split and their labels, one pair at a time."""
+    labels = split.labels[is_chosen].astype(np.int32)
+    return tf.data.Dataset.from_tensor_slices((split.images[is_chosen], labels))

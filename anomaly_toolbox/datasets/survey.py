@@ -1,13 +1,14 @@
-"""The first look at a configured dataset: every image of every split that is used, once.
+"""The first pass over a configured dataset, which reads every image of every split once.
 
-It finds what no image or label should be, and keeps a checksum of each image with its label, so that later passes can
-tell whether they see the same.
+It checks images and labels, and keeps a checksum of each image with its label. Later passes compare their images with
+these checksums.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,26 +16,28 @@ import tensorflow as tf
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import ToolboxError, first_line
 
-OVERSHOOT = 0.5  # a user's resizing may overshoot the range a little
-SMALL_RANGE = 1.0  # of [-1, 1]; images of a smaller range are worth a line
-NEEDED = ("train_normal", "validation", "test")
-KINDS = {"normal": 0, "anomalous": 1}
-MOST_COPIES = 0.01  # share of the test images that may be in another split, or there twice, without a word
-MOST_REPEATS = 10  # a split that goes on after so many times its different images is taken for endless
-LEAST_REPEATED = 10_000  # images
-MIXING = 1_327_217_885  # any large odd number will do
+OVERSHOOT = 0.5  # how far pixels may exceed [-1, 1]; sharp methods of resizing overshoot
+SMALL_RANGE = 1.0  # a smaller range of all pixels, out of [-1, 1], needs a note
+REQUIRED_SPLITS = ("train_normal", "validation", "test")
+KINDS = ("normal", "anomalous")  # by label
+MOST_COPIES = 0.01  # share of the test images that may be copies without a note
+MOST_REPEATS = 10  # a split that has given each different image so often is taken for endless
+LEAST_REPEATED = 10_000  # images that every split may have
+MIXING_FACTOR = 1_327_217_885  # any large odd number mixes well
 NOT_ENDLESS = "expected each image once; leave out .repeat()"
+
+#: Called with the name of a split and the number of its images that were read so far.
+OnProgress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a split saw, image by image.
+    """What one pass over a split has found.
 
     Attributes:
-        name: such as `Parts.test`, for errors.
-        labels: (n,), 0 normal or 1 anomalous.
-        digests: (n,), int32: checksums of the images and their labels, which tell whether a later pass sees the same
-            in the same order.
+        name: the name of the split for errors, such as `Parts.test`.
+        labels: (n,), int32, 0 for normal and 1 for anomalous images.
+        digests: (n,), int32, a checksum of each image with its label.
         low, high: the lowest and the highest value of all pixels.
     """
 
@@ -45,150 +48,208 @@ class Survey:
     high: float
 
 
-def surveys(dataset: AnomalyDetectionDataset, look: Callable[[str, int], None] | None = None) -> dict[str, Survey]:
-    """A survey of each split that is used, by name: `validation`, `test`, `train_normal`, and `train_anomalous` if any.
+def surveys(dataset: AnomalyDetectionDataset, on_progress: OnProgress | None = None) -> dict[str, Survey]:
+    """Surveys every split that is used.
 
     Args:
         dataset: configured.
-        look: called with a split's name and the number of its images seen so far.
+        on_progress: called after each batch.
+
+    Returns:
+        A survey each of `validation`, `test` and `train_normal`, and of `train_anomalous` if the dataset has it.
 
     Raises:
-        ToolboxError: names a split, what it gives, and what would be right.
+        ToolboxError: a split is missing, endless or broken, or its images or labels are wrong.
     """
-    for split in NEEDED:
+    for split in REQUIRED_SPLITS:
         if not isinstance(getattr(dataset, split), tf.data.Dataset):
-            raise ToolboxError(f"{type(dataset).__name__}.configure has not filled {split}")
-    found = {split: survey(dataset, split, look) for split in ("validation", "test", "train_normal")}
-    _check_kind(found["train_normal"].name, found["train_normal"].labels, 0)
+            raise ToolboxError(f"{type(dataset).__name__}.configure has not set {split}")
+    found = {split: survey(dataset, split, on_progress) for split in ("validation", "test", "train_normal")}
+    _check_kind(found["train_normal"].name, found["train_normal"].labels, expected=0)
     if dataset.train_anomalous is not None:
-        found["train_anomalous"] = survey(dataset, "train_anomalous", look)
-        _check_kind(found["train_anomalous"].name, found["train_anomalous"].labels, 1)
+        found["train_anomalous"] = survey(dataset, "train_anomalous", on_progress)
+        _check_kind(found["train_anomalous"].name, found["train_anomalous"].labels, expected=1)
     for split in ("validation", "test"):
-        for kind, expected in KINDS.items():
-            _check_first_labels(dataset, f"{split}_{kind}", expected)
+        for label, kind in enumerate(KINDS):
+            _check_first_labels(dataset, f"{split}_{kind}", label)
     return found
 
 
-def count_images(seen: dict[str, Survey]) -> dict[str, dict[str, int]]:
-    """Images of each kind in each split: {"train": {"normal": n, "anomalous": n}, ...}, from `surveys`."""
+def survey(dataset: AnomalyDetectionDataset, split: str, on_progress: OnProgress | None = None) -> Survey:
+    """Reads every image of a split once, which also fills its cache; see `surveys`."""
+    name = f"{type(dataset).__name__}.{split}"
+    batches = getattr(dataset, split)
+    _check_structure(name, batches)
+    repetition = _RepetitionCheck(name, batches)
+    all_labels, all_digests = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    low, high, n_images = 1.0, -1.0, 0
+    for batch_images, batch_labels in _read_batches(name, batches):
+        images, labels = np.asarray(batch_images, np.float32), np.reshape(batch_labels, -1)
+        if not _check_batch(name, images, labels):
+            continue
+        labels = labels.astype(np.int32)
+        digests = image_digests(images, labels).numpy()
+        all_labels.append(labels)
+        all_digests.append(digests)
+        low, high = min(low, float(images.min())), max(high, float(images.max()))
+        n_images += len(images)
+        if on_progress is not None:
+            on_progress(name, n_images)
+        repetition.check(digests)
+    return Survey(name, np.concatenate(all_labels), np.concatenate(all_digests), low, high)
+
+
+def count_images(surveyed: dict[str, Survey]) -> dict[str, dict[str, int]]:
+    """Counts the images of each kind in each split: {"train": {"normal": n, "anomalous": n}, ...}, from `surveys`."""
+    train_anomalous = surveyed.get("train_anomalous")
     counts = {
-        split: {"normal": int((seen[split].labels == 0).sum()), "anomalous": int((seen[split].labels == 1).sum())}
-        for split in ("validation", "test")
+        "train": {
+            "normal": len(surveyed["train_normal"].labels),
+            "anomalous": 0 if train_anomalous is None else len(train_anomalous.labels),
+        }
     }
-    n_anomalous = len(seen["train_anomalous"].labels) if "train_anomalous" in seen else 0
-    return {"train": {"normal": len(seen["train_normal"].labels), "anomalous": n_anomalous}, **counts}
+    for split in ("validation", "test"):
+        labels = surveyed[split].labels
+        counts[split] = {"normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())}
+    return counts
 
 
-def notes(seen: dict[str, Survey]) -> Iterator[str]:
-    """Lines about what looks like a mistake in splits of a dataset that makes its own pixels, see `surveys`."""
-    learnt_from, test = seen["train_normal"], seen["test"]
-    if learnt_from.high - learnt_from.low < SMALL_RANGE or learnt_from.low > -SMALL_RANGE / 2:
+def notes(surveyed: dict[str, Survey]) -> Iterator[str]:
+    """Yields lines about likely mistakes in the splits of a dataset that makes its own pixels, from `surveys`."""
+    train, test = surveyed["train_normal"], surveyed["test"]
+    if train.high - train.low < SMALL_RANGE or train.low > -SMALL_RANGE / 2:
         yield (
-            f"all training images have values from {learnt_from.low:.3g} to {learnt_from.high:.3g}, where -1 is black "
-            "and 1 is white: do their numbers have the range that `pipeline` expects of their type?"
+            f"all training images have values from {train.low:.3g} to {train.high:.3g}, where -1 is black and 1 is "
+            "white: do the raw images have the range that `pipeline` expects of their type?"
         )
     n_test = len(test.digests)
-    for other in ("train_normal", "validation"):
-        n_shared = int(np.isin(test.digests, seen[other].digests).sum())
+    for split in ("train_normal", "validation"):
+        n_shared = int(np.isin(test.digests, surveyed[split].digests).sum())
         if n_shared > MOST_COPIES * n_test:
-            yield f"{n_shared:,} of {n_test:,} test images are in {other}, too: the figures will be too good"
+            yield f"{n_shared:,} of {n_test:,} test images are also in {split}: the metrics will be too good"
     n_copies = n_test - len(np.unique(test.digests))
     if n_copies > MOST_COPIES * n_test:
-        yield f"{n_copies:,} of {n_test:,} test images are copies of others among them: the interval will be too narrow"
+        yield f"{n_copies:,} of {n_test:,} test images are copies of other test images: the interval will be too narrow"
 
 
-def digest_of(seen: dict[str, Survey]) -> str:
-    """A checksum of all validation and test images with their labels; training images may be changed at random."""
-    return hashlib.sha256(seen["validation"].digests.tobytes() + seen["test"].digests.tobytes()).hexdigest()[:16]
+def digest_of(surveyed: dict[str, Survey]) -> str:
+    """A checksum of all validation and test images with their labels; training images may be augmented at random."""
+    return hashlib.sha256(surveyed["validation"].digests.tobytes() + surveyed["test"].digests.tobytes()).hexdigest()[
+        :16
+    ]
 
 
-def digests_of(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Checksums of images (batch, height, width, channels), float32, and their labels (batch,) -> (batch,), int32.
+def image_digests(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Checksums of images with their labels.
 
-    The bits of each pixel, mixed by shifts and by an odd factor of its place, are added up modulo 2^32.
+    With the bits b_i of pixel i as a whole number, m = MIXING_FACTOR and h(b) = b xor (b >> 16):
+
+        digest = Σ_i h(h(b_i) · (2 i m + 1)) + m · label    (mod 2^32)
+
+    Args:
+        images: (batch, height, width, channels), float32.
+        labels: (batch,).
+
+    Returns:
+        (batch,), int32.
     """
     with tf.device("CPU"):
         bits = tf.reshape(tf.bitcast(images, tf.uint32), (tf.shape(images)[0], -1))
-        factors = 2 * tf.cast(tf.range(tf.shape(bits)[1]), tf.uint32) * MIXING + 1
-        mixed = _mixed(_mixed(bits) * factors)
-        return tf.reduce_sum(tf.bitcast(mixed, tf.int32), axis=1) + MIXING * tf.cast(labels, tf.int32)
+        factors = 2 * tf.cast(tf.range(tf.shape(bits)[1]), tf.uint32) * MIXING_FACTOR + 1
+        mixed = _fold(_fold(bits) * factors)
+        return tf.reduce_sum(tf.bitcast(mixed, tf.int32), axis=1) + MIXING_FACTOR * tf.cast(labels, tf.int32)
 
 
-def _mixed(bits: tf.Tensor) -> tf.Tensor:
-    """The upper half of each number added to the lower one, bit by bit."""
+def _fold(bits: tf.Tensor) -> tf.Tensor:
+    """b xor (b >> 16), for whole numbers of 32 bits."""
     return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.constant(16, tf.uint32)))
 
 
-def survey(dataset: AnomalyDetectionDataset, split: str, look: Callable[[str, int], None] | None = None) -> Survey:
-    """Looks at every image of a split once, which fills its cache; see `surveys`."""
-    name, batches = f"{type(dataset).__name__}.{split}", getattr(dataset, split)
-    _check_pairs(name, batches)
-    labels, digests = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    low, high, count, different = 1.0, -1.0, 0, set()
-    may_be_endless = int(batches.cardinality()) == tf.data.UNKNOWN_CARDINALITY
-    for images, of_batch in _without_tensorflows_words(name, batches):
-        images, of_batch = np.asarray(images, np.float32), np.reshape(of_batch, -1)
-        if len(images) != len(of_batch):
-            raise ToolboxError(f"{name} gives {len(of_batch)} labels with {len(images)} images")
-        if not len(images):
-            continue
-        if not (images.min() >= -1 - OVERSHOOT and images.max() <= 1 + OVERSHOOT):  # NaN is neither
-            raise ToolboxError(f"{name} gives image values from {images.min()} to {images.max()}, expected [-1, 1]")
-        if not np.isin(of_batch, (0, 1)).all():
-            raise ToolboxError(f"{name} gives labels {np.unique(of_batch)}, expected 0 (normal) and 1 (anomalous)")
-        low, high = min(low, float(images.min())), max(high, float(images.max()))
-        labels.append(of_batch.astype(np.int32))
-        digests.append(digests_of(images, labels[-1]).numpy())
-        count += len(images)
-        if look is not None:
-            look(name, count)
-        if may_be_endless:
-            different.update(digests[-1].tolist())
-        if may_be_endless and count > max(LEAST_REPEATED, MOST_REPEATS * len(different)):
+class _RepetitionCheck:
+    """Raises ToolboxError for a split of unknown length that repeats its images without end.
+
+    Args:
+        name: the name of the split, for errors.
+        batches: the split.
+    """
+
+    def __init__(self, name: str, batches: tf.data.Dataset):
+        self._name = name
+        self._may_be_endless = int(batches.cardinality()) == tf.data.UNKNOWN_CARDINALITY
+        self._n_images = 0
+        self._different: set[int] = set()
+
+    def check(self, digests: np.ndarray) -> None:
+        """Takes the checksums of the next batch, (batch,)."""
+        if not self._may_be_endless:
+            return
+        self._n_images += len(digests)
+        self._different.update(digests.tolist())
+        if self._n_images > max(LEAST_REPEATED, MOST_REPEATS * len(self._different)):
             raise ToolboxError(
-                f"{name} has given {count:,} images, of which {len(different):,} are different, and goes on: "
-                f"{NOT_ENDLESS}"
+                f"{self._name} has given {self._n_images:,} images, of which {len(self._different):,} are different, "
+                f"and does not end: {NOT_ENDLESS}"
             )
-    return Survey(name, np.concatenate(labels), np.concatenate(digests), low, high)
 
 
-def _check_pairs(name: str, batches: tf.data.Dataset) -> None:
-    """Raises ToolboxError unless a split is finite and made of images and labels."""
+def _check_structure(name: str, batches: tf.data.Dataset) -> None:
+    """Raises ToolboxError unless a split gives images with labels and is not known to be endless."""
     spec = batches.element_spec
     if not (isinstance(spec, tuple) and len(spec) == 2):
         raise ToolboxError(f"{name} gives {spec}, expected pairs (image, label)")
     if not any(spec[1].shape.is_compatible_with(shape) for shape in ((None,), (None, 1))):
-        raise ToolboxError(f"{name} gives labels of shape {spec[1].shape}, expected one number an image")
+        raise ToolboxError(f"{name} gives labels of shape {spec[1].shape}, expected one number for each image")
     if int(batches.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise ToolboxError(f"{name} is endless: {NOT_ENDLESS}")
 
 
+def _check_batch(name: str, images: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether a batch has images; raises ToolboxError if images or labels are wrong."""
+    if len(images) != len(labels):
+        raise ToolboxError(f"{name} gives {len(labels)} labels with {len(images)} images")
+    if len(images) == 0:
+        return False
+    low, high = images.min(), images.max()
+    is_in_range = low >= -1 - OVERSHOOT and high <= 1 + OVERSHOOT  # False for NaN
+    if not is_in_range:
+        raise ToolboxError(f"{name} gives image values from {low} to {high}, expected [-1, 1]")
+    if not np.isin(labels, (0, 1)).all():
+        raise ToolboxError(f"{name} gives labels {np.unique(labels)}, expected 0 (normal) and 1 (anomalous)")
+    return True
+
+
 def _check_first_labels(dataset: AnomalyDetectionDataset, split: str, expected: int) -> None:
-    """Looks at the first batch of a split that nothing else reads: swapped labels show there already."""
+    """Checks the first batch of a split that nothing else reads; it is enough to find swapped labels."""
     batches = getattr(dataset, split)
     if isinstance(batches, tf.data.Dataset) and isinstance(batches.element_spec, tuple):
         name = f"{type(dataset).__name__}.{split}"
-        for _, labels in _without_tensorflows_words(name, batches.take(1)):
+        for _, labels in _read_batches(name, batches.take(1)):
             _check_kind(name, np.reshape(labels, -1), expected)
 
 
 def _check_kind(name: str, labels: np.ndarray, expected: int) -> None:
-    """Raises ToolboxError if a split that should have images of one kind, 0 or 1, has others."""
+    """Raises ToolboxError if a split of one kind has an image of the other kind.
+
+    Args:
+        name: the name of the split, for errors.
+        labels: (n,).
+        expected: the label of its kind, 0 or 1.
+    """
     n_wrong = int(np.count_nonzero(labels != expected))
-    if not n_wrong:
+    if n_wrong == 0:
         return
-    kinds = tuple(KINDS)
-    advice = f"fill it with {kinds[expected]} images alone"
+    other = 1 - expected
+    advice = f"use only {KINDS[expected]} images"
     if n_wrong == len(labels):
         advice = "labels seem to be swapped: 0 means normal, 1 anomalous"
     raise ToolboxError(
-        f"{name} gives {n_wrong:,} of {len(labels):,} images with the label {1 - expected}, which means "
-        f"{kinds[1 - expected]}; expected {expected} ({kinds[expected]}) for all: {advice}"
+        f"{name} gives {n_wrong:,} of {len(labels):,} images with the label {other}, which means {KINDS[other]}; "
+        f"expected {expected} ({KINDS[expected]}) for all: {advice}"
     )
 
 
-def _without_tensorflows_words(name: str, batches: tf.data.Dataset) -> Iterator:
-    """The batches of a split; what its own functions raise becomes one line that names the split."""
+def _read_batches(name: str, batches: tf.data.Dataset) -> Iterator[Any]:
+    """The batches of a split as NumPy arrays; raises ToolboxError, with the name of the split, if reading fails."""
     try:
         yield from batches.as_numpy_iterator()
     except tf.errors.OpError as problem:
@@ -196,6 +257,6 @@ def _without_tensorflows_words(name: str, batches: tf.data.Dataset) -> Iterator:
 
 
 def cause_of(problem: tf.errors.OpError) -> str:
-    """The error of Python that a TensorFlow error is about, if there is one, in one line."""
-    own_errors = re.findall(r"^\w*(?:Error|Exception): .+$", str(problem), re.MULTILINE)
-    return own_errors[-1] if own_errors else first_line(problem)
+    """One line for a TensorFlow error: the Python error that it wraps, if there is one, else its first line."""
+    python_errors = re.findall(r"^\w*(?:Error|Exception): .+$", str(problem), re.MULTILINE)
+    return python_errors[-1] if python_errors else first_line(problem)

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which are something else. No TensorFlow here."""
+"""Which files of a folder are images. No TensorFlow here."""
 
 import os
 from collections import Counter
@@ -9,7 +9,7 @@ from anomaly_toolbox.errors import ToolboxError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff")
 OTHER_SUFFIXES = (".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".ppm", ".pgm", ".dng")
-#: The end of the name of a picture that `predict --heatmaps` writes: no new image, wherever it lies.
+#: The ending of the pictures that `predict --heatmaps` writes; they are never images of a dataset.
 HEATMAP_ENDING = ".heat.png"
 #: What file managers, network drives, archives and notebooks leave behind, besides hidden files.
 LEFTOVERS = {
@@ -39,69 +39,83 @@ LEFTOVERS = {
     "zbthumbnail.info",
     "picasa.ini",
 }
-SIGN_OF_A_RUN = "hparams.json"  # its pictures are the toolbox's own
+RUN_FILE = "hparams.json"  # a folder with this file is a run folder, and its pictures are the toolbox's own
 
 
 class BadImage(ToolboxError):
-    """A file that cannot be used; the message names it and says why."""
+    """A file or folder that cannot be used.
+
+    Attributes:
+        path: the file or folder.
+        reason: what is wrong with it, such as `is empty`.
+    """
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
+        self.path = path
+        self.reason = reason
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of that name was left by a program and nobody's image or defect."""
+    """Whether a file or folder of this name is hidden or was left behind by a program."""
     return name.startswith((".", "~")) or name.lower() in LEFTOVERS
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """The content of a folder without leftovers, sorted; raises OSError."""
+    return sorted(path for path in folder.iterdir() if not is_leftover(path.name))
+
+
 def is_image(path: Path) -> bool:
-    """Whether a file is named like an image that is read."""
+    """Whether the name of a file is that of an image that can be read."""
     return path.suffix.lower() in SUFFIXES and not path.name.lower().endswith(HEATMAP_ENDING)
 
 
 def kind_of_file(path: Path) -> str:
-    """What a file that is no image is counted as."""
+    """The kind of a file that is not an image, such as `.txt files`, for `describe_unused`."""
     if path.name.lower().endswith(HEATMAP_ENDING):
         return "heatmaps"
     return f"{path.suffix.lower()} files" if path.suffix else "files without a suffix"
 
 
 def image_files(folder: Path, bad: list[BadImage], unused: Counter[str] | None = None) -> Iterator[Path]:
-    """Every file below `folder` that is named like an image, in a fixed order, without leftovers and heatmaps.
+    """Yields every image file in a folder and the folders in it, in a fixed order, without leftovers and heatmaps.
 
     Args:
-        folder: where to look, however deep. Links are followed, but none into a folder that it lies in.
-        bad: such loops, unreadable folders and images of other kinds are added here.
-        unused: counts the files that are passed over, by their kind, such as `.txt files`.
+        folder: where to look. Links are followed, except a link to a folder that the link itself is in.
+        bad: such links, unreadable folders and images in other formats are added to this list.
+        unused: counts the other files by their kind, such as `.txt files`.
     """
-    yield from _walk(folder, (folder.resolve(),), bad, Counter() if unused is None else unused)
+    if unused is None:
+        unused = Counter()
+    yield from _walk(folder, (folder.resolve(),), bad, unused)
 
 
 def describe_unused(unused: Counter[str]) -> str:
-    """Such as `.txt files (2), heatmaps (1)`."""
+    """The kinds of unused files and their counts, such as `.txt files (2), heatmaps (1)`."""
     return ", ".join(f"{kind} ({count:,})" for kind, count in sorted(unused.items()))
 
 
-def _walk(folder: Path, above: tuple[Path, ...], bad: list[BadImage], unused: Counter[str]) -> Iterator[Path]:
+def _walk(folder: Path, ancestors: tuple[Path, ...], bad: list[BadImage], unused: Counter[str]) -> Iterator[Path]:
+    """Does the work of `image_files`; `ancestors` are the folder and all folders above it, without links."""
     try:
-        entries = sorted(path for path in folder.iterdir() if not is_leftover(path.name))
+        entries = list_folder(folder)
     except OSError as problem:
-        bad.append(BadImage(folder, problem.strerror))
+        bad.append(BadImage(folder, problem.strerror or str(problem)))
         return
-    if any(path.name == SIGN_OF_A_RUN for path in entries):
-        unused["folders of runs"] += 1
+    if any(path.name == RUN_FILE for path in entries):
+        unused["run folders"] += 1
         return
     for path in entries:
         if os.path.isdir(path):
-            real = path.resolve()
-            if real in above:
-                bad.append(BadImage(path, f"is a link to {real}, in which it lies itself"))
+            target = path.resolve()
+            if target in ancestors:
+                bad.append(BadImage(path, f"is a link to {target}, which the link itself is in"))
             else:
-                yield from _walk(path, (*above, real), bad, unused)
+                yield from _walk(path, (*ancestors, target), bad, unused)
         elif is_image(path):  # also a link to itself; reading it reports the error
             yield path
         elif path.suffix.lower() in OTHER_SUFFIXES:
-            bad.append(BadImage(path, "is not read; expected PNG, JPEG, BMP or TIFF"))
+            bad.append(BadImage(path, "is not supported; expected PNG, JPEG, BMP or TIFF"))
         else:
             unused[kind_of_file(path)] += 1

@@ -1,51 +1,54 @@
-"""A finished run, ready to score new images: arrays or files, any number of them."""
+"""The detector of a finished run, which scores any number of new images, from arrays or files."""
 
 import concurrent.futures
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from anomaly_toolbox import evaluation
-from anomaly_toolbox.datasets.images import BadImage, Reading
+from anomaly_toolbox.datasets.images import Reading
+from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.files import read_json
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.base import MAP, AnomalyDetector, fill_batches
 from anomaly_toolbox.runs import FinishedRun, advice_on_damage
 
+Item = TypeVar("Item")
 
-class Verdict(NamedTuple):
-    """What a detector says of one image.
+
+class ScoredImage(NamedTuple):
+    """The scores of one image.
 
     Attributes:
-        score: the score that decides, higher being more anomalous.
-        calibrated: the same in [0, 1], 0 and 1 being the lowest and the highest of the validation images.
-        is_anomalous: whether the score reaches the threshold that was chosen on the validation images.
-        map: where it is anomalous, (size, size), >= 0.
+        score: the selected score; higher is more anomalous.
+        calibrated: the calibrated score, in [0, 1].
+        is_anomalous: whether the score is at or above the threshold.
+        anomaly_map: (size, size), >= 0.
     """
 
     score: float
     calibrated: float
     is_anomalous: bool
-    map: np.ndarray
+    anomaly_map: np.ndarray
 
 
 class Detector:
     """The detector of a finished run; made by `anomaly_toolbox.load`.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
 
     Attributes:
-        threshold: scores at or above it are called anomalous.
-        reading: how images become what the networks take.
-        heatmap_range: how strong anomaly maps have to be to show, see `pictures.heat`.
+        threshold: images with a selected score at or above it are called anomalous; chosen on the validation images.
+        reading: how images are read and resized, a `Reading`.
+        heatmap_range: the values of anomaly maps at which a heatmap begins and at which it is yellow.
 
     Raises:
-        InputError: there is no finished run.
+        InputError: the folder does not hold a finished run.
         ToolboxError: the run is damaged.
     """
 
@@ -54,81 +57,103 @@ class Detector:
         with advice_on_damage(run.folder):
             self._model = load_detector(run.folder)
             self.reading = Reading.of_run(run.hparams, run.image_size)
-        self._score = run.results["score"]
-        self._range, self.threshold, self.heatmap_range = run.score_range, run.threshold, run.heatmap_range
+        self._selected_score: str = run.results["score"]
+        self._score_range = run.score_range
+        self.threshold = run.threshold
+        self.heatmap_range = run.heatmap_range
+
+    @property
+    def heat_range(self) -> tuple[float, float]:
+        """The name of `heatmap_range` in earlier versions."""
+        return self.heatmap_range
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """What every image becomes: (size, size, channels)."""
+        """The shape that every image is resized to: (size, size, channels)."""
         return self._model.image_shape
 
     def score_images(self, images: np.ndarray | Sequence[np.ndarray | str | Path]) -> np.ndarray:
-        """The score of each image, (n,), float32, higher being more anomalous.
+        """The selected score of each image; higher is more anomalous.
 
         Args:
-            images: arrays (height, width), (height, width, 1) or (height, width, 3) of any size, whole numbers of 8 or
-                16 bits or floats in [0, 1]; or paths.
+            images: n paths; or n arrays of shape (height, width), (height, width, 1) or (height, width, 3) and of any
+                size, with whole numbers of 8 or 16 bits or with floats in [0, 1].
+
+        Returns:
+            (n,), float32.
 
         Raises:
-            ToolboxError: a file that cannot be used.
-            ValueError: an array that is no image, or no list of images.
+            BadImage: a file cannot be used.
+            ValueError: an array is not an image, or `images` is a single image.
         """
         if isinstance(images, str | Path):
             raise ValueError(f"expected a list of images, received one path; give [{str(images)!r}]")
         if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (1, 3):
             raise ValueError(f"an array of shape {images.shape} is one image or {len(images)}; give a list of images")
-        batches = _batched(images, self._model.hyperparameters.batch_size)
-        scores = [self._score_prepared([self._prepare(image) for image in batch])[0] for batch in batches]
-        return np.concatenate([np.zeros(0, np.float32), *scores])
+        scores = [np.zeros(0, np.float32)]
+        for batch in _in_batches(images, self._model.hyperparameters.batch_size):
+            batch_scores, _ = self._score_prepared([self._prepare(image) for image in batch])
+            scores.append(batch_scores)
+        return np.concatenate(scores)
 
     def calibrate(self, scores: np.ndarray) -> np.ndarray:
-        """Scores in [0, 1], by (13): 0 and 1 are the lowest and the highest of the validation images."""
-        return evaluation.rescale(scores, *self._range)
+        """Rescales scores by (13): 0 and 1 are the lowest and the highest score of the validation images.
 
-    def judge_files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Verdict | BadImage]]:
-        """A verdict on each file, or what is wrong with it, in their order, with one batch in memory at a time."""
+        Args:
+            scores: selected scores, of any shape.
 
-        def attempt(path: Path) -> np.ndarray | BadImage:
-            try:
-                return self._prepare(path)
-            except BadImage as bad:
-                return bad
+        Returns:
+            An array of the same shape, in [0, 1].
+        """
+        return evaluation.rescale(scores, *self._score_range)
 
+    def score_files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, ScoredImage | BadImage]]:
+        """Yields each path with its scores or with the reason why it cannot be used, in the order of the paths.
+
+        One batch at a time is in memory.
+        """
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for batch in _batched(paths, self._model.hyperparameters.batch_size):
-                read = list(pool.map(attempt, batch))
-                images = [image for image in read if not isinstance(image, BadImage)]
-                verdicts = iter(self._judge(images) if images else [])
-                yield from (
-                    (path, image if isinstance(image, BadImage) else next(verdicts))
-                    for path, image in zip(batch, read, strict=True)
-                )
+            for batch in _in_batches(paths, self._model.hyperparameters.batch_size):
+                prepared = list(pool.map(self._prepare_or_explain, batch))
+                images = [image for image in prepared if not isinstance(image, BadImage)]
+                scored_images = iter(self._score_with_maps(images) if images else [])
+                for path, image in zip(batch, prepared, strict=True):
+                    yield path, image if isinstance(image, BadImage) else next(scored_images)
 
     def _prepare(self, image: np.ndarray | str | Path) -> np.ndarray:
+        """An image as the networks take it: (size, size, channels) in [-1, 1]."""
         if isinstance(image, np.ndarray):
             return 2 * self.reading.of_array(image) - 1
         if isinstance(image, str | Path):
             return 2 * self.reading.of_file(Path(image)) - 1
         raise ValueError(f"expected images as paths or NumPy arrays, received {type(image).__name__}")
 
-    def _judge(self, images: Sequence[np.ndarray]) -> list[Verdict]:
+    def _prepare_or_explain(self, path: Path) -> np.ndarray | BadImage:
+        try:
+            return self._prepare(path)
+        except BadImage as problem:
+            return problem
+
+    def _score_with_maps(self, images: Sequence[np.ndarray]) -> list[ScoredImage]:
         scores, maps = self._score_prepared(images)
-        return [
-            Verdict(float(score), float(calibrated), bool(score >= self.threshold), map_)
-            for score, calibrated, map_ in zip(scores, self.calibrate(scores), maps, strict=True)
-        ]
+        scored_images = []
+        for score, calibrated, anomaly_map in zip(scores, self.calibrate(scores), maps, strict=True):
+            is_anomalous = bool(score >= self.threshold)
+            scored_images.append(ScoredImage(float(score), float(calibrated), is_anomalous, anomaly_map))
+        return scored_images
 
     def _score_prepared(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and maps of at most a batch, which is filled up: the compiled step takes one size only."""
-        batch_size = self._model.hyperparameters.batch_size
-        found = self._model.score_batch(fill_batches(np.stack(images), batch_size), with_maps=True)
-        return found[self._score][: len(images)], found[MAP][: len(images)]
+        """The selected scores and the anomaly maps of prepared images, at most one batch."""
+        batch = fill_batches(np.stack(images), self._model.hyperparameters.batch_size)
+        outputs = self._model.score_batch(batch, with_maps=True)
+        return outputs[self._selected_score][: len(images)], outputs[MAP][: len(images)]
 
 
 def load_detector(folder: Path) -> AnomalyDetector:
-    """The trained model of a finished run, rebuilt from its validated `hparams.json` and its weights.
+    """The trained model of a finished run, from its `hparams.json` and its weights; no code in the folder is executed.
 
-    Nothing in the folder is executed.
+    Args:
+        folder: the run folder. `FinishedRun.open` checks its files; this function does not.
     """
     hparams = read_json(folder / "hparams.json")
     cls = detector_class(hparams["experiment"])
@@ -138,7 +163,7 @@ def load_detector(folder: Path) -> AnomalyDetector:
     return model
 
 
-def _batched(items: Iterable, size: int) -> Iterator[list]:
-    remaining = iter(items)
-    while batch := list(itertools.islice(remaining, size)):
+def _in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
         yield batch

@@ -1,6 +1,6 @@
-"""`anomaly-box predict`: image files in, a line for each out, and pictures of where they are anomalous.
+"""The command `anomaly-box predict`: scores image files, prints a line for each and draws anomaly heatmaps.
 
-TensorFlow is imported only once it is clear that there is something to score.
+TensorFlow is imported only after the arguments are checked.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox import pictures
-from anomaly_toolbox.datasets.images import DEEP_WHITE, read_header
+from anomaly_toolbox.datasets.decoding import DEEP_WHITE, read_header
 from anomaly_toolbox.datasets.walk import (
     HEATMAP_ENDING,
     BadImage,
@@ -32,117 +32,117 @@ from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.files import atomic_write, check_output, short_name
 from anomaly_toolbox.runs import FinishedRun
 
-MOST_LOOKED_AT = 100  # files whose bits are compared with those of the run
+MOST_CHECKED_HEADERS = 100  # files whose bits are compared with those of the training images
 COLUMNS = ("file", "score", "calibrated", "anomalous", "problem")
+
+WriteLine = Callable[..., None]  # called with values of COLUMNS by name
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be scored, and where pictures go; made by `prepare`.
+    """What `predict` scores and draws; made by `prepare`.
 
     Attributes:
         run: the folder of a finished run.
-        files: image files.
-        bad: what looked like an image and cannot be one.
-        unused: kinds of files that were passed over, with their numbers.
-        pictured: where the picture of each file goes; empty if none are wanted.
+        files: the image files.
+        bad_files: files that are named like images but cannot be used.
+        unused: the number of other files, by their kind.
+        heatmap_paths: the path of the heatmap of each file; empty if no heatmaps are drawn.
     """
 
     run: Path
     files: Sequence[Path]
-    bad: Sequence[BadImage]
+    bad_files: Sequence[BadImage]
     unused: Counter[str]
-    pictured: dict[Path, Path]
+    heatmap_paths: dict[Path, Path]
 
 
 def prepare(run: Path, paths: Sequence[Path], output: Path | None, heatmaps: Path | None, overwrite: bool) -> Request:
-    """Finds the images, and whatever would go wrong.
+    """Finds the images and checks all paths.
 
     Args:
         run: the folder of a finished run.
-        paths: image files, and folders of which every image is taken, however deep.
+        paths: image files, and folders that are searched for images, with their subfolders.
         output: the file for the lines, or None.
-        heatmaps: a folder for a picture of each image, or None.
-        overwrite: replace the file and pictures that are there.
+        heatmaps: the folder for the heatmaps, or None.
+        overwrite: replace an existing output file and existing heatmaps.
 
     Raises:
-        InputError: a path or the run is not there, there are no images, or something would be replaced.
+        InputError: a path or the run does not exist, there are no images, or a file would be replaced.
         ToolboxError: the run is damaged.
     """
-    _check_places(output, heatmaps, overwrite)
+    _check_outputs(output, heatmaps, overwrite)
     FinishedRun.open(run)
-    bad: list[BadImage] = []
+    bad_files: list[BadImage] = []
     unused: Counter[str] = Counter()
-    files = list(_files(paths, bad, unused))
-    if not files and not bad:
-        there = f"; there are {describe_unused(unused)}" if unused else ""
-        raise InputError(f"{paths[0]}: there are no images in it; expected PNG, JPEG, BMP or TIFF files{there}")
-    for file in files:
-        if output is not None and output.exists() and file.exists() and file.samefile(output):
-            raise InputError(f"--output {output}: is an image that is to be scored; choose another")
-    return Request(run, files, bad, unused, _pictures_of(files, heatmaps, overwrite) if heatmaps else {})
+    files = list(_find_images(paths, bad_files, unused))
+    if not files and not bad_files:
+        found = f"; found {describe_unused(unused)}" if unused else ""
+        raise InputError(f"{paths[0]}: contains no images; expected PNG, JPEG, BMP or TIFF files{found}")
+    if output is not None and output.exists():
+        for file in files:
+            if file.exists() and file.samefile(output):
+                raise InputError(f"--output {output}: is one of the images to score; choose another file")
+    heatmap_paths = _choose_heatmap_paths(files, heatmaps, overwrite) if heatmaps else {}
+    return Request(run, files, bad_files, unused, heatmap_paths)
 
 
 def predict(request: Request, output: TextIO, as_json: bool, console: Console) -> tuple[int, int]:
-    """Writes a line for each image file as soon as its batch is scored.
+    """Scores the images of a request; the lines of a batch are written as soon as it is scored.
 
     Args:
-        request: what to score.
-        output: where the lines go.
-        as_json: a JSON object a line, instead of CSV.
-        console: where progress is shown.
+        request: made by `prepare`.
+        output: where the lines are written.
+        as_json: write a JSON object on each line instead of CSV.
+        console: where notes and progress are printed.
 
     Returns:
-        How many images were scored, and how many files could not be used; the lines of those say why.
+        The number of scored images, and the number of files that cannot be used; their lines hold the reason.
     """
     from anomaly_toolbox.inference.detector import Detector
 
     if request.unused:
         console.print(f"not scored: {describe_unused(request.unused)}")
     detector = Detector(request.run)
-    if detector.reading.levels != DEEP_WHITE and _has_deep_images(request.files[:MOST_LOOKED_AT]):
+    reading = detector.reading
+    if reading.levels != DEEP_WHITE and _has_deep_images(request.files[:MOST_CHECKED_HEADERS]):
         console.print(
-            f"note: some images have 16 bits, those that the run learnt from did not; {DEEP_WHITE:,} counts as white",
+            f"note: some images have 16 bits, unlike the training images of the run; {DEEP_WHITE:,} counts as white"
         )
-    write = _json_lines(output) if as_json else _csv_lines(output)
-    for problem in request.bad:
-        write(file=str(problem.path), problem=problem.reason)
-    judged = track(
-        detector.judge_files(request.files),
+    write_line = _json_writer(output) if as_json else _csv_writer(output)
+    for problem in request.bad_files:
+        write_line(file=str(problem.path), problem=problem.reason)
+    outcomes = track(
+        detector.score_files(request.files),
         "scoring",
         len(request.files),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
-    n_scored, n_bad = 0, len(request.bad)
-    for path, verdict in judged:
-        if isinstance(verdict, BadImage):
+    n_scored, n_bad = 0, len(request.bad_files)
+    for path, outcome in outcomes:
+        if isinstance(outcome, BadImage):
             n_bad += 1
-            write(file=str(path), problem=verdict.reason)
+            write_line(file=str(path), problem=outcome.reason)
             continue
         n_scored += 1
-        calibrated = round(verdict.calibrated, 6)
-        score = float(f"{verdict.score:.9g}")
-        write(file=str(path), score=score, calibrated=calibrated, anomalous=verdict.is_anomalous)
-        if path in request.pictured:
-            reading = detector.reading
-            original, anomaly_map = pictures.on_original(path, verdict.map, reading.aspect, reading.white_level)
-            _save_picture(
-                request.pictured[path], pictures.overlay_heatmap(original, anomaly_map, detector.heatmap_range)
+        write_line(
+            file=str(path),
+            score=float(f"{outcome.score:.9g}"),  # nine digits restore a float32 exactly
+            calibrated=round(outcome.calibrated, 6),
+            anomalous=outcome.is_anomalous,
+        )
+        if path in request.heatmap_paths:
+            original, anomaly_map = pictures.map_on_original(
+                path, outcome.anomaly_map, reading.aspect, reading.white_level
             )
+            heatmap = pictures.overlay_heatmap(original, anomaly_map, detector.heatmap_range)
+            _save_heatmap(request.heatmap_paths[path], heatmap)
     return n_scored, n_bad
 
 
-def _has_deep_images(files: Sequence[Path]) -> bool:
-    for file in files:
-        with contextlib.suppress(BadImage):  # scoring it will tell
-            if read_header(file).is_deep:
-                return True
-    return False
-
-
-def _check_places(output: Path | None, heatmaps: Path | None, overwrite: bool) -> None:
+def _check_outputs(output: Path | None, heatmaps: Path | None, overwrite: bool) -> None:
     if output is not None:
         if output.is_dir():
             raise InputError(f"--output {output}: is a folder; expected a file")
@@ -155,53 +155,64 @@ def _check_places(output: Path | None, heatmaps: Path | None, overwrite: bool) -
         raise InputError(f"--heatmaps {heatmaps}: is a file; expected a folder")
 
 
-def _files(paths: Sequence[Path], bad: list[BadImage], unused: Counter[str]) -> Iterator[Path]:
+def _find_images(paths: Sequence[Path], bad_files: list[BadImage], unused: Counter[str]) -> Iterator[Path]:
+    """Yields the image files; other files are added to `bad_files` and `unused`, see `image_files`."""
     for path in paths:
         if not os.path.lexists(path):
             raise InputError(f"{path}: there is no such file or folder")
         if path.is_dir():
-            yield from image_files(path, bad, unused)
-        elif path.name.lower().endswith(HEATMAP_ENDING):  # as `*.png` finds them where they lie beside the images
+            yield from image_files(path, bad_files, unused)
+        elif path.name.lower().endswith(HEATMAP_ENDING):  # a pattern such as *.png may match earlier heatmaps
             unused[kind_of_file(path)] += 1
         else:
             yield path
 
 
-def _pictures_of(files: Sequence[Path], heatmaps: Path, overwrite: bool) -> dict[Path, Path]:
-    """Where the picture of each file goes: laid out as the files are, below the folder that all of them are in."""
-    places = {file: Path(os.path.abspath(file)) for file in files}  # without `..`
-    above = os.path.commonpath([place.parent for place in places.values()]) if files else ""
-    pictured = {}
-    for file, place in places.items():
-        pictured[file] = heatmaps / place.relative_to(above).with_name(short_name(place.name) + HEATMAP_ENDING)
-    for picture in pictured.values():
-        check_output("--heatmaps", picture, overwrite)
-    return pictured
+def _choose_heatmap_paths(files: Sequence[Path], heatmaps: Path, overwrite: bool) -> dict[Path, Path]:
+    """The path of the heatmap of each file; subfolders are kept, below the deepest folder that all files share."""
+    absolute_paths = {file: Path(os.path.abspath(file)) for file in files}  # without `..`
+    common_folder = os.path.commonpath([path.parent for path in absolute_paths.values()]) if files else ""
+    heatmap_paths = {}
+    for file, path in absolute_paths.items():
+        name = short_name(path.name) + HEATMAP_ENDING
+        heatmap_paths[file] = heatmaps / path.relative_to(common_folder).with_name(name)
+    for heatmap_path in heatmap_paths.values():
+        check_output("--heatmaps", heatmap_path, overwrite)
+    return heatmap_paths
 
 
-def _csv_lines(output: TextIO) -> Callable[..., None]:
+def _has_deep_images(files: Sequence[Path]) -> bool:
+    """Whether an image has 16 bits."""
+    for file in files:
+        with contextlib.suppress(BadImage):  # reported when the file is scored
+            if read_header(file).is_deep:
+                return True
+    return False
+
+
+def _csv_writer(output: TextIO) -> WriteLine:
     writer = csv.DictWriter(output, COLUMNS, lineterminator="\n")
     writer.writeheader()
 
-    def write(**values: Any) -> None:
+    def write_line(**values: Any) -> None:
         if "anomalous" in values:
             values["anomalous"] = "yes" if values["anomalous"] else "no"
         writer.writerow(values)
         output.flush()
 
-    return write
+    return write_line
 
 
-def _json_lines(output: TextIO) -> Callable[..., None]:
-    shows_all = (output.encoding or "").lower().replace("-", "") == "utf8"
+def _json_writer(output: TextIO) -> WriteLine:
+    is_utf8 = (output.encoding or "").lower().replace("-", "") == "utf8"
 
-    def write(**values: Any) -> None:
-        print(json.dumps(values, ensure_ascii=not shows_all), file=output, flush=True)
+    def write_line(**values: Any) -> None:
+        print(json.dumps(values, ensure_ascii=not is_utf8), file=output, flush=True)
 
-    return write
+    return write_line
 
 
-def _save_picture(path: Path, picture: np.ndarray) -> None:
+def _save_heatmap(path: Path, heatmap: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(temporary, format="PNG")
+        Image.fromarray(np.round(255 * heatmap).astype(np.uint8)).save(temporary, format="PNG")

@@ -1,9 +1,15 @@
-"""The registry of methods: name -> module that holds the class of that name. Nothing is imported until it is used."""
+"""The registry of methods. It imports a method's module only when its class is used."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from anomaly_toolbox.errors import InputError, did_you_mean
 
+if TYPE_CHECKING:
+    from anomaly_toolbox.models.base import AnomalyDetector
+    from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
+
+#: Each method's name, which is also the name of its class, and the module of the class.
 METHODS = {
     "AnoGAN": "anomaly_toolbox.models.anogan",
     "EGBAD": "anomaly_toolbox.models.egbad",
@@ -14,22 +20,30 @@ METHODS = {
 
 
 def method_name(name: str) -> str:
-    """The registered name meant by `name`: any case, with or without a trailing `Experiment`; InputError if none."""
+    """The registered name of a method.
+
+    Args:
+        name: in any letter case, with or without `Experiment` at its end.
+
+    Raises:
+        InputError: there is no such method.
+    """
     wanted = name.lower().removesuffix("experiment")
     for registered in METHODS:
         if registered.lower() == wanted:
             return registered
-    raise InputError(f"no experiment is called {name!r}: {did_you_mean(wanted, METHODS)}")
+    raise InputError(f"no method is called {name!r}: {did_you_mean(wanted, METHODS)}")
 
 
-def detector_class(name: str):
-    """The `AnomalyDetector` subclass of a registered method; imports TensorFlow."""
-    return getattr(importlib.import_module(METHODS[name]), name)
+def detector_class(name: str) -> "type[AnomalyDetector]":
+    """The class of a registered method. Imports TensorFlow."""
+    detector: type[AnomalyDetector] = getattr(importlib.import_module(METHODS[name]), name)
+    return detector
 
 
-def hyperparameters_of(name: str):
-    """The schema of a method's hyperparameters; TensorFlow is imported only if it stands in the method's own file."""
+def hyperparameters_of(name: str) -> "type[ScoringHyperparameters]":
+    """The schema of a registered method. Imports TensorFlow only if the schema is in the method's own module."""
     from anomaly_toolbox.models import hyperparameters
 
-    schema = getattr(hyperparameters, f"{name}Hyperparameters", None)
-    return schema if schema is not None else detector_class(name).Hyperparameters
+    built_in: type[ScoringHyperparameters] | None = getattr(hyperparameters, f"{name}Hyperparameters", None)
+    return detector_class(name).Hyperparameters if built_in is None else built_in

@@ -54,7 +54,8 @@ class AdversarialModel(keras.Model):
             tape: the tape that recorded the loss.
             only_if: a scalar bool, or None. If it is False, the weights and the optimizer stay as they are.
         """
-        weights, optimizer = self._weights_of(name), self.optimizers[name]
+        weights = self._weights_of(name)
+        optimizer = self.optimizers[name]
         # Where `only_if` is False, the step is reverted instead of skipped: a tf.cond here makes the step that Keras
         # compiles several times slower on a CPU.
         state = [*weights, *optimizer.variables] if only_if is not None else []
@@ -96,7 +97,8 @@ class Divergence(keras.callbacks.Callback):
 
     def __init__(self, every: int):
         super().__init__()
-        self._every, self._epoch = every, 0
+        self._every = every
+        self._epoch = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch + 1

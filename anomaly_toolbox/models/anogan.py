@@ -1,28 +1,30 @@
-"""AnoGAN: an image is anomalous if no latent point makes the generator draw it.
+"""AnoGAN: an image is anomalous if the generator makes no similar image from any latent vector.
 
 A DCGAN learns normal images; G uses the non-saturating form of
 
     min_G max_D  E log D(x) + E log(1 − D(G(z))),  z ~ N(0, I)       (1)
 
-Then both stand still, and for each image x its own z is searched by Γ steps of Adam, downhill on L(z_γ):
+Then the weights of G and D are fixed. For each image x, Γ steps of Adam search for the z that minimises L:
 
     L_R(z) = ‖x − G(z)‖₁                         (4)
     L_D(z) = ‖f(x) − f(G(z))‖₁                   (5)   f: the features of D, before its logit
     L(z) = (1 − λ) L_R(z) + λ L_D(z),  λ = 0.1   (6)
     A(x) = L(z_Γ),  Γ = 500                      (7)
 
-x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (batch,); norms are sums over one image. A
-whole batch is searched in one compiled loop. Every image has its own z and its own Adam state, all begin at the same
-point, and batch normalisation uses its running figures, so an image's score knows nothing of other images.
+x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (batch,); norms are sums over one image. One
+compiled loop searches for all images of a batch. The score of an image does not depend on the other images: each image
+has its own z and its own state of Adam, all searches start from the same latent vectors, and batch normalisation uses
+its running averages.
 
-Restarts. The search is repeated from `restarts` points, drawn from N(0, I) once and for all; the lowest L counts.
+Restarts. The search is repeated from `restarts` latent vectors, which are drawn from N(0, I) and are the same in every
+run. The lowest L is the score.
 
-Warm start. With `warm_start` an encoder E is fitted after the GAN, G and D standing still, to
+Warm start. With `warm_start`, an encoder E is fitted after the GAN, while the weights of G and D are fixed, to minimise
 
     E ‖z − E(G(z))‖₂ + E ‖x − G(E(x))‖₁ + E ‖f(x) − f(G(E(x)))‖₂      (means over elements)
 
-on generated pairs and on normal images, and the first search begins at E(x). The idea is f-AnoGAN's, which fits E on
-images alone, drops the search and scores G(E(x)); here E only says where to begin, and the score is still (7).
+on generated pairs and on normal images. The first search then starts from E(x). The idea is f-AnoGAN's, which fits E on
+images alone and scores G(E(x)) without a search. Here E only gives the start of the search, and the score is still (7).
 
 Source: Schlegl, Seeböck, Waldstein, Schmidt-Erfurth and Langs, IPMI 2017 (arXiv 1703.05921); equations as numbered in
 1906.11632. f-AnoGAN: Schlegl, Seeböck, Waldstein, Langs and Schmidt-Erfurth, Medical Image Analysis 54 (2019).
@@ -39,40 +41,49 @@ from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters
 
 ENCODER_LEARNING_RATE = 1e-3
-#: On a CPU, XLA runs what is inside a loop on a single thread; TensorFlow's own graph takes all of them.
+#: On a CPU, XLA runs a loop on one thread; without XLA, TensorFlow uses all threads.
 LOOPS_WITH_XLA = bool(tf.config.list_physical_devices("GPU"))
-ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # of the search; those of the training are AdversarialModel's
+ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # of the search; Keras's defaults
 
 
 class Inversion(AdversarialModel):
-    """The fitting of E, while G and D stand still."""
+    """Fits the encoder E of a detector, while the weights of G and D are fixed."""
 
     title = "fitting the encoder"
     tracked_losses = ("code", "residual", "features")
 
     def __init__(self, detector: "AnoGAN"):
         super().__init__()
-        self.encoder, self.generator, self.discriminator = detector.encoder, detector.generator, detector.discriminator
-        self.noise, self.latent = detector.noise, detector.hyperparameters.latent_vector_size
+        self.encoder = detector.encoder
+        self.generator = detector.generator
+        self.discriminator = detector.discriminator
+        self.noise = detector.noise
+        self.latent = detector.hyperparameters.latent_vector_size
         self.add_optimizer("e", self.encoder, learning_rate=ENCODER_LEARNING_RATE)
 
     def train_step(self, x):
-        """One step of E on a batch of pairs (G(z), z) and one of normal images."""
+        """One step of E on a batch of pairs (G(z), z) and on a batch of normal images."""
         z = layers.normal((x.shape[0], self.latent), self.noise)
         generated = self.generator(z)
         features, _ = self.discriminator(x)
         with tf.GradientTape() as tape:
-            code = losses.l2(z, self.encoder(generated, training=True))
+            code_loss = losses.l2(z, self.encoder(generated, training=True))
             x_hat = self.generator(self.encoder(x, training=True))
-            residual = losses.l1(x, x_hat)
-            of_features = losses.l2(features, self.discriminator(x_hat)[0])
-            loss = code + residual + of_features
+            features_hat, _ = self.discriminator(x_hat)
+            residual_loss = losses.l1(x, x_hat)
+            features_loss = losses.l2(features, features_hat)
+            loss = code_loss + residual_loss + features_loss
         self.update("e", loss, tape)
-        return self.running_means(code=code, residual=residual, features=of_features)
+        return self.running_means(code=code_loss, residual=residual_loss, features=features_loss)
 
 
 class AnoGAN(AnomalyDetector):
-    """Scores an image by how near the generator can come to it."""
+    """Scores an image by the loss of the most similar image that the search finds.
+
+    Attributes:
+        starting_points: the latent vector from which each restart searches, (restarts, latent).
+        steps: Γ, the number of steps of the search.
+    """
 
     Hyperparameters = AnoGANHyperparameters
     tracked_losses = ("g_loss", "d_loss", "d_real", "d_fake")
@@ -88,12 +99,12 @@ class AnoGAN(AnomalyDetector):
         if hp.warm_start:
             self.encoder = layers.Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)
             self.is_fitted = self.add_weight(name="is_fitted", initializer="zeros", trainable=False)
-        #: z_0 of each restart, the same in every run
-        self.beginnings = tf.random.stateless_normal((hp.restarts, hp.latent_vector_size), seed=(0, 0), alg="philox")
-        self.steps = tf.Variable(hp.gamma, trainable=False)  # a variable, so that another Γ compiles nothing anew
+        shape = (hp.restarts, hp.latent_vector_size)
+        self.starting_points = tf.random.stateless_normal(shape, seed=(0, 0), alg="philox")
+        self.steps = tf.Variable(hp.gamma, trainable=False)  # a variable can change without another compilation
 
     def train_step(self, x):
-        """Both players' steps of (1) from one forward pass."""
+        """One step of G and one of D by (1), both from one forward pass."""
         z = layers.normal((x.shape[0], self.hyperparameters.latent_vector_size), self.noise)
         with tf.GradientTape(persistent=True) as tape:
             _, real_logits = self.discriminator(x, training=True)
@@ -110,64 +121,94 @@ class AnoGAN(AnomalyDetector):
         )
 
     def search_loss(self, x, features, z):
-        """L(z) of (6) for each image, (batch,); `features` is f(x)."""
-        hp = self.hyperparameters
-        x_hat = self.generator(z)
-        residual = losses.l1_norm(x, x_hat)
-        discrimination = losses.l1_norm(features, self.discriminator(x_hat)[0])
-        return (1 - hp.lambda_) * residual + hp.lambda_ * discrimination
-
-    def search(self, x, z_0):
-        """Γ steps of Adam on L, from `z_0` and for each image alone.
+        """L(z) of (6) for each image.
 
         Args:
             x: (batch, size, size, channels).
-            z_0: (batch, latent).
+            features: f(x).
+            z: (batch, latent).
+
+        Returns:
+            (batch,).
+        """
+        hp = self.hyperparameters
+        x_hat = self.generator(z)
+        features_hat, _ = self.discriminator(x_hat)
+        residual_loss = losses.l1_norm(x, x_hat)
+        discrimination_loss = losses.l1_norm(features, features_hat)
+        return (1 - hp.lambda_) * residual_loss + hp.lambda_ * discrimination_loss
+
+    def search(self, x, z_0):
+        """Minimises L for each image by Γ steps of Adam.
+
+        Args:
+            x: (batch, size, size, channels).
+            z_0: the start of each search, (batch, latent).
 
         Returns:
             z_Γ, (batch, latent), and A = L(z_Γ), (batch,).
         """
         features, _ = self.discriminator(x)
-        still = tf.zeros_like(z_0)
-        _, z, _, _ = tf.while_loop(
-            lambda number, *_: number < self.steps,
-            lambda number, *state: self.search_step(x, features, number, *state),
-            (tf.constant(0), z_0, still, still),
-        )
+
+        def is_unfinished(step, *_):
+            return step < self.steps
+
+        def take_step(step, z, first_moment, second_moment):
+            return self.search_step(x, features, step, z, first_moment, second_moment)
+
+        zeros = tf.zeros_like(z_0)
+        _, z, _, _ = tf.while_loop(is_unfinished, take_step, (tf.constant(0), z_0, zeros, zeros))
         return z, self.search_loss(x, features, z)
 
-    def search_step(self, x, features, number, z, mean, square):
-        """Step `number` (from 0) of every image's own Adam; `mean` and `square` are its state, shaped as z."""
+    def search_step(self, x, features, step, z, first_moment, second_moment):
+        """One step of Adam for each image.
+
+        Args:
+            x: (batch, size, size, channels).
+            features: f(x).
+            step: the number of steps before this one.
+            z: (batch, latent).
+            first_moment: Adam's running average of the gradient, (batch, latent).
+            second_moment: Adam's running average of the squared gradient, (batch, latent).
+
+        Returns:
+            The new `step`, `z`, `first_moment` and `second_moment`.
+        """
         with tf.GradientTape() as tape:
             tape.watch(z)
             loss = self.search_loss(x, features, z)
-        gradient = tape.gradient(loss, z)  # of the sum over images: none has a part in another's
-        mean = ADAM_BETA_1 * mean + (1 - ADAM_BETA_1) * gradient
-        square = ADAM_BETA_2 * square + (1 - ADAM_BETA_2) * gradient**2
-        time = tf.cast(number + 1, tf.float32)
-        correction = tf.sqrt(1 - ADAM_BETA_2**time) / (1 - ADAM_BETA_1**time)
-        rate = self.hyperparameters.search_learning_rate * correction
-        return number + 1, z - rate * mean / (tf.sqrt(square) + ADAM_EPSILON), mean, square
+        # This is the gradient of the sum over the batch, in which each z appears in the loss of its own image only.
+        gradient = tape.gradient(loss, z)
+        first_moment = ADAM_BETA_1 * first_moment + (1 - ADAM_BETA_1) * gradient
+        second_moment = ADAM_BETA_2 * second_moment + (1 - ADAM_BETA_2) * gradient**2
+        time = tf.cast(step + 1, tf.float32)
+        bias_correction = tf.sqrt(1 - ADAM_BETA_2**time) / (1 - ADAM_BETA_1**time)
+        rate = self.hyperparameters.search_learning_rate * bias_correction
+        z = z - rate * first_moment / (tf.sqrt(second_moment) + ADAM_EPSILON)
+        return step + 1, z, first_moment, second_moment
 
     def best_search(self, x):
-        """z_Γ and A(x) of the best of all restarts, found side by side."""
-        restarts, n = len(self.beginnings), tf.shape(x)[0]
-        z_0 = tf.repeat(self.beginnings, n, axis=0)
-        if self.is_warm:
-            z_0 = tf.concat([self.encoder(x), z_0[n:]], axis=0)
+        """z_Γ, (batch, latent), and A(x), (batch,), of the best restart of each image; all restarts run together."""
+        restarts = len(self.starting_points)
+        batch_size = tf.shape(x)[0]
+        z_0 = tf.repeat(self.starting_points, batch_size, axis=0)
+        if self.has_fitted_encoder:
+            z_0 = tf.concat([self.encoder(x), z_0[batch_size:]], axis=0)
         z, loss = self.search(tf.tile(x, (restarts, 1, 1, 1)), z_0)
-        z, loss = tf.reshape(z, (restarts, n, z.shape[1])), tf.reshape(loss, (restarts, n))
-        best = tf.argmin(loss)
-        return tf.gather(tf.transpose(z, (1, 0, 2)), best, batch_dims=1), tf.reduce_min(loss, axis=0)
+        z = tf.reshape(z, (restarts, batch_size, z.shape[1]))
+        loss = tf.reshape(loss, (restarts, batch_size))
+        best = tf.argmin(loss, axis=0)
+        best_z = tf.gather(tf.transpose(z, (1, 0, 2)), best, batch_dims=1)
+        return best_z, tf.reduce_min(loss, axis=0)
 
     @property
-    def is_warm(self) -> bool:
-        """Whether there is a fitted encoder."""
-        with tf.init_scope():
+    def has_fitted_encoder(self) -> bool:
+        """Whether there is an encoder, and it is fitted or loaded."""
+        with tf.init_scope():  # a step that is being compiled needs the value, too
             return self.hyperparameters.warm_start and bool(self.is_fitted.numpy())
 
     def make_predict_function(self, force=False):
-        """Keras's hook: the search is compiled as `LOOPS_WITH_XLA` says, the training as always."""
+        """Keras's hook: compiles scoring with XLA only if `LOOPS_WITH_XLA` is true; training always uses XLA."""
         jit_compile_training = self.jit_compile
         self.jit_compile = self.jit_compile and LOOPS_WITH_XLA
         try:
@@ -181,32 +222,34 @@ class AnoGAN(AnomalyDetector):
 
     @tf.function(jit_compile=LOOPS_WITH_XLA)
     def _compiled_reconstruction(self, x):
-        return self.generator(self.best_search(x)[0])
+        z, _ = self.best_search(x)
+        return self.generator(z)
 
     def anomaly_score(self, x):
-        """A(x) of (7)."""
+        """A(x) of (7), (batch,)."""
         return self.best_search(x)[1]
 
     def score_and_reconstruct(self, x):
-        """From one search."""
+        """A(x), G(z_Γ) and the vectors, from one search."""
         z, loss = self.best_search(x)
         return ScoreOutput(loss, self.generator(z), self.vectors(x))
 
     def vectors(self, x):
-        """The features of D and, with a warm start, the codes: without any search."""
+        """The features of D and, with a fitted encoder, the codes. They need no search."""
         features, _ = self.discriminator(x)
         vectors = {"feature_neighbours": layers.flatten(features)}
-        if self.is_warm:
+        if self.has_fitted_encoder:
             code = self.encoder(x)
-            vectors |= {"latent_neighbours": code, "mahalanobis": code - self.encoder(self.generator(code))}
+            vectors["latent_neighbours"] = code
+            vectors["mahalanobis"] = code - self.encoder(self.generator(code))
         return vectors
 
     def patches(self, x):
-        """By D's first convolution."""
+        """The features of each patch, from D's first convolution."""
         return layers.local_features(self.discriminator.features, x)
 
     def after_fit(self, images, callbacks=()):
-        """With `warm_start`, fits E."""
+        """Fits the encoder, if `warm_start` is true."""
         hp = self.hyperparameters
         if not hp.warm_start:
             return
@@ -221,7 +264,7 @@ class AnoGAN(AnomalyDetector):
 
     @contextlib.contextmanager
     def fast_validation(self):
-        """Searches with `validation_gamma` steps."""
+        """A context in which the search has `validation_gamma` steps."""
         self.steps.assign(self.hyperparameters.validation_gamma)
         try:
             yield

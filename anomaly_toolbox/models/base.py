@@ -104,9 +104,11 @@ class AnomalyDetector(AdversarialModel):
 
     # Part 2: what every method gets.
 
-    def add_optimizer(self, name: str, *networks: keras.Model) -> None:
-        """Gives `networks` one Adam(hyperparameters.learning_rate, beta_1=0.5)."""
-        super().add_optimizer(name, *networks, learning_rate=self.hyperparameters.learning_rate)
+    def add_optimizer(self, name: str, *networks: keras.Model, learning_rate: float | None = None) -> None:
+        """Gives `networks` one Adam(learning_rate, beta_1=0.5), by default with `hyperparameters.learning_rate`."""
+        if learning_rate is None:
+            learning_rate = self.hyperparameters.learning_rate
+        super().add_optimizer(name, *networks, learning_rate=learning_rate)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """`detector(x)` is `anomaly_score(x)`."""
@@ -131,8 +133,9 @@ class AnomalyDetector(AdversarialModel):
         return self.map_from_reconstruction(x, self.reconstruct(x))
 
     def map_from_reconstruction(self, x: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
-        """`anomaly_map(x)` where `reconstruct(x)` is known already."""
-        residual, patches = losses.l1_per_pixel(x, reconstruction), self.patches(x)
+        """The same as `anomaly_map(x)`, from a `reconstruct(x)` that is already computed."""
+        residual = losses.l1_per_pixel(x, reconstruction)
+        patches = self.patches(x)
         if patches is None or self.memory_banks[PATCHES].is_empty:
             return residual
         distances = self.memory_banks[PATCHES](patches)
@@ -175,7 +178,7 @@ class AnomalyDetector(AdversarialModel):
         return {name: np.asarray(values) for name, values in self.predict_function([tf.constant(x)]).items()}
 
     def predict_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One batch of `predict`: every score, and the anomaly map as `map` where maps were asked for."""
+        """One batch of `predict`: every score, and the anomaly map as `map` if maps are wanted."""
         self.check_images(x)
         scores, anomaly_map = self.score_and_map(x)
         return scores | {MAP: anomaly_map} if self._with_maps else scores
@@ -192,7 +195,7 @@ class AnomalyDetector(AdversarialModel):
 
     def _reset_compiled_scoring(self) -> None:
         """Makes Keras compile the scoring step again, because its outputs have changed."""
-        self.predict_function = None
+        self.predict_function: Any = None
         self._compiled_vectors = tf.function(self._vectors_and_patches, jit_compile=True)
 
     # Fitting the memory banks.
@@ -217,7 +220,8 @@ class AnomalyDetector(AdversarialModel):
         """The vectors of all images and the features of some random patches of each, in full batches."""
         batch_size = self.hyperparameters.batch_size
         padded = fill_batches(images, batch_size)
-        n_batches, n_patches = len(padded) // batch_size, (self.hyperparameters.image_size // 2) ** 2
+        n_batches = len(padded) // batch_size
+        n_patches = (self.hyperparameters.image_size // 2) ** 2
         n_patches_per_image = -(-PATCHES_IN_BANK // len(images))  # rounded up
         chosen_patches = np.random.default_rng(0).integers(n_patches, size=(n_batches, n_patches_per_image))
         batches = []
@@ -227,7 +231,8 @@ class AnomalyDetector(AdversarialModel):
 
     def _vectors_and_patches(self, x: tf.Tensor, chosen: tf.Tensor) -> dict[str, tf.Tensor]:
         """`vectors(x)`, and the features of the chosen patches, which are counted row by row."""
-        vectors, patches = self.vectors(x), self.patches(x)
+        vectors = self.vectors(x)
+        patches = self.patches(x)
         if patches is None:
             return vectors
         patches_in_rows = tf.reshape(patches, (x.shape[0], -1, patches.shape[-1]))

@@ -1,23 +1,25 @@
-"""EGBAD: an image is anomalous if a BiGAN's generator cannot make it from its code, or its pair looks wrong to D.
+"""EGBAD: an image is anomalous if a BiGAN does not reproduce it from its code, or if D does not recognise the pair.
 
-D tells pairs (x, E(x)) from pairs (G(z), z), z ~ N(0, I); G and E want it to mistake one for the other:
+D distinguishes the pairs (x, E(x)) from the pairs (G(z), z), z ~ N(0, I). G and E are trained against D:
 
     min_{G,E} max_D  E log D(x, E(x)) + E log(1 − D(G(z), z))                       (3)
 
     L_D = −E log D(x, E(x)) − E log(1 − D(G(z), z))
-    L_G = −E log D(G(z), z),   L_E = −E log(1 − D(x, E(x)))        the opposite targets, as in (1) non-saturating
+    L_G = −E log D(G(z), z),   L_E = −E log(1 − D(x, E(x)))        non-saturating, as in (1)
 
     A(x) = α ‖x − G(E(x))‖₁ + (1 − α) L_D(x),  α = 0.9
     L_D(x) = ‖f(x, E(x)) − f(G(E(x)), E(x))‖₁        `scoring` = feature_matching; f: the joint layer of D
     L_D(x) = −log D(x, E(x))                         `scoring` = cross_entropy
 
-x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (batch,); norms are sums. Images are scored
-by running averages of the networks' weights (0.999), which the game itself does not use. The average of n steps forgets
-as min(0.999, (1 + n) / (10 + n)), or a short training would be scored by its random beginning.
+x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (batch,); norms are sums over one image.
+
+Averaged weights. Images are scored with running averages of the weights, which training does not use. Their decay in
+step n = 1, 2, … is min(0.999, n / (9 + n)); with 0.999 from the beginning, the initial weights would dominate the
+averages after a short training.
 
 Source: Zenati, Foo, Lecouat, Manek and Chandrasekhar 2018 (arXiv 1802.06222) on Donahue, Krähenbühl and Darrell, ICLR
-2017 (1605.09782); equations as numbered in 1906.11632. What its authors' program has and the paper leaves open:
-LeakyReLU of slope 0.1, dropout of 0.5 in D, a linear first layer of E.
+2017 (1605.09782); equations as numbered in 1906.11632. From the authors' code come three choices that the paper leaves
+open: LeakyReLU of slope 0.1, dropout of 0.5 in D, and a first layer of E without activation.
 """
 
 import keras
@@ -27,13 +29,15 @@ from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import EGBADHyperparameters
 
-SLOPE = 0.1
+SLOPE = 0.1  # of LeakyReLU, for negative inputs
 
 
 class Encoder(keras.Model):
-    """E: (batch, size, size, channels) -> (batch, latent).
+    """E, 3x3 convolutions and a dense layer; the first convolution has no activation.
 
-    Size 28, width 64: 28x28x32, 14x14x64, 7x7x128, latent. 3x3 convolutions, the first linear.
+    With size 28 and width 64: 28x28x32, 14x14x64, 7x7x128, latent.
+
+    (batch, size, size, channels) -> (batch, latent).
     """
 
     def __init__(self, image_size: int, width: int, channels: int, latent: int):
@@ -43,30 +47,47 @@ class Encoder(keras.Model):
             layers.convolution(width // 2, kernel=3, strides=1, bias=True),
         ]
         for depth, _ in enumerate(layers.pyramid_sizes(image_size)):
-            blocks += [layers.convolution(width * 2**depth, kernel=3, bias=True), layers.batch_normalisation()]
-            blocks.append(keras.layers.LeakyReLU(SLOPE))
-        self.network = keras.Sequential([*blocks, keras.layers.Flatten(), layers.dense(latent, bias=True)])
+            blocks += [
+                layers.convolution(width * 2**depth, kernel=3, bias=True),
+                layers.batch_normalisation(),
+                keras.layers.LeakyReLU(SLOPE),
+            ]
+        blocks += [keras.layers.Flatten(), layers.dense(latent, bias=True)]
+        self.network = keras.Sequential(blocks)
 
     def call(self, x, training=False):
         return self.network(x, training=training)
 
 
 class Generator(keras.Model):
-    """G: (batch, latent) -> (batch, size, size, channels) in (-1, 1).
+    """G, two dense layers and transposed convolutions.
 
-    Size 28, width 64: 1024, 7x7x128, 14x14x64, 28x28xchannels.
+    With size 28 and width 64: 1024, 7x7x128, 14x14x64, 28x28xchannels.
+
+    (batch, latent) -> (batch, size, size, channels), in (-1, 1).
     """
 
     def __init__(self, image_size: int, width: int, channels: int, latent: int):
         super().__init__()
         sizes = layers.pyramid_sizes(image_size)
-        shape = (sizes[-1], sizes[-1], width * 2 ** (len(sizes) - 1))
-        blocks = [keras.Input((latent,)), layers.dense(16 * width, bias=True), layers.batch_normalisation()]
-        blocks += [keras.layers.ReLU(), layers.dense(shape[0] * shape[1] * shape[2], bias=True)]
-        blocks += [layers.batch_normalisation(), keras.layers.ReLU(), keras.layers.Reshape(shape)]
+        smallest = sizes[-1]
+        widest = width * 2 ** (len(sizes) - 1)
+        blocks = [
+            keras.Input((latent,)),
+            layers.dense(16 * width, bias=True),
+            layers.batch_normalisation(),
+            keras.layers.ReLU(),
+            layers.dense(smallest * smallest * widest, bias=True),
+            layers.batch_normalisation(),
+            keras.layers.ReLU(),
+            keras.layers.Reshape((smallest, smallest, widest)),
+        ]
         for depth in reversed(range(len(sizes) - 1)):
-            blocks.append(layers.convolution(width * 2**depth, transposed=True, bias=True))
-            blocks += [layers.batch_normalisation(), keras.layers.ReLU()]
+            blocks += [
+                layers.convolution(width * 2**depth, transposed=True, bias=True),
+                layers.batch_normalisation(),
+                keras.layers.ReLU(),
+            ]
         blocks += [layers.convolution(channels, transposed=True, bias=True), keras.layers.Activation("tanh")]
         self.network = keras.Sequential(blocks)
 
@@ -75,50 +96,56 @@ class Generator(keras.Model):
 
 
 class Discriminator(keras.Model):
-    """D: images and codes -> features f(x, z) of the joint layer and one logit (batch, 1).
+    """D, with a branch for images, a branch for latent vectors, and a joint layer with the features f(x, z).
 
-    Size 28, width 64: x through 14x14x64, 7x7x64; z through 512; both through f(x, z) = 1024 to the logit.
+    With size 28 and width 64: x through 14x14x64 and 7x7x64, z through 512, both through f(x, z) = 1024, logit.
+
+    (batch, size, size, channels) and (batch, latent) -> features (batch, 16 width) and logits (batch, 1).
     """
 
     def __init__(self, image_size: int, width: int, channels: int, latent: int, dropout: float):
         super().__init__()
-        leak = lambda: [keras.layers.LeakyReLU(SLOPE), layers.Dropout(dropout)]  # noqa: E731
-        blocks = [keras.Input((image_size, image_size, channels))]
+        image_blocks = [keras.Input((image_size, image_size, channels))]
         for depth, _ in enumerate(layers.pyramid_sizes(image_size)):
-            blocks.append(layers.convolution(width, bias=True))
-            blocks += [layers.batch_normalisation(), *leak()] if depth > 0 else leak()
-        self.of_x = keras.Sequential([*blocks, keras.layers.Flatten()])
-        self.of_z = keras.Sequential([keras.Input((latent,)), layers.dense(8 * width, bias=True), *leak()])
-        joined = self.of_x.output_shape[1] + 8 * width
-        self.joint = keras.Sequential([keras.Input((joined,)), layers.dense(16 * width, bias=True), *leak()])
+            image_blocks.append(layers.convolution(width, bias=True))
+            if depth > 0:
+                image_blocks.append(layers.batch_normalisation())
+            image_blocks += [keras.layers.LeakyReLU(SLOPE), layers.Dropout(dropout)]
+        self.of_x = keras.Sequential([*image_blocks, keras.layers.Flatten()])
+        self.of_z = _dense_block(latent, 8 * width, dropout)
+        self.joint = _dense_block(self.of_x.output_shape[1] + 8 * width, 16 * width, dropout)
         self.logit = keras.Sequential([keras.Input((16 * width,)), layers.dense(1, bias=True)])
 
     def call(self, x, z, training=False):
-        joined = tf.concat([self.of_x(x, training=training), self.of_z(z, training=training)], axis=1)
-        features = self.joint(joined, training=training)
+        branches = [self.of_x(x, training=training), self.of_z(z, training=training)]
+        features = self.joint(tf.concat(branches, axis=1), training=training)
         return features, self.logit(features)
 
 
 class EGBAD(AnomalyDetector):
-    """Scores an image by what G(E(x)) misses of it and by how far D tells the two apart."""
+    """Scores an image by its residual and by how differently D judges the image and its reconstruction.
+
+    Attributes:
+        averages: E, G and D with the averaged weights, which score images.
+    """
 
     Hyperparameters = EGBADHyperparameters
     tracked_losses = ("g_loss", "e_loss", "d_loss", "d_real", "d_fake")
 
     def __init__(self, hyperparameters: EGBADHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
-        self.encoder, self.generator, self.discriminator = self.networks()
-        self.averages = self.networks()  # E, G and D that score
-        for average in self.averages:
-            average.trainable = False
+        self.encoder, self.generator, self.discriminator = self._new_networks()
+        self.averages = self._new_networks()
+        for network in self.averages:
+            network.trainable = False
         self.noise = keras.random.SeedGenerator()
         self.add_optimizer("d", self.discriminator)
         self.add_optimizer("g", self.generator)
         self.add_optimizer("e", self.encoder)
 
-    def networks(self):
-        """E, G and D, initialised anew."""
-        hp, (size, _, channels) = self.hyperparameters, self.image_shape
+    def _new_networks(self) -> tuple[Encoder, Generator, Discriminator]:
+        hp = self.hyperparameters
+        size, _, channels = self.image_shape
         return (
             Encoder(size, hp.width, channels, hp.latent_vector_size),
             Generator(size, hp.width, channels, hp.latent_vector_size),
@@ -126,16 +153,17 @@ class EGBAD(AnomalyDetector):
         )
 
     def train_step(self, x):
-        """The three players' steps of (3) from one forward pass."""
+        """One step each of D, G and E by (3), all from one forward pass."""
         hp = self.hyperparameters
         z = layers.normal((x.shape[0], hp.latent_vector_size), self.noise)
         with tf.GradientTape(persistent=True) as tape:
-            code, image = self.encoder(x, training=True), self.generator(z, training=True)
+            code = self.encoder(x, training=True)
+            generated = self.generator(z, training=True)
             _, real_logits = self.discriminator(x, code, training=True)
-            _, fake_logits = self.discriminator(image, z, training=True)
+            _, fake_logits = self.discriminator(generated, z, training=True)
             d_loss = losses.discriminator_loss(real_logits, fake_logits)
             g_loss = losses.generator_loss(fake_logits)
-            e_loss = losses.generator_loss(-real_logits)  # 1 - D is the sigmoid of minus the logit
+            e_loss = losses.generator_loss(-real_logits)  # 1 - D is the sigmoid of the negative logit
             e_objective = e_loss
             if hp.reconstruction_loss_weight > 0:
                 reconstruction = self.generator(code, training=True)
@@ -143,7 +171,7 @@ class EGBAD(AnomalyDetector):
         self.update("d", d_loss, tape)
         self.update("g", g_loss, tape)
         self.update("e", e_objective, tape)
-        self.average()
+        self._update_averages()
         return self.running_means(
             g_loss=g_loss,
             e_loss=e_loss,
@@ -152,13 +180,14 @@ class EGBAD(AnomalyDetector):
             d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
         )
 
-    def average(self):
-        """Moves the averaged weights one step after the players'."""
+    def _update_averages(self) -> None:
         steps = tf.cast(self.optimizers["d"].iterations, tf.float32)
         decay = tf.minimum(self.hyperparameters.weight_averaging, steps / (9 + steps))
-        for average, network in zip(self.averages, (self.encoder, self.generator, self.discriminator), strict=True):
-            for averaged, weight in zip(average.weights, network.weights, strict=True):
-                averaged.assign(decay * averaged + (1 - decay) * weight)
+        averages: tuple[keras.Model, ...] = self.averages
+        trained_networks: tuple[keras.Model, ...] = (self.encoder, self.generator, self.discriminator)
+        for average, trained in zip(averages, trained_networks, strict=True):
+            for averaged_weight, weight in zip(average.weights, trained.weights, strict=True):
+                averaged_weight.assign(decay * averaged_weight + (1 - decay) * weight)
 
     def reconstruct(self, x):
         """G(E(x))."""
@@ -166,18 +195,19 @@ class EGBAD(AnomalyDetector):
         return generator(encoder(x))
 
     def anomaly_score(self, x):
-        """A(x)."""
+        """A(x), (batch,)."""
         return self.score_and_reconstruct(x).score
 
     def score_and_reconstruct(self, x):
-        """From one round trip."""
+        """A(x), G(E(x)) and the vectors, from one forward pass."""
         hp = self.hyperparameters
         encoder, generator, discriminator = self.averages
         code = encoder(x)
         x_hat = generator(code)
         features, logits = discriminator(x, code)
         if hp.scoring == "feature_matching":
-            d_part = losses.l1_norm(features, discriminator(x_hat, code)[0])
+            features_hat, _ = discriminator(x_hat, code)
+            d_part = losses.l1_norm(features, features_hat)
         else:
             d_part = tf.nn.softplus(-logits[:, 0])
         score = hp.alpha * losses.l1_norm(x, x_hat) + (1 - hp.alpha) * d_part
@@ -189,5 +219,17 @@ class EGBAD(AnomalyDetector):
         return ScoreOutput(score, x_hat, vectors)
 
     def patches(self, x):
-        """By D's first convolution."""
-        return layers.local_features(self.averages[2].of_x, x)
+        """The features of each patch, from D's first convolution."""
+        _, _, discriminator = self.averages
+        return layers.local_features(discriminator.of_x, x)
+
+
+def _dense_block(n_inputs: int, units: int, dropout: float) -> keras.Sequential:
+    return keras.Sequential(
+        [
+            keras.Input((n_inputs,)),
+            layers.dense(units, bias=True),
+            keras.layers.LeakyReLU(SLOPE),
+            layers.Dropout(dropout),
+        ]
+    )

@@ -1,4 +1,4 @@
-"""GANomaly: an image is anomalous if its code does not survive being decoded and encoded again.
+"""GANomaly: an image is anomalous if its code changes when it is decoded and encoded again.
 
     z = G_E(x),  x̂ = G_D(z) = G(x),  ẑ = E(x̂)
 
@@ -8,15 +8,15 @@
     L = w_adv L_adv + w_con L_con + w_enc L_enc    (11)  w = 1, 50, 1
     A(x) = ‖G_E(x) − E(G(x))‖₂                     (12)
 
-D tells x from G(x) by (1). x is (batch, size, size, channels) in [−1, 1], z and ẑ are (batch, latent), A is (batch,).
-The training losses (8) to (10) are means over elements (of squares for ‖·‖₂), as in the authors' code: the weights of
-(11) belong to those. (12) is the Euclidean distance itself; (13) rescales it, in `evaluation.py`.
+D distinguishes x from G(x) by (1). x is (batch, size, size, channels) in [−1, 1], z and ẑ are (batch, latent), A is
+(batch,). The training losses (8) to (10) are means over elements (of squares for ‖·‖₂), as in the authors' code; the
+weights of (11) refer to these means. (12) is the Euclidean distance itself; (13) rescales it, in `evaluation.py`.
 
-Keeping D of use. D finds the blur of early reconstructions at once, its loss falls to nothing, its gradient with it,
-and the features that (8) compares stop improving. The authors start D anew when its loss falls below 1e-5, which
-throws those features away. Here D waits instead: it takes no step while its loss on the batch is below
-`discriminator_loss_floor`, until the generator has caught up. So it never saturates and forgets nothing. The curves
-`d_loss`, `d_real` = mean D(x) and `d_fake` = mean D(G(x)) show it in TensorBoard.
+The floor of D's loss. Early reconstructions are blurred, and D recognises them at once. Its loss and its gradient
+vanish, and the features that (8) compares stop improving. The authors initialise D again when its loss falls below
+1e-5, which discards those features. Here D is not updated while its loss on the batch is at or below
+`discriminator_loss_floor`, so D keeps its features while the generator catches up. In TensorBoard, the curves `d_loss`,
+`d_real` = mean D(x) and `d_fake` = mean D(G(x)) show the effect.
 
 Source: Akcay, Atapour-Abarghouei and Breckon, ACCV 2018 (arXiv 1805.06725); equations as numbered in 1906.11632.
 """
@@ -29,7 +29,7 @@ from anomaly_toolbox.models.hyperparameters import GANomalyHyperparameters
 
 
 class GANomaly(AnomalyDetector):
-    """Scores an image by how far its code moves when it is decoded and encoded again."""
+    """Scores an image by how far its code changes when it is decoded and encoded again."""
 
     Hyperparameters = GANomalyHyperparameters
     tracked_losses = ("g_loss", "adversarial", "contextual", "encoder", "d_loss", "d_real", "d_fake")
@@ -45,7 +45,7 @@ class GANomaly(AnomalyDetector):
         self.add_optimizer("d", self.discriminator)
 
     def train_step(self, x):
-        """Both players' steps from one forward pass: G, E by (11), D by (1)."""
+        """One step of G and E by (11) and one of D by (1), both from one forward pass."""
         hp = self.hyperparameters
         with tf.GradientTape(persistent=True) as tape:
             z, x_hat, z_hat = self.round_trip(x, training=True)
@@ -73,7 +73,7 @@ class GANomaly(AnomalyDetector):
         )
 
     def round_trip(self, x, training=False):
-        """z = G_E(x), x̂ = G_D(z), ẑ = E(x̂)."""
+        """z = G_E(x), x̂ = G_D(z) and ẑ = E(x̂)."""
         z = self.encoder(x, training=training)
         x_hat = self.decoder(z, training=training)
         return z, x_hat, self.second_encoder(x_hat, training=training)
@@ -83,12 +83,12 @@ class GANomaly(AnomalyDetector):
         return self.decoder(self.encoder(x))
 
     def anomaly_score(self, x):
-        """A(x) of (12)."""
+        """A(x) of (12), (batch,)."""
         z, _, z_hat = self.round_trip(x)
         return losses.distance(z, z_hat)
 
     def score_and_reconstruct(self, x):
-        """From one round trip; Mahalanobis' vector is G_E(x) − E(x̂)."""
+        """A(x), x̂ and the vectors, from one forward pass."""
         z, x_hat, z_hat = self.round_trip(x)
         features, _ = self.discriminator(x)
         vectors = {
@@ -99,5 +99,5 @@ class GANomaly(AnomalyDetector):
         return ScoreOutput(losses.distance(z, z_hat), x_hat, vectors)
 
     def patches(self, x):
-        """By D's first convolution."""
+        """The features of each patch, from D's first convolution."""
         return layers.local_features(self.discriminator.features, x)

@@ -1,144 +1,193 @@
-"""The hyperparameters of every method: their types, defaults, ranges and descriptions. No TensorFlow here.
+"""The hyperparameters of all methods: their types, defaults, ranges and descriptions.
 
-Mistakes in hyperparameter files are therefore reported before TensorFlow is imported. A method that is not built in may
-define its schema in its own file.
+This file does not import TensorFlow, so mistakes in hyperparameter files are reported at once. A method that is not
+built in may define its schema in its own file.
 """
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anomaly_toolbox.errors import InputError
 
+Schema = TypeVar("Schema", bound=BaseModel)
+
 LONGEST_VALUE = 80  # characters of a value in an error message
 
-SCORE = "the score that decides: the paper's, or another of `test.scores`"
-ComparedScore = Literal["paper", "residual", "latent_neighbours", "feature_neighbours", "mahalanobis"]
+# Hyperparameters that several methods have, each with its own default.
+
+ImageSize = Annotated[int, Field(le=1024, description="side length that images are resized to, in pixels")]
+BatchSize = Annotated[int, Field(ge=2, le=100_000, description="number of images in one step")]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000, description="number of passes over the training images")]
+LearningRate = Annotated[float, Field(gt=0, le=1, description="step size of the Adam optimizer")]
+PyramidWidth = Annotated[
+    int, Field(ge=1, le=1024, description="channels of the first convolution; they double where the image size halves")
+]
+LatentVectorSize = Annotated[int, Field(ge=1, le=100_000, description="length of the latent vector")]
+MemorySize = Annotated[
+    int, Field(ge=1, le=10_000_000, description="number of normal training images that the memory banks are fitted to")
+]
+ValidationSize = Annotated[
+    int | None,
+    Field(ge=2, le=1_000_000_000, description="size of the fixed sample of validation images; none uses all of them"),
+]
+
+BasicScore = Literal["paper", "residual"]
+AnyScore = Literal["paper", "residual", "latent_neighbours", "feature_neighbours", "mahalanobis"]
+SELECTED_SCORE = Field(description="selected score, which chooses the epoch, the threshold and the metrics in tables")
 
 
 class ScoringHyperparameters(BaseModel):
-    """What every method has: which images it sees and how they are scored.
+    """The hyperparameters of every method.
 
-    Types are strict ("0.1" is not accepted for 0.1), and unknown names are refused.
+    Types are strict (the text "0.1" is no valid number), and unknown names are errors.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    anomalous_label: int | str | None = Field(None, description="the label that counts as anomalous")
-    class_label: int | str | None = Field(None, description="the class to look at, where a dataset has several")
-    image_size: int = Field(
-        32, ge=16, le=1024, multiple_of=16, description="side that images are resized to, in pixels"
-    )
-    batch_size: int = Field(64, ge=2, le=100_000, description="images in one step")
+    anomalous_label: int | str | None = Field(None, description="class label that counts as anomalous")
+    class_label: int | str | None = Field(None, description="class to look at, in datasets that have several")
+    image_size: ImageSize = Field(32, ge=16, multiple_of=16)
+    batch_size: BatchSize = 64
     shuffle_buffer_size: int = Field(
-        10_000, ge=1, le=1_000_000_000, description="images among which the next one is drawn"
+        10_000, ge=1, le=1_000_000_000, description="number of training images that are shuffled at a time"
     )
-    score: Literal["paper", "residual"] = Field("paper", description=SCORE)
-    memory_size: int = Field(
-        5000, ge=1, le=10_000_000, description="normal training images that scores by comparison remember"
-    )
-    validation_size: int | None = Field(
-        None, ge=2, le=1_000_000_000, description="validation images that are used, a fixed sample; none: all"
-    )
+    score: Annotated[BasicScore, SELECTED_SCORE] = "paper"
+    memory_size: MemorySize = 5000
+    validation_size: ValidationSize = None
 
 
 class Hyperparameters(ScoringHyperparameters):
-    """What every method that is trained in epochs has besides."""
+    """The hyperparameters of every method that trains in epochs."""
 
-    epochs: int = Field(15, ge=1, le=1_000_000, description="passes over the training images")
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="step size of Adam")
-    optimizer: Literal["adam"] = Field("adam", description="kept for earlier files: Adam is the papers' choice")
+    epochs: Epochs = 15
+    learning_rate: LearningRate = 2e-4
+    optimizer: Literal["adam"] = Field("adam", description="the only choice; old hyperparameter files contain it")
     step_log_frequency: int = Field(
-        50, ge=1, le=1_000_000_000, description="training steps from one TensorBoard point to the next"
+        50, ge=1, le=1_000_000_000, description="number of training steps between two points in TensorBoard"
     )
     select_by: Literal["auprc", "auroc", "loss", "last"] = Field(
-        "auprc", description="validation figure that decides which epoch is kept"
+        "auprc", description="validation metric that chooses the epoch to keep; `last` keeps the last epoch"
     )
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better one")
-
-
-class AnoGANHyperparameters(Hyperparameters):
-    """What may stand in the `anogan` section of a hyperparameter file; defaults are the paper's where it has them."""
-
-    width: int = Field(64, ge=1, le=1024, description="channels of the first convolution; doubled at each halving")
-    latent_vector_size: int = Field(100, ge=1, le=100_000, description="length of z")
-    lambda_: float = Field(0.1, ge=0, le=1, description="λ of (6): weight of D's features against the residual")
-    gamma: int = Field(500, ge=0, le=1_000_000, description="Γ: steps of the search for each image")
-    search_learning_rate: float = Field(0.02, gt=0, le=10, description="step size of the search's Adam")
-    restarts: int = Field(1, ge=1, le=1000, description="searches for each image; the best one counts")
-    validation_size: int | None = Field(
-        500, ge=2, le=1_000_000_000, description="validation images that are used, a fixed sample; none: all"
+    patience: int | None = Field(
+        None, ge=1, description="number of epochs without improvement after which training stops; none never stops it"
     )
-    validation_gamma: int = Field(50, ge=0, le=1_000_000, description="steps of the search after each epoch")
-    warm_start: bool = Field(False, description="begin the search at E(x), with an encoder fitted after the GAN")
-    encoder_steps: int = Field(3000, ge=1, le=100_000_000, description="training steps of that encoder")
-    score: ComparedScore = Field("paper", description=SCORE)
+
+
+class GANHyperparameters(Hyperparameters):
+    """The hyperparameters of every built-in GAN, whose features and codes fill memory banks that give more scores."""
+
+    score: Annotated[AnyScore, SELECTED_SCORE] = "paper"  # type: ignore[assignment]  # pydantic may widen a type
+
+
+class AnoGANHyperparameters(GANHyperparameters):
+    """The section `anogan` of a hyperparameter file. The defaults are the paper's, where it gives a value."""
+
+    width: PyramidWidth = 64
+    latent_vector_size: LatentVectorSize = 100
+    lambda_: float = Field(
+        0.1, ge=0, le=1, description="λ, weight of the discriminator's features in the score; the residual has 1 − λ"
+    )
+    gamma: int = Field(500, ge=0, le=1_000_000, description="Γ, number of steps of the search for each image")
+    search_learning_rate: float = Field(0.02, gt=0, le=10, description="step size of Adam in the search")
+    restarts: int = Field(1, ge=1, le=1000, description="number of searches for each image; the best one counts")
+    validation_size: ValidationSize = 500
+    validation_gamma: int = Field(
+        50, ge=0, le=1_000_000, description="number of steps of the search in the validation after each epoch"
+    )
+    warm_start: bool = Field(
+        False, description="whether an encoder, fitted after the epochs, gives the start of the search"
+    )
+    encoder_steps: int = Field(
+        3000, ge=1, le=100_000_000, description="number of training steps of the encoder of `warm_start`"
+    )
 
     @model_validator(mode="after")
-    def _codes_need_an_encoder(self):
+    def _check_that_codes_have_an_encoder(self) -> Self:
         if self.score in ("latent_neighbours", "mahalanobis") and not self.warm_start:
             raise ValueError(f"score {self.score} compares codes of an encoder; it needs warm_start to be true")
         return self
 
 
-class EGBADHyperparameters(Hyperparameters):
-    """What may stand in the `egbad` section of a hyperparameter file; defaults are the paper's."""
+class EGBADHyperparameters(GANHyperparameters):
+    """The section `egbad` of a hyperparameter file. The defaults are the paper's."""
 
-    image_size: int = Field(28, ge=16, le=1024, multiple_of=4, description="side that images are resized to, in pixels")
-    batch_size: int = Field(100, ge=2, le=100_000, description="images in one step")
-    epochs: int = Field(100, ge=1, le=1_000_000, description="passes over the training images")
-    learning_rate: float = Field(1e-5, gt=0, le=1, description="step size of Adam")
+    image_size: ImageSize = Field(28, ge=16, multiple_of=4)
+    batch_size: BatchSize = 100
+    epochs: Epochs = 100
+    learning_rate: LearningRate = 1e-5
     width: int = Field(
-        64, ge=2, le=1024, multiple_of=2, description="channels of D's first convolution; scales every network"
+        64,
+        ge=2,
+        le=1024,
+        multiple_of=2,
+        description="channels of the discriminator's first convolution; scales all networks",
     )
-    latent_vector_size: int = Field(200, ge=1, le=100_000, description="length of the codes z and E(x)")
-    discriminator_dropout: float = Field(0.5, ge=0, le=0.99, description="share of D's units that each step leaves out")
-    weight_averaging: float = Field(0.999, ge=0, lt=1, description="memory of the averaged weights that score images")
+    latent_vector_size: LatentVectorSize = 200
+    discriminator_dropout: float = Field(
+        0.5, ge=0, le=0.99, description="share of the discriminator's units that dropout leaves out in each step"
+    )
+    weight_averaging: float = Field(
+        0.999, ge=0, lt=1, description="decay of the averaged weights, which score images; 0 takes the latest weights"
+    )
     reconstruction_loss_weight: float = Field(
-        0.0, ge=0, description="weight of mean |x - G(E(x))| in E's loss; not in the paper"
+        0.0, ge=0, description="weight of the mean residual in the encoder's loss; the paper has no such term"
     )
-    alpha: float = Field(0.9, ge=0, le=1, description="α of the score: weight of the residual against D's part")
+    alpha: float = Field(
+        0.9, ge=0, le=1, description="α, weight of the residual in the score; the discriminator's part has 1 − α"
+    )
     scoring: Literal["feature_matching", "cross_entropy"] = Field(
-        "feature_matching", description="D's part of the score: distance of its features, or -log D(x, E(x))"
+        "feature_matching",
+        description="the discriminator's part of the score: the distance of its features, or −log D(x, E(x))",
     )
-    score: ComparedScore = Field("paper", description=SCORE)
 
 
-class GANomalyHyperparameters(Hyperparameters):
-    """What may stand in the `ganomaly` section of a hyperparameter file; defaults are the paper's."""
+class GANomalyHyperparameters(GANHyperparameters):
+    """The section `ganomaly` of a hyperparameter file. The defaults are the paper's."""
 
-    width: int = Field(64, ge=1, le=1024, description="channels of the first convolution; doubled at each halving")
-    latent_vector_size: int = Field(100, ge=1, le=100_000, description="length of the codes G_E(x) and E(G(x))")
-    adversarial_loss_weight: float = Field(1.0, ge=0, description="w_adv of (11)")
-    contextual_loss_weight: float = Field(50.0, ge=0, description="w_con of (11)")
-    enc_loss_weight: float = Field(1.0, ge=0, description="w_enc of (11)")
-    discriminator_loss_floor: float = Field(0.2, ge=0, description="D waits while its loss is below; 0: never")
-    score: ComparedScore = Field("paper", description=SCORE)
+    width: PyramidWidth = 64
+    latent_vector_size: LatentVectorSize = 100
+    adversarial_loss_weight: float = Field(
+        1.0, ge=0, description="weight of the distance between the discriminator's features of image and reconstruction"
+    )
+    contextual_loss_weight: float = Field(50.0, ge=0, description="weight of the mean residual")
+    enc_loss_weight: float = Field(
+        1.0, ge=0, description="weight of the distance between the codes of image and reconstruction"
+    )
+    discriminator_loss_floor: float = Field(
+        0.2,
+        ge=0,
+        description="the discriminator is updated only while its loss is above this value; 0 always updates it",
+    )
 
 
 class KNNHyperparameters(ScoringHyperparameters):
-    """What may stand in the `knn` section of a hyperparameter file."""
+    """The section `knn` of a hyperparameter file."""
 
-    image_size: int = Field(28, ge=4, le=1024, description="side that images are resized to, in pixels")
-    batch_size: int = Field(100, ge=2, le=100_000, description="images in one step")
-    memory_size: int = Field(60_000, ge=1, le=10_000_000, description="normal training images that are compared with")
-    neighbours: int = Field(5, ge=1, le=10_000, description="nearest training images whose distance counts")
+    image_size: ImageSize = Field(28, ge=4)
+    batch_size: BatchSize = 100
+    memory_size: MemorySize = Field(60_000, description="number of normal training images to compare with")
+    neighbours: int = Field(
+        5, ge=1, le=10_000, description="number of nearest training images over which distances are averaged"
+    )
 
 
 class PCAHyperparameters(ScoringHyperparameters):
-    """What may stand in the `pca` section of a hyperparameter file."""
+    """The section `pca` of a hyperparameter file."""
 
-    image_size: int = Field(28, ge=4, le=1024, description="side that images are resized to, in pixels")
-    batch_size: int = Field(100, ge=2, le=100_000, description="images in one step")
-    memory_size: int = Field(60_000, ge=2, le=10_000_000, description="normal training images that it is fitted to")
+    image_size: ImageSize = Field(28, ge=4)
+    batch_size: BatchSize = 100
+    memory_size: int = Field(
+        60_000, ge=2, le=10_000_000, description="number of normal training images that the components are fitted to"
+    )
     explained_variance: float = Field(
         0.9, gt=0, lt=1, description="share of the images' variance that the principal components explain"
     )
 
 
-def validate(schema: type[BaseModel], values: dict[str, Any]) -> BaseModel:
-    """The hyperparameters of a trial.
+def validate(schema: type[Schema], values: dict[str, Any]) -> Schema:
+    """Turns names and values into an instance of a schema.
 
     Raises:
         InputError: a value is wrong, or values contradict each other.
@@ -150,9 +199,10 @@ def validate(schema: type[BaseModel], values: dict[str, Any]) -> BaseModel:
 
 
 def explain(problem: ValidationError) -> str:
-    """Pydantic's reasons in one clause; a union of types has one reason for each type."""
-    messages = dict.fromkeys(error["msg"].removeprefix("Value error, ") for error in problem.errors())
-    text = " or ".join(messages).replace("Input should be", "should be")
+    """Pydantic's reasons in one clause. A value that matches no type of a union has one reason for each type."""
+    messages = [error["msg"].removeprefix("Value error, ") for error in problem.errors()]
+    without_duplicates = dict.fromkeys(messages)
+    text = " or ".join(without_duplicates).replace("Input should be", "should be")
     return text[:1].lower() + text[1:]
 
 

@@ -1,9 +1,9 @@
-"""KNN, a baseline: an image is anomalous if no normal training image is near, pixel by pixel.
+"""KNN, a baseline: an image is anomalous if its pixels are far from those of all normal training images.
 
     A(x) = mean of ‖x − xᵢ‖₂ over the `neighbours` nearest normal training images xᵢ
 
-x is (batch, size, size, channels) in [−1, 1], A is (batch,). Searched by scikit-learn: there are no epochs. Training
-images are kept as bytes, which loses nothing where they were not resized.
+x is (batch, size, size, channels) in [−1, 1], A is (batch,). scikit-learn searches the nearest images; there are no
+epochs. The training images are stored as bytes, which is exact for images of 8 bits that were not resized.
 """
 
 import numpy as np
@@ -14,31 +14,48 @@ from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import KNNHyperparameters
 from anomaly_toolbox.models.memory import MemoryBank
 
+HALF_RANGE = 127.5  # pixels from -1 to 1 become levels from 0 to 255
+
 
 class NearestImages(MemoryBank):
-    """Images (n, size, size, channels) in [-1, 1], and the nearest of them to others."""
+    """A memory bank of images, which finds the nearest ones.
+
+    Args:
+        neighbours: how many of them; if there are fewer images, all of them.
+    """
 
     def __init__(self, neighbours: int):
         super().__init__()
         self.neighbours = neighbours
 
     def fit(self, vectors):
-        self.set_arrays(images=np.round((np.clip(vectors, -1, 1) + 1) * 127.5).astype(np.uint8))
+        """Stores images (n, size, size, channels) in [-1, 1]."""
+        levels = np.round((np.clip(vectors, -1, 1) + 1) * HALF_RANGE)
+        self.set_arrays(images=levels.astype(np.uint8))
 
     def set_arrays(self, **arrays):
         super().set_arrays(**arrays)
-        self.pixels = arrays["images"].reshape(len(arrays["images"]), -1) / np.float32(127.5) - 1
-        n_neighbors = min(self.neighbours, len(self.pixels))
-        self.search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(self.pixels)
+        images = arrays["images"]
+        self.pixels = images.reshape(len(images), -1) / np.float32(HALF_RANGE) - 1
+        n_neighbours = min(self.neighbours, len(images))
+        self.search = NearestNeighbors(n_neighbors=n_neighbours, algorithm="brute").fit(self.pixels)
 
     def nearest(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distances, (batch, neighbours), and the mean of the nearest images, shaped as `images`."""
+        """Finds the nearest stored images of each image.
+
+        Args:
+            images: (batch, size, size, channels), in [-1, 1].
+
+        Returns:
+            Their distances, (batch, neighbours), and their mean, of the same shape as `images`.
+        """
         distances, indices = self.search.kneighbors(images.reshape(len(images), -1))
-        return distances.astype(np.float32), self.pixels[indices].mean(axis=1).reshape(images.shape)
+        mean_images = self.pixels[indices].mean(axis=1).reshape(images.shape)
+        return distances.astype(np.float32), mean_images
 
 
 class KNN(AnomalyDetector):
-    """Scores an image by its distance to the nearest normal ones."""
+    """Scores an image by its distance to the nearest normal training images."""
 
     Hyperparameters = KNNHyperparameters
 
@@ -47,22 +64,22 @@ class KNN(AnomalyDetector):
         self.training_images = NearestImages(hyperparameters.neighbours)
 
     def compile(self, **options):
-        """Scoring calls scikit-learn, which nothing can compile."""
+        """Turns compilation off: TensorFlow cannot compile scikit-learn."""
         super().compile(**options | {"jit_compile": False, "run_eagerly": True})
 
     def fit_memory_banks(self, images):
-        """Stores the images."""
+        """Stores the images, (n, size, size, channels)."""
         self.training_images.fit(images)
 
     def reconstruct(self, x):
         """The mean of the nearest training images."""
-        return tf.constant(self.training_images.nearest(np.asarray(x))[1])
+        return self.score_and_reconstruct(x).reconstruction
 
     def anomaly_score(self, x):
         """A(x)."""
         return self.score_and_reconstruct(x).score
 
     def score_and_reconstruct(self, x):
-        """From one search."""
-        distances, nearest = self.training_images.nearest(np.asarray(x))
-        return ScoreOutput(tf.constant(distances.mean(axis=1)), tf.constant(nearest), {})
+        """A(x) and the mean of the nearest training images, from one search."""
+        distances, mean_images = self.training_images.nearest(np.asarray(x))
+        return ScoreOutput(tf.constant(distances.mean(axis=1)), tf.constant(mean_images), vectors={})

@@ -1,7 +1,7 @@
-"""Blocks that several methods share.
+"""Layers and networks that several methods share.
 
-The pyramid is DCGAN's (1511.06434): 4x4 convolutions of stride 2 without bias, batch normalisation, weights drawn
-from N(0, 0.02). Its depth follows from the image size, so no size is written anywhere else.
+The convolutions of DCGAN (arXiv 1511.06434) form a pyramid: they are 4x4 with stride 2 and without bias, and batch
+normalisation follows them. Weights are drawn from N(0, 0.02). The number of convolutions follows from the image size.
 """
 
 import math
@@ -9,13 +9,16 @@ import math
 import keras
 import tensorflow as tf
 
-WINDOW = 5
+WINDOW = 5  # side of a patch, in positions of the feature map
+SLOPE = 0.2  # of LeakyReLU, for negative inputs
+BYTE_VALUES = 256
 
 
 def pyramid_sizes(image_size: int) -> list[int]:
-    """Sides of the feature maps below the image: halved while even and above 4.
+    """The side of each feature map of the pyramid; it is halved while it is even and above 4.
 
-    32 -> [16, 8, 4]; 48 -> [24, 12, 6, 3]; 64 -> [32, 16, 8, 4].
+    >>> pyramid_sizes(32), pyramid_sizes(48)
+    ([16, 8, 4], [24, 12, 6, 3])
     """
     sizes = []
     while image_size > 4 and image_size % 2 == 0:
@@ -27,44 +30,50 @@ def pyramid_sizes(image_size: int) -> list[int]:
 def convolution(
     filters: int, kernel: int = 4, strides: int = 2, transposed: bool = False, bias: bool = False
 ) -> keras.Layer:
-    """A convolution that divides (or, `transposed`, multiplies) height and width by its strides."""
-    layer = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
-    return layer(filters, kernel, strides, padding="same", use_bias=bias, kernel_initializer=_normal())
+    """A convolution that divides height and width by its strides, or multiplies them if it is transposed."""
+    layer_class = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
+    return layer_class(filters, kernel, strides, padding="same", use_bias=bias, kernel_initializer=_initializer())
 
 
 def dense(units: int, bias: bool = False) -> keras.Layer:
-    """A linear map, initialised as the convolutions are."""
-    return keras.layers.Dense(units, use_bias=bias, kernel_initializer=_normal())
+    """A dense layer without activation, initialised like the convolutions."""
+    return keras.layers.Dense(units, use_bias=bias, kernel_initializer=_initializer())
 
 
 def batch_normalisation() -> keras.Layer:
-    """Batch normalisation whose running figures forget in about ten batches, so that short trainings can be scored."""
+    """Batch normalisation with running averages over about ten batches, so that a short training is enough for them."""
     return keras.layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, gamma_initializer=keras.initializers.RandomNormal(1.0, 0.02)
     )
 
 
 def down(image_size: int, width: int, channels: int) -> keras.Sequential:
-    """(batch, size, size, channels) -> the smallest map, channels doubled at each halving.
+    """The pyramid from an image to its smallest feature map; each convolution doubles the channels.
 
-    Size 32, width 64: 16x16x64, 8x8x128, 4x4x256. LeakyReLU of slope 0.2; the first block is not normalised.
+    With size 32 and width 64: 16x16x64, 8x8x128, 4x4x256. Activations are LeakyReLU. There is no batch normalisation
+    after the first convolution.
+
+    (batch, size, size, channels) -> (batch, last size, last size, last width).
     """
     blocks = [keras.Input((image_size, image_size, channels))]
     for depth, _ in enumerate(pyramid_sizes(image_size)):
         blocks.append(convolution(width * 2**depth))
         if depth > 0:
             blocks.append(batch_normalisation())
-        blocks.append(keras.layers.LeakyReLU(0.2))
+        blocks.append(keras.layers.LeakyReLU(SLOPE))
     return keras.Sequential(blocks)
 
 
 def up(image_size: int, width: int, channels: int, latent: int) -> keras.Sequential:
-    """(batch, latent) -> (batch, size, size, channels) in (-1, 1): the mirror of `down`, with ReLU and a last tanh.
+    """The pyramid from a latent vector to an image, the mirror of `down`, with ReLU and a tanh at the end.
 
-    Size 32, width 64: 4x4x256, 8x8x128, 16x16x64, 32x32xchannels.
+    With size 32 and width 64: 4x4x256, 8x8x128, 16x16x64, 32x32xchannels.
+
+    (batch, latent) -> (batch, size, size, channels), in (-1, 1).
     """
     sizes = pyramid_sizes(image_size)
-    smallest, widest = sizes[-1], width * 2 ** (len(sizes) - 1)
+    smallest = sizes[-1]
+    widest = width * 2 ** (len(sizes) - 1)
     blocks = [
         keras.Input((latent,)),
         dense(smallest * smallest * widest),
@@ -83,26 +92,37 @@ def flatten(x: tf.Tensor) -> tf.Tensor:
 
 
 def local_features(network: keras.Sequential, x: tf.Tensor) -> tf.Tensor:
-    """What the first convolution of a discriminator finds around each place of an image.
+    """The features of each patch of an image: the mean and the mean square of each channel in windows of 5x5.
 
-    Mean and mean square, over windows of 5x5, of each channel that it has after its activation:
-    (batch, size, size, channels) -> (batch, size / 2, size / 2, 2 width).
+    Args:
+        network: a discriminator's layers; the first two are a convolution with `width` channels and its activation.
+        x: (batch, size, size, channels).
+
+    Returns:
+        (batch, size / 2, size / 2, 2 width).
     """
     convolution, activation = network.layers[:2]
-    found = activation(convolution(x))
-    return tf.nn.avg_pool2d(tf.concat([found, found**2], axis=-1), WINDOW, 1, "SAME")
+    features = activation(convolution(x))
+    features_and_squares = tf.concat([features, features**2], axis=-1)
+    return tf.nn.avg_pool2d(features_and_squares, ksize=WINDOW, strides=1, padding="SAME")
 
 
 def normal(shape: tuple[int, ...], noise: keras.random.SeedGenerator) -> tf.Tensor:
-    """z ~ N(0, I), by the Philox generator: Keras leaves the choice to XLA, whose default is many times slower."""
-    return tf.random.stateless_normal(shape, _seed(noise), alg="philox")
+    """Draws z ~ N(0, I), float32.
+
+    Keras leaves the choice of the random generator to XLA, whose default is many times slower than Philox.
+    """
+    return tf.random.stateless_normal(shape, _next_seed(noise), alg="philox")
 
 
 class Dropout(keras.layers.Layer):
-    """Leaves out a share of the units in training and makes up for it in the others, as `keras.layers.Dropout` does.
+    """Sets a share of the units to 0 in training and scales up the others, like `keras.layers.Dropout`.
 
-    That one draws 32 random bits a unit, by XLA's slow default, which took a third of EGBAD's training step on a CPU
-    (`benchmarks.profile`). Here a unit takes 8 of Philox's bits, so `rate`, in [0, 1), counts in steps of 1/256.
+    Keras draws 32 random bits for each unit with XLA's slow default generator, which took a third of EGBAD's training
+    step on a CPU (`benchmarks.profile`). Here each unit takes 8 bits from the Philox generator.
+
+    Args:
+        rate: the share, in [0, 1), rounded to a multiple of 1/256.
     """
 
     def __init__(self, rate: float):
@@ -111,19 +131,34 @@ class Dropout(keras.layers.Layer):
         self.noise = keras.random.SeedGenerator()
 
     def call(self, x, training=False):
-        left_out = round(256 * self.rate)
-        if not training or left_out == 0:
+        n_dropped_values = round(BYTE_VALUES * self.rate)
+        if not training or n_dropped_values == 0:
             return x
-        size = math.prod(x.shape)
-        words = tf.random.stateless_uniform((-(-size // 4),), _seed(self.noise), None, None, tf.uint32, alg="philox")
-        numbers = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size], x.shape)
-        return tf.where(numbers >= left_out, x * (256 / (256 - left_out)), 0.0)
+        keeps_unit = self._random_bytes(x.shape) >= n_dropped_values
+        scale = BYTE_VALUES / (BYTE_VALUES - n_dropped_values)
+        return tf.where(keeps_unit, x * scale, 0.0)
+
+    def _random_bytes(self, shape: tf.TensorShape) -> tf.Tensor:
+        size = math.prod(shape)
+        n_words = -(-size // 4)  # rounded up; a word has four bytes
+        words = tf.random.stateless_uniform(
+            (n_words,),
+            seed=_next_seed(self.noise),
+            minval=None,  # with maxval None: all values of the type
+            maxval=None,
+            dtype=tf.uint32,
+            alg="philox",
+        )
+        random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), (-1,))
+        return tf.reshape(random_bytes[:size], shape)
 
 
 class Encoder(keras.Model):
-    """DCGAN's pyramid, then a code: (batch, size, size, channels) -> (batch, latent).
+    """An encoder: the pyramid, then a dense layer that gives the code.
 
-    Size 32, width 64: 16x16x64, 8x8x128, 4x4x256, latent.
+    With size 32 and width 64: 16x16x64, 8x8x128, 4x4x256, latent.
+
+    (batch, size, size, channels) -> (batch, latent).
     """
 
     def __init__(self, image_size: int, width: int, channels: int, latent: int):
@@ -137,9 +172,11 @@ class Encoder(keras.Model):
 
 
 class Discriminator(keras.Model):
-    """DCGAN's D: (batch, size, size, channels) -> features f(x), the last map of the pyramid, and a logit (batch, 1).
+    """The discriminator of DCGAN; its features f(x) are the last feature map of the pyramid.
 
-    Size 32, width 64: 16x16x64, 8x8x128, f(x) = 4x4x256, logit.
+    With size 32 and width 64: 16x16x64, 8x8x128, f(x) = 4x4x256, logit.
+
+    (batch, size, size, channels) -> features (batch, last size, last size, last width) and logits (batch, 1).
     """
 
     def __init__(self, image_size: int, width: int, channels: int):
@@ -153,9 +190,9 @@ class Discriminator(keras.Model):
         return features, self.logit(flatten(features))
 
 
-def _seed(noise: keras.random.SeedGenerator) -> tf.Tensor:
+def _next_seed(noise: keras.random.SeedGenerator) -> tf.Tensor:
     return tf.cast(noise.next(), tf.int32)
 
 
-def _normal() -> keras.initializers.Initializer:
+def _initializer() -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(0.0, 0.02)

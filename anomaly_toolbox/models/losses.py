@@ -1,53 +1,66 @@
-"""The equations as pure functions; numbers in brackets are those of the survey (arXiv 1906.11632).
+"""The papers' losses and distances as pure functions. Numbers in brackets are the survey's (arXiv 1906.11632).
 
-Norms of training losses are means over elements, as the methods' authors compute them: their weights (1, 50, 1 for
-GANomaly) belong to those. Norms of scores, of one image each, are what the papers write: `l1_norm` is a sum.
+Norms in training losses are means over all elements, as in the code of the methods' authors; the weights of losses,
+such as 1, 50 and 1 for GANomaly, refer to these means. Norms in scores are those of the papers: `l1_norm` is a sum.
 """
 
 import tensorflow as tf
 
 
 def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
-    """Minus the inner part of (1), -E log D(x) - E log(1 - D(G(z))), from logits of any shape; a scalar >= 0.
+    """The discriminator's loss of (1), -E log D(x) - E log(1 - D(G(z))), with D = sigmoid(logit).
 
-    With D = sigmoid(logit), -log D = softplus(-logit) and -log(1 - D) = softplus(logit); at logits 0 it is 2 log 2.
+    It uses -log D = softplus(-logit) and -log(1 - D) = softplus(logit), which stay finite for any logit.
+
+    Args:
+        real_logits: logits of real images, of any shape.
+        fake_logits: logits of generated images, of any shape.
+
+    Returns:
+        A scalar >= 0, which is 2 log 2 if all logits are 0.
     """
     return tf.reduce_mean(tf.nn.softplus(-real_logits)) + tf.reduce_mean(tf.nn.softplus(fake_logits))
 
 
 def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """-E log D(G(z)), the non-saturating form of the outer part of (1); a scalar >= 0, log 2 at logits 0.
+    """The generator's loss of (1) in its non-saturating form, -E log D(G(z)).
 
-    Minimising E log(1 - D(G(z))) itself has no gradient left where D is sure, which is where G needs one.
+    The gradient of the original form, E log(1 - D(G(z))), vanishes where D recognises generated images with certainty.
+
+    Args:
+        fake_logits: logits of generated images, of any shape.
+
+    Returns:
+        A scalar >= 0, which is log 2 if all logits are 0.
     """
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))
 
 
 def l1(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Mean |a - b| over all elements, a scalar: the contextual loss (9) for a = x, b = G(x)."""
+    """The mean |a - b| over all elements, a scalar; with a = x and b = G(x) it is the contextual loss (9)."""
     return tf.reduce_mean(tf.abs(a - b))
 
 
 def l2(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Mean (a - b)^2 over all elements, a scalar: feature matching (8) and the encoder loss (10)."""
+    """The mean (a - b)^2 over all elements, a scalar; feature matching (8) and the encoder loss (10) use it."""
     return tf.reduce_mean(tf.square(a - b))
 
 
 def l1_per_image(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Mean |a - b| of each image: (batch, ...) -> (batch,)."""
+    """The mean |a - b| of each image, (batch, ...) -> (batch,)."""
     return tf.reduce_mean(tf.abs(a - b), axis=list(range(1, len(a.shape))))
 
 
 def l1_per_pixel(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Mean |a - b| over the channels of each pixel: (batch, height, width, channels) -> (batch, height, width)."""
+    """The mean |a - b| over the channels of each pixel, (batch, height, width, channels) -> (batch, height, width)."""
     return tf.reduce_mean(tf.abs(a - b), axis=-1)
 
 
 def l1_norm(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Sum of |a - b| over the elements of each image: (batch, ...) -> (batch,), as in (4) and (5)."""
+    """The sum of |a - b| over the elements of each image, (batch, ...) -> (batch,), as in (4) and (5)."""
     return tf.reduce_sum(tf.abs(a - b), axis=list(range(1, len(a.shape))))
 
 
 def distance(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Euclidean distance of each pair of codes: (batch, latent) -> (batch,), as in (12)."""
+    """The Euclidean distance of each pair of vectors, (batch, dimensions) -> (batch,), as in (12)."""
     return tf.norm(a - b, axis=-1)

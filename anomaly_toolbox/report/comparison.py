@@ -1,250 +1,181 @@
-"""Finished runs -> a comparison: rows are methods, columns are labels. Plain Python; test figures choose nothing.
+"""The comparison of finished runs: a row for each method and setting, a column for each label.
 
-Where a method was run with several settings (hyperparameters other than the label), a comparison has two rows for it:
-one takes for each label the setting whose validation AUPRC is highest there, the other a single setting for all labels,
-the one whose mean validation AUPRC is highest. Runs that differ in their seed alone are one cell, with a spread.
+Settings are chosen by validation AUPRC; test metrics choose nothing. A method that was run with several settings has
+two rows. In the first, every label has the setting with the highest validation AUPRC on that label. In the second, all
+labels share one setting, the one with the highest mean validation AUPRC. Runs that differ only in their seed share a
+cell.
 """
 
 import json
-import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-PAPER = "paper"
-CHANCE = 0.5  # the AUROC of a guess
+from anomaly_toolbox.report.rows import (
+    EACH_LABEL,
+    ONE_SETTING,
+    PAPER,
+    Cell,
+    ComparedRun,
+    Row,
+    labels_of,
+    mean_if_complete,
+    methods_of,
+)
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A finished run: what `hparams.json` and `results.json` say, and where it is (None: on another machine)."""
+class Comparison:
+    """The comparison of all finished runs on one dataset.
 
-    hyperparameters: Mapping[str, Any]
-    results: Mapping[str, Any]
-    folder: Path | None
+    Attributes:
+        dataset: the name of the dataset.
+        runs: at least one run, each with test metrics.
+    """
 
-    @property
-    def method(self) -> str:
-        """The registered name of the method."""
-        return self.results["experiment"]
-
-    @property
-    def label(self) -> str:
-        """What counts as anomalous, or the class that was looked at; `all` where a dataset has neither."""
-        chosen = [self.results[name] for name in ("anomalous_label", "class_label") if self.results[name] is not None]
-        return " ".join(map(str, chosen)) or "all"
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether there were anomalous test images; without them there is nothing to compare."""
-        return self.results["test"]["auprc"] is not None
-
-    @property
-    def setting(self) -> dict[str, Any]:
-        """The hyperparameters but for the label."""
-        return {k: v for k, v in self.hyperparameters.items() if k not in ("anomalous_label", "class_label")}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method, setting and label: runs that differ in their seed alone, and the score that is looked at."""
-
-    runs: Sequence[Finished]
-    score: str
-
-    def mean(self, split: str, figure: str) -> float | None:
-        """Mean over seeds of a figure such as `auprc` on `validation` or `test`; None where a run has none."""
-        values = [run.results[split]["scores"].get(self.score, {}).get(figure) for run in self.runs]
-        return None if None in values else statistics.fmean(values)
-
-    @property
-    def auprc(self) -> float:
-        """On the test images, mean over seeds."""
-        return self.mean("test", "auprc")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95% bootstrap interval of a single run; lowest and highest AUPRC of several seeds."""
-        if len(self.runs) == 1:
-            return tuple(self.runs[0].results["test"]["scores"][self.score]["auprc_interval"])
-        values = [run.results["test"]["scores"][self.score]["auprc"] for run in self.runs]
-        return min(values), max(values)
-
-    @property
-    def prevalence(self) -> float:
-        """The AUPRC of a guess."""
-        return self.mean("test", "prevalence")
-
-    def of_pixels(self, figure: str) -> float | None:
-        """Mean over seeds of a figure of the anomaly maps, such as `pro`; None where no masks say where defects are."""
-        values = [run.results["test"].get(figure) for run in self.runs]
-        return None if None in values else statistics.fmean(values)
-
-    def seconds(self, work: str) -> float | None:
-        """Mean over seeds of how long `train` or `score` took."""
-        values = [run.results.get(f"{work}_seconds") for run in self.runs]
-        return None if None in values else statistics.fmean(values)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method's cells by label; `choice` says how its settings were chosen, empty where there was only one."""
-
-    method: str
-    score: str
-    choice: str
-    cells: Mapping[str, Cell]
-
-    @property
-    def name(self) -> str:
-        """Such as `GANomaly`, or `GANomaly (residual), one setting`."""
-        score = "" if self.score == PAPER else f" ({self.score})"
-        return f"{self.method}{score}" + (f", {self.choice}" if self.choice else "")
+    dataset: str
+    runs: Sequence[ComparedRun]
 
     @cached_property
-    def mean_auprc(self) -> float:
-        """Over labels."""
-        return statistics.fmean(cell.auprc for cell in self.cells.values())
+    def labels(self) -> list[str]:
+        """The columns."""
+        return labels_of(self.runs)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows by the selected scores."""
+        return compare(self.runs)
+
+    @cached_property
+    def other_score_rows(self) -> list[Row]:
+        """A row for each method that has scores other than the paper's, by the best of these."""
+        return compare_other_scores(self.runs)
+
+    @cached_property
+    def all_rows(self) -> list[Row]:
+        """`rows`, then those of `other_score_rows` that are not among them."""
+        names = {row.name for row in self.rows}
+        return self.rows + [row for row in self.other_score_rows if row.name not in names]
+
+    @cached_property
+    def chosen_settings(self) -> list[str]:
+        """A line for each row whose settings were chosen, such as `GANomaly, one setting: width=64`."""
+        lines = []
+        for row in self.rows:
+            settings = [self.describe_setting(row, label) for label in row.cells]
+            if row.choice == ONE_SETTING:
+                lines.append(f"{row.name}: {settings[0]}")
+            elif row.choice == EACH_LABEL:
+                pairs = zip(row.cells, settings, strict=True)
+                lines.append(f"{row.name}: " + "; ".join(f"{label}: {setting}" for label, setting in pairs))
+        return lines
+
+    def describe_setting(self, row: Row, label: str) -> str:
+        """The hyperparameters of a cell in which the runs of its method differ: `learning_rate=0.002, width=32`."""
+        names = settings_that_vary([run for run in self.runs if run.method == row.method])
+        return describe(row.cells[label], names)
 
 
-EACH_LABEL, ONE_SETTING = "each label's setting", "one setting"
-
-
-def datasets_of(runs: Iterable[Finished]) -> dict[str, list[Finished]]:
-    """Runs by the name of their dataset."""
-    found: dict[str, list[Finished]] = {}
+def compare_datasets(runs: Iterable[ComparedRun]) -> list[Comparison]:
+    """A comparison for each dataset, ordered by the datasets' names."""
+    runs_by_dataset: dict[str, list[ComparedRun]] = defaultdict(list)
     for run in runs:
-        found.setdefault(run.results["dataset"], []).append(run)
-    return dict(sorted(found.items()))
+        runs_by_dataset[run.results["dataset"]].append(run)
+    return [Comparison(dataset, runs_by_dataset[dataset]) for dataset in sorted(runs_by_dataset)]
 
 
-def labels_of(runs: Iterable[Finished]) -> list[str]:
-    """All labels, numbers first."""
-    return sorted({run.label for run in runs}, key=lambda label: (not label.isdigit(), label.zfill(9)))
-
-
-def methods_of(runs: Iterable[Finished]) -> list[str]:
-    """All methods: those that are trained in epochs, then the baselines, each by name."""
-    return [method for _, method in sorted({(not run.results["epochs"], run.method) for run in runs})]
-
-
-def compare(runs: Sequence[Finished], score: str | None = None) -> list[Row]:
-    """The rows of one dataset.
+def compare(runs: Sequence[ComparedRun], score: str | None = None) -> list[Row]:
+    """The rows of a comparison.
 
     Args:
-        runs: finished runs on that dataset.
-        score: the score to look at, of those methods that have it; None: for each run the one that decides.
+        runs: finished runs on one dataset.
+        score: the score to compare, for the methods that have it; None compares the selected score of each run.
     """
     rows = []
     for method in methods_of(runs):
-        of_method = [run for run in runs if run.method == method]
-        for name in dict.fromkeys(score or run.results["score"] for run in of_method):
-            deciding = of_method if score else [run for run in of_method if run.results["score"] == name]
-            if all(name in run.results["test"]["scores"] for run in deciding):
-                rows += _rows_of(method, name, deciding)
+        method_runs = [run for run in runs if run.method == method]
+        runs_by_score: dict[str, list[ComparedRun]] = defaultdict(list)
+        for run in method_runs:
+            runs_by_score[score or run.results["score"]].append(run)
+        for name, runs_with_score in runs_by_score.items():
+            if all(name in run.results["test"]["scores"] for run in runs_with_score):
+                rows += _rows_of_method(method, name, runs_with_score)
     return rows
 
 
-def compare_other_scores(runs: Sequence[Finished]) -> list[Row]:
-    """For each method the best of its scores other than the paper's, by mean validation AUPRC over all labels."""
-    rows = []
+def compare_other_scores(runs: Sequence[ComparedRun]) -> list[Row]:
+    """For each method, the best of its scores other than the paper's, by mean validation AUPRC over all labels."""
+    best_rows = []
     for method in methods_of(runs):
-        of_method = [run for run in runs if run.method == method]
-        others = set.intersection(*(set(run.results["test"]["scores"]) for run in of_method)) - {PAPER}
-        candidates = [row for name in sorted(others) for row in _rows_of(method, name, of_method)]
-        candidates = [row for row in candidates if row.choice != ONE_SETTING]
+        method_runs = [run for run in runs if run.method == method]
+        shared_scores = set.intersection(*(set(run.results["test"]["scores"]) for run in method_runs))
+        candidates = []
+        for score in sorted(shared_scores - {PAPER}):
+            rows = _rows_of_method(method, score, method_runs)
+            candidates.append(rows[0])  # the row in which every label has its own best setting
         if candidates:
-            rows.append(max(candidates, key=lambda row: _validation(row.cells.values())))
-    return rows
+            best_rows.append(max(candidates, key=lambda row: _mean_validation_auprc(row.cells.values())))
+    return best_rows
 
 
-def settings_that_vary(runs: Sequence[Finished]) -> list[str]:
-    """The hyperparameters, but for the label, in which the runs of a method differ."""
+def settings_that_vary(runs: Sequence[ComparedRun]) -> list[str]:
+    """The names of the hyperparameters, other than the label, in which these runs differ."""
     names = dict.fromkeys(name for run in runs for name in run.setting)
-    return [name for name in names if len({_key(run.setting.get(name)) for run in runs}) > 1]
+    return [name for name in names if len({_as_key(run.setting.get(name)) for run in runs}) > 1]
 
 
 def describe(cell: Cell, names: Sequence[str]) -> str:
     """The values of these hyperparameters in a cell: `learning_rate=0.002, width=32`."""
-    return ", ".join(f"{name}={cell.runs[0].setting.get(name)}" for name in names)
+    setting = cell.runs[0].setting
+    return ", ".join(f"{name}={setting.get(name)}" for name in names)
 
 
-def remarks(rows: Sequence[Row]) -> list[str]:
-    """Lines about figures that should not be passed over: worse than chance, or than a baseline."""
-    return _worse_than_chance(rows) + _losing_to_a_baseline(rows)
+def _rows_of_method(method: str, score: str, runs: Sequence[ComparedRun]) -> list[Row]:
+    """The row with each label's best setting and, where settings can be chosen, the row with one setting."""
+    cells_by_label = {label: _cells_by_setting(runs, label, score) for label in labels_of(runs)}
+    has_choice = len({setting for cells in cells_by_label.values() for setting in cells}) > 1
 
+    best_cells = {}
+    for label, cells in cells_by_label.items():
+        best_cells[label] = max(cells.values(), key=lambda cell: _mean_validation_auprc([cell]))
+    rows = [Row(method, score, EACH_LABEL if has_choice else "", best_cells)]
 
-def _worse_than_chance(rows: Sequence[Row]) -> list[str]:
-    """A line for each row that ranks anomalous images below normal ones, and what people usually got wrong then."""
-    lines = []
-    for row in rows:
-        tested, validated = [], []
-        for label, cell in row.cells.items():
-            auroc, in_validation = cell.mean("test", "auroc"), cell.mean("validation", "auroc")
-            if auroc < CHANCE or cell.auprc < cell.prevalence:
-                tested.append(f"{label} (AUROC {auroc:.3f}, AUPRC {cell.auprc:.3f}, prevalence {cell.prevalence:.3f})")
-            elif in_validation is not None and in_validation < CHANCE:
-                validated.append(f"{label} (AUROC {in_validation:.3f})")
-        if tested:
-            lines.append(
-                f"{row.name} ranks worse than chance on anomaly {', '.join(tested)}: are the normal and the anomalous "
-                "label or folder the right way round? Anomalies that are plainer or darker than normal images also get "
-                "low scores"
-            )
-        if validated:
-            lines.append(
-                f"{row.name} ranks worse than chance on the validation images alone, anomaly {', '.join(validated)}: "
-                "are their labels the right way round? They set the threshold and choose the epoch"
-            )
-    return lines
-
-
-def _losing_to_a_baseline(rows: Sequence[Row]) -> list[str]:
-    """A line for each trained detector that a baseline surpasses, on some labels or on average."""
-    baselines = [row for row in rows if not next(iter(row.cells.values())).runs[0].results["epochs"]]
-    lines = []
-    for row in rows:
-        if row in baselines:
-            continue
-        for rival in baselines:
-            shared = [label for label in row.cells if label in rival.cells]
-            lost = [label for label in shared if rival.cells[label].auprc > row.cells[label].auprc]
-            if lost:
-                mine, its = (statistics.fmean(r.cells[label].auprc for label in shared) for r in (row, rival))
-                where = f"anomaly {lost[0]}" if len(shared) == 1 else f"{len(lost)} of {len(shared)} labels"
-                mean = "" if len(shared) == 1 else ", means"
-                lines.append(
-                    f"{row.name} loses to {rival.method}, a baseline that knows pixels only, on {where}{mean}: "
-                    f"{mine:.3f} against {its:.3f}"
-                )
-    return lines
-
-
-def _rows_of(method: str, score: str, runs: Sequence[Finished]) -> list[Row]:
-    by_label: dict[str, dict[str, list[Finished]]] = {}
-    for run in runs:
-        by_label.setdefault(run.label, {}).setdefault(_key(run.setting), []).append(run)
-    cells = {
-        label: {key: Cell(sorted(of, key=lambda run: run.results["seed"]), score) for key, of in settings.items()}
-        for label, settings in ((label, by_label[label]) for label in labels_of(runs))
-    }
-    n_settings = len({key for settings in cells.values() for key in settings})
-    of_each = {label: max(settings.values(), key=lambda cell: _validation([cell])) for label, settings in cells.items()}
-    rows = [Row(method, score, EACH_LABEL if n_settings > 1 else "", of_each)]
-    everywhere = [key for key in next(iter(cells.values())) if all(key in settings for settings in cells.values())]
-    if n_settings > 1 and len(cells) > 1 and everywhere:
-        best = max(everywhere, key=lambda key: _validation(settings[key] for settings in cells.values()))
-        rows.append(Row(method, score, ONE_SETTING, {label: settings[best] for label, settings in cells.items()}))
+    if has_choice and len(cells_by_label) > 1:
+        candidates = []
+        for setting in _settings_of_all_labels(cells_by_label):
+            candidates.append({label: cells[setting] for label, cells in cells_by_label.items()})
+        if candidates:
+            shared_cells = max(candidates, key=lambda cells: _mean_validation_auprc(cells.values()))
+            rows.append(Row(method, score, ONE_SETTING, shared_cells))
     return rows
 
 
-def _validation(cells: Iterable[Cell]) -> float:
-    """Mean validation AUPRC; a run without anomalous validation images comes last."""
-    values = [cell.mean("validation", "auprc") for cell in cells]
-    return -1.0 if None in values else statistics.fmean(values)
+def _cells_by_setting(runs: Sequence[ComparedRun], label: str, score: str) -> dict[str, Cell]:
+    """The cells of one label, with the setting as a key."""
+    runs_by_setting: dict[str, list[ComparedRun]] = defaultdict(list)
+    for run in runs:
+        if run.label == label:
+            runs_by_setting[_as_key(run.setting)].append(run)
+    cells = {}
+    for setting, runs_of_setting in runs_by_setting.items():
+        cells[setting] = Cell(sorted(runs_of_setting, key=lambda run: run.results["seed"]), score)
+    return cells
 
 
-def _key(value: Any) -> str:
+def _settings_of_all_labels(cells_by_label: Mapping[str, Mapping[str, Cell]]) -> list[str]:
+    """The settings that were run on every label."""
+    first_cells, *other_cells = cells_by_label.values()
+    return [setting for setting in first_cells if all(setting in cells for cells in other_cells)]
+
+
+def _mean_validation_auprc(cells: Iterable[Cell]) -> float:
+    """The mean validation AUPRC; lower than any AUPRC if a run had no anomalous validation images."""
+    mean = mean_if_complete(cell.validation_mean("auprc") for cell in cells)
+    return -1.0 if mean is None else mean
+
+
+def _as_key(value: Any) -> str:
+    """A hyperparameter's value, or several, as a text that can be compared and hashed."""
     return json.dumps(value, sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""From a log folder to its runs: the finished ones, and the others with the reason why they do not count."""
+"""Reads the finished runs of a log folder and finds out why other folders cannot be compared."""
 
 import base64
 import csv
@@ -9,75 +9,114 @@ import numpy as np
 
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import read_json
-from anomaly_toolbox.report.comparison import Finished
+from anomaly_toolbox.report.rows import ComparedRun
 from anomaly_toolbox.runs import FinishedRun, UnfinishedRun
 
-SIGNS_OF_A_RUN = ("hparams.json", "results.json", "scores.csv", "model.weights.h5", "checkpoint")
+#: A folder that has one of these is a run folder, though it may be damaged or unfinished.
+RUN_FILES = ("hparams.json", "results.json", "scores.csv", "model.weights.h5", "checkpoint")
 
 
 @dataclass
 class Gathered:
-    """Runs of a log folder; `left_out` are pairs of a folder and the reason."""
+    """The runs of a log folder.
 
-    finished: list[Finished] = field(default_factory=list)
+    Attributes:
+        finished: the runs to compare.
+        left_out: pairs of a run folder that is left out of the comparison, and the reason.
+    """
+
+    finished: list[ComparedRun] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def gather(log_dir: Path) -> Gathered:
-    """Every run below `log_dir`, however deep.
+    """Reads every run below `log_dir`, at any depth.
 
     Raises:
-        InputError: there is no such folder, or no run in it.
+        InputError: the folder does not exist or contains no run.
     """
     if not log_dir.is_dir():
-        there = "is a file" if log_dir.exists() else "there is no such folder"
-        raise InputError(f"{log_dir}: {there}; expected the --log-dir of earlier commands")
-    folders = sorted({path.parent for sign in SIGNS_OF_A_RUN for path in log_dir.rglob(sign)})
-    gathered, known, shown = Gathered(), {}, {}
+        problem = "is a file" if log_dir.exists() else "there is no such folder"
+        raise InputError(f"{log_dir}: {problem}; expected the --log-dir of earlier commands")
+    folders = sorted({path.parent for name in RUN_FILES for path in log_dir.rglob(name)})
+    if not folders:
+        raise InputError(f"{log_dir}: there are no runs in it; expected the --log-dir of earlier commands")
+
+    gathered = Gathered()
+    first_images: dict[tuple[str, str, bool], tuple[str | None, Path]] = {}
+    compared_folders: dict[tuple[str, str, str, int], Path] = {}
     for folder in folders:
         try:
-            run = _read(folder)
+            run, fingerprint = _read(folder)
         except (ToolboxError, OSError, KeyError, TypeError, ValueError) as problem:
             reason = str(problem) if isinstance(problem, ToolboxError) else f"damaged: {problem!r}"
             gathered.left_out.append((folder, reason.replace(f"{folder}/", "").partition(";")[0]))
             continue
-        dataset, images = run.results["dataset"], read_json(folder / "hparams.json").get("fingerprint_of_images")
-        same = known.setdefault((dataset, run.method, repr(run.hyperparameters), run.results["seed"]), folder)
-        other = shown.setdefault((dataset, run.label, images is None), (images, folder))
-        if images != other[0]:
-            reason = f"other images than {other[1].relative_to(log_dir)}, though the name is the same"
-            gathered.left_out.append((folder, reason))
-        elif same == folder:
-            gathered.finished.append(run)
+
+        # Only datasets of image files have a fingerprint. Runs of datasets with the same name are comparable only if
+        # their images are the same, so the first run of a label decides which images count.
+        dataset = run.results["dataset"]
+        group = (dataset, run.label, fingerprint is None)
+        if group not in first_images:
+            first_images[group] = (fingerprint, folder)
+        first_fingerprint, first_folder = first_images[group]
+        trial = (dataset, run.method, repr(run.hyperparameters), run.results["seed"])
+        if fingerprint != first_fingerprint:
+            other = first_folder.relative_to(log_dir)
+            gathered.left_out.append((folder, f"its images are not those of {other}, which has the same dataset name"))
+        elif trial in compared_folders:
+            same = compared_folders[trial].relative_to(log_dir)
+            gathered.left_out.append((folder, f"the same run as {same}"))
         else:
-            gathered.left_out.append((folder, f"the same run as {same.relative_to(log_dir)}"))
-    if not folders:
-        raise InputError(f"{log_dir}: there are no runs in it; expected the --log-dir of earlier commands")
+            compared_folders[trial] = folder
+            gathered.finished.append(run)
     return gathered
 
 
-def _read(folder: Path) -> Finished:
-    """A finished run for the comparison; a ToolboxError says why a folder holds none."""
+def read_scores(run: ComparedRun, score: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads `scores.csv`.
+
+    Returns:
+        The labels and the values of a score, (n,) each, for the test images.
+    """
+    with open(run.file("scores.csv"), newline="", encoding="utf-8") as file:
+        records = list(csv.DictReader(file))
+    labels = np.array([int(record["label"]) for record in records])
+    return labels, np.array([float(record[score]) for record in records])
+
+
+def read_picture(run: ComparedRun, name: str) -> str | None:
+    """A PNG file of the run folder as a data URL, or None if it does not exist."""
+    path = run.file(name)
+    if not path.exists():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _read(folder: Path) -> tuple[ComparedRun, str | None]:
+    """Reads a finished run, and the fingerprint of its images if they come from files.
+
+    Raises:
+        ToolboxError: the folder has no run that can be compared; the message is the reason.
+    """
     if not (folder / "hparams.json").exists():
         raise ToolboxError("damaged: hparams.json is missing")
     try:
         run = FinishedRun.read(folder)
     except UnfinishedRun:
         raise ToolboxError(_progress_of(folder)) from None
-    hyperparameters = run.hparams["hyperparameters"]
-    if run.hparams.get("aspect"):  # the images come from files, and how they are read is a setting too
+    hyperparameters = dict(run.hparams["hyperparameters"])
+    if run.hparams.get("aspect"):  # the options with which image files are read count as part of the setting
         reading = run.hparams.get("reading", {})
-        hyperparameters |= {
-            "aspect": run.hparams["aspect"],
-            "all_test_images": reading.get("all_test_images", False),
-            "white_level": reading.get("white_level"),
-        }
+        hyperparameters["aspect"] = run.hparams["aspect"]
+        hyperparameters["all_test_images"] = reading.get("all_test_images", False)
+        hyperparameters["white_level"] = reading.get("white_level")
     for split in ("validation", "test"):
-        run.results[split]["scores"][run.results["score"]]["auprc"]
-    finished = Finished(hyperparameters, run.results, folder)
-    if not finished.is_measured:
+        run.results[split]["scores"][run.results["score"]]["auprc"]  # a KeyError here is reported as damage
+    compared_run = ComparedRun(hyperparameters, run.results, folder)
+    if not compared_run.is_measured:
         raise ToolboxError("finished, but without anomalous test images there is nothing to compare")
-    return finished
+    return compared_run, run.hparams.get("fingerprint_of_images")
 
 
 def _progress_of(folder: Path) -> str:
@@ -85,19 +124,3 @@ def _progress_of(folder: Path) -> str:
     epochs_done = read_json(state)["epoch"] if state.exists() else 0
     epochs = read_json(folder / "hparams.json")["hyperparameters"].get("epochs", 0)
     return f"unfinished: {epochs_done} of {epochs} epochs done"
-
-
-def read_scores(run: Finished) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Labels, (n,), and every score by name, from `scores.csv`."""
-    with open(run.folder / "scores.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = run.results["test"]["scores"]
-    return np.array([int(row["label"]) for row in rows]), {n: np.array([float(row[n]) for row in rows]) for n in names}
-
-
-def picture(run: Finished, name: str) -> str | None:
-    """A picture of the run as a data URL, None if it is not there."""
-    path = run.folder / name
-    if not path.exists():
-        return None
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

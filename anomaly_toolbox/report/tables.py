@@ -1,178 +1,215 @@
-"""The tables that a command ends with, for the terminal."""
+"""The tables that `anomaly-box` prints when all trials are done."""
 
-import functools
-import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from anomaly_toolbox.report import comparison
-from anomaly_toolbox.report.comparison import Finished, Row
+from anomaly_toolbox.report.comparison import Comparison, compare, compare_datasets
+from anomaly_toolbox.report.matrix import Matrix
+from anomaly_toolbox.report.remarks import remarks
+from anomaly_toolbox.report.rows import ComparedRun, Row
 
-WIDEST = 10_000  # columns
-FIGURES = ("AUPRC", "95% interval", "prevalence", "AUROC", "train/s", "score/s")  # those that matter most come first
-LONGEST_WORD = len("prevalence")
+WIDEST = 10_000  # terminal columns
+METRICS = ("AUPRC", "95% interval", "prevalence", "AUROC", "train/s", "score/s")  # the most important ones come first
+PREVALENCE = "prevalence: the chance level of AUPRC."
+SPEEDS = "train/s, score/s: images per second."
+SELECTED_SCORE = (
+    "--set score=... selects a score before training. Do not pick one by this table: its numbers come from test images."
+)
+PRO_CHANCE_LEVEL = 0.15
 MOST_RUNS_LISTED = 12
 
 
-def show(console: Console, finished: Sequence[Finished], failures: Sequence[tuple[str, str]]) -> None:
-    """The figures of all finished trials, then what failed: pairs of a trial and the reason."""
-    for run in finished:
+@dataclass(frozen=True)
+class TextTable:
+    """A table as text, of which some columns can be printed.
+
+    Attributes:
+        title: printed above the table.
+        row_headings: the headings of the columns that name a row; these columns are always printed.
+        headings: the headings of the other columns.
+        lines: the texts of all columns for each line.
+        is_last_dim: whether the last line is printed dimmed.
+    """
+
+    title: str
+    row_headings: Sequence[str]
+    headings: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    is_last_dim: bool = False
+
+    def select(self, columns: Sequence[int]) -> Table:
+        """The table with the columns that name a row and these of the others."""
+        table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for number, heading in enumerate(self.row_headings):
+            table.add_column(heading, min_width=len("prevalence") if number == 0 else None)
+        for column in columns:
+            table.add_column(self.headings[column], justify="right", no_wrap=True)
+        for number, line in enumerate(self.lines, 1):
+            names, values = line[: len(self.row_headings)], line[len(self.row_headings) :]
+            style = "dim" if self.is_last_dim and number == len(self.lines) else None
+            table.add_row(*names, *(values[column] for column in columns), style=style)
+        return table
+
+
+def show(console: Console, runs: Sequence[ComparedRun], failures: Sequence[tuple[str, str]]) -> None:
+    """Prints the metrics of all finished runs, remarks on them, and the failures.
+
+    Args:
+        console: from `plain_console`.
+        runs: finished runs on any datasets.
+        failures: pairs of the name of a trial and the reason why it failed.
+    """
+    for run in runs:
         if not run.is_measured:
-            line = f"{run.method}: there are no anomalous test images, so nothing is measured. The run's folder has "
-            line += "scores and a threshold, the highest score of a normal validation image."
-            console.print(line)
-    for dataset, runs in comparison.datasets_of(run for run in finished if run.is_measured).items():
-        rows = comparison.compare(runs)
-        labels = comparison.labels_of(runs)
-        if len(labels) > 1 or any(row.choice for row in rows):
-            title, columns = f"AUPRC on the test images of {dataset}", [*labels, "mean"]
-            for part in _parts(console, columns, functools.partial(_matrix, title, rows)):
-                _print(console, _matrix(title, rows, part))
-            console.print("prevalence: the AUPRC of a guess.")
-            _say_what_was_chosen(console, runs, rows)
-        else:
-            shown, *hidden = _parts(console, FIGURES, functools.partial(_figures, rows))
-            _print(console, _figures(rows, shown))
-            legend = "prevalence: the AUPRC of a guess. train/s, score/s: images per second."
-            if hidden:
-                legend = f"A wider terminal also shows {', '.join(itertools.chain.from_iterable(hidden))}."
-            console.print(legend)
-            _say_where(console, runs)
-        for line in comparison.remarks(rows):
-            console.print(line, style="yellow")
-        _show_every_score(console, runs, len(labels))
+            console.print(
+                f"{run.method}: there are no anomalous test images, so nothing is measured. The run folder contains "
+                "the scores and a threshold, which is the highest score of a normal validation image."
+            )
+    for comparison in compare_datasets(run for run in runs if run.is_measured):
+        _show_comparison(console, comparison)
     if failures:
-        table = Table(title="failed", title_justify="left", title_style="bold red", box=None, pad_edge=False)
-        table.add_column("trial", overflow="fold")
-        table.add_column("reason", overflow="fold")
-        for trial, reason in failures:
-            table.add_row(trial, reason)
-        console.print()
-        console.print(table, soft_wrap=False)
-    folders = [run.folder for run in finished if run.folder is not None]
-    for folder in folders if len(folders) <= MOST_RUNS_LISTED else []:
-        console.print(f"run: {folder}")
+        _show_failures(console, failures)
+    folders = [run.folder for run in runs if run.folder is not None]
+    if len(folders) <= MOST_RUNS_LISTED:
+        for folder in folders:
+            console.print(f"run: {folder}")
 
 
-def _figures(rows: Sequence[Row], names: Sequence[str]) -> Table:
-    table = _table("on the test images", names, has_label=True)
+def _show_comparison(console: Console, comparison: Comparison) -> None:
+    rows = comparison.rows
+    if len(comparison.labels) > 1 or any(row.choice for row in rows):
+        _print_in_parts(console, _matrix_table(comparison))
+        console.print(PREVALENCE)
+        for line in comparison.chosen_settings:
+            console.print(line)
+        if comparison.chosen_settings:
+            console.print("Settings were chosen by validation AUPRC.")
+    else:
+        _print_metrics(console, rows)
+        _print_pixel_metrics(console, comparison.runs)
+    for line in remarks(rows):
+        console.print(line, style="yellow")
+    score_names = list(dict.fromkeys(name for run in comparison.runs for name in run.results["test"]["scores"]))
+    if len(score_names) > 2:
+        _print_in_parts(console, _score_table(comparison, score_names))
+        console.print(SELECTED_SCORE)
+
+
+def _show_failures(console: Console, failures: Sequence[tuple[str, str]]) -> None:
+    table = Table(title="failed", title_justify="left", title_style="bold red", box=None, pad_edge=False)
+    table.add_column("trial", overflow="fold")
+    table.add_column("reason", overflow="fold")
+    for trial, reason in failures:
+        table.add_row(trial, reason)
+    console.print()
+    console.print(table, soft_wrap=False)
+
+
+def _matrix_table(comparison: Comparison) -> TextTable:
+    """AUPRC by method and label."""
+    matrix = Matrix.build(comparison.rows, comparison.labels)
+    lines = []
+    for row, values, mean in zip(matrix.rows, matrix.values, matrix.means, strict=True):
+        lines.append([row.name, *(_three_decimals(value) for value in [*values, mean])])
+    prevalences = [*matrix.prevalences, matrix.mean_prevalence]
+    lines.append(["prevalence", *(_three_decimals(value) for value in prevalences)])
+    title = f"AUPRC on the test images of {comparison.dataset}"
+    return TextTable(title, ["method"], [*matrix.labels, "mean"], lines, is_last_dim=True)
+
+
+def _score_table(comparison: Comparison, score_names: Sequence[str]) -> TextTable:
+    """AUPRC by method and score."""
+    auprc: dict[str, dict[str, str]] = defaultdict(dict)  # by the name of a line, then by score
+    for score in score_names:
+        for row in compare(comparison.runs, score):
+            line_name = f"{row.method}, {row.choice}" if row.choice else row.method
+            auprc[line_name][score] = _three_decimals(row.mean_auprc)
+    lines = []
+    for line_name in sorted(auprc):
+        lines.append([line_name, *(auprc[line_name].get(score, "-") for score in score_names)])
+    title = "AUPRC of every score" + (", mean over labels" if len(comparison.labels) > 1 else "")
+    return TextTable(title, ["method"], [name.replace("_", "\n") for name in score_names], lines)
+
+
+def _print_metrics(console: Console, rows: Sequence[Row]) -> None:
+    """Prints those metrics of every cell that fit the terminal, and the names of the others."""
+    lines = []
     for row in rows:
         for label, cell in row.cells.items():
+            low, high = cell.interval
             results = cell.runs[0].results
-            speeds = [results[f"{work}_images_per_second"] for work in ("train", "score")]
-            train_speed, score_speed = ("-" if speed is None else f"{speed:,.0f}" for speed in speeds)
-            values = {
-                "AUPRC": f"{cell.auprc:.3f}",
-                "95% interval": "{:.3f}-{:.3f}".format(*cell.interval),
-                "prevalence": f"{cell.prevalence:.3f}",
-                "AUROC": f"{cell.mean('test', 'auroc'):.3f}",
-                "train/s": train_speed,
-                "score/s": score_speed,
-            }
-            table.add_row(row.name, label, *(values[name] for name in names))
-    return table
+            lines.append(
+                [
+                    row.name,
+                    label,
+                    _three_decimals(cell.auprc),
+                    f"{low:.3f}-{high:.3f}",
+                    _three_decimals(cell.prevalence),
+                    _three_decimals(cell.auroc),
+                    _whole_number(results["train_images_per_second"]),
+                    _whole_number(results["score_images_per_second"]),
+                ]
+            )
+    table = TextTable("on the test images", ["method", "label"], METRICS, lines)
+    shown_columns = _parts_that_fit(console, table)[0]
+    _print(console, table.select(shown_columns))
+    hidden = METRICS[len(shown_columns) :]
+    console.print(f"A wider terminal also shows {', '.join(hidden)}." if hidden else f"{PREVALENCE} {SPEEDS}")
 
 
-def _matrix(title: str, rows: Sequence[Row], columns: Sequence[str]) -> Table:
-    """Some of the labels, and `mean`, which is over all of them."""
-    labels = comparison.labels_of([run for row in rows for cell in row.cells.values() for run in cell.runs])
-    table = _table(title, columns)
-    for row in rows:
-        figures = {label: f"{cell.auprc:.3f}" for label, cell in row.cells.items()}
-        if len(row.cells) == len(labels):
-            figures["mean"] = f"{row.mean_auprc:.3f}"
-        table.add_row(row.name, *(figures.get(column, "-") for column in columns))
-    prevalences = {label: cell.prevalence for row in rows for label, cell in row.cells.items()}
-    prevalences["mean"] = sum(prevalences.values()) / len(prevalences)
-    table.add_row("prevalence", *(f"{prevalences[column]:.3f}" for column in columns), style="dim")
-    return table
-
-
-def _say_what_was_chosen(console: Console, runs: Sequence[Finished], rows: Sequence[Row]) -> None:
-    """By validation AUPRC, for each label and over labels."""
-    for row in rows:
-        names = comparison.settings_that_vary([run for run in runs if run.method == row.method])
-        if row.choice == comparison.ONE_SETTING:
-            cell = next(iter(row.cells.values()))
-            console.print(f"{row.name}: {comparison.describe(cell, names)}")
-        elif row.choice:
-            chosen = [f"{label}: {comparison.describe(cell, names)}" for label, cell in row.cells.items()]
-            console.print(f"{row.name}: {'; '.join(chosen)}")
-    if any(row.choice for row in rows):
-        console.print("Settings were chosen by validation AUPRC.")
-
-
-def _say_where(console: Console, runs: Sequence[Finished]) -> None:
-    """How well the anomaly maps show where the defects are, where that is known."""
+def _print_pixel_metrics(console: Console, runs: Sequence[ComparedRun]) -> None:
+    """Prints how well anomaly maps show the defects, for datasets with masks."""
     for run in runs:
         test = run.results["test"]
         if "pro" in test:
             console.print(
-                f"where, by {run.method}'s anomaly maps: pixel AUROC {test['pixel_auroc']:.3f}, "
-                f"pixel AUPRC {test['pixel_auprc']:.3f} (a guess {test['pixel_prevalence']:.3f}), "
-                f"PRO {test['pro']:.3f} (a guess 0.150)",
+                f"anomaly maps of {run.method}: pixel AUROC {test['pixel_auroc']:.3f}, "
+                f"pixel AUPRC {test['pixel_auprc']:.3f} (chance level {test['pixel_prevalence']:.3f}), "
+                f"PRO {test['pro']:.3f} (chance level {PRO_CHANCE_LEVEL:.3f})"
             )
 
 
-def _show_every_score(console: Console, runs: Sequence[Finished], n_labels: int) -> None:
-    names = list(dict.fromkeys(name for run in runs for name in run.results["test"]["scores"]))
-    if len(names) <= 2:
-        return
-    title = "AUPRC of every score" + (", mean over labels" if n_labels > 1 else "")
-    figures: dict[str, dict[str, str]] = {}
-    for name in names:
-        for row in comparison.compare(runs, name):
-            figures.setdefault(f"{row.method}, {row.choice}".rstrip(", "), {})[name] = f"{row.mean_auprc:.3f}"
-
-    def some_scores(some: Sequence[str]) -> Table:
-        table = _table(title, [name.replace("_", "\n") for name in some])
-        for method, of_score in sorted(figures.items()):
-            table.add_row(method, *(of_score.get(name, "-") for name in some))
-        return table
-
-    for part in _parts(console, names, some_scores):
-        _print(console, some_scores(part))
-    console.print(
-        "The score that decides is chosen before, by --set score=...; the best of these is no fair figure.",
-    )
+def _print_in_parts(console: Console, table: TextTable) -> None:
+    for columns in _parts_that_fit(console, table):
+        _print(console, table.select(columns))
 
 
-def _table(title: str, figures: Sequence[str], has_label: bool = False) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("method", min_width=LONGEST_WORD)
-    if has_label:
-        table.add_column("anomaly")
-    for figure in figures:
-        table.add_column(figure, justify="right", no_wrap=True)
-    return table
-
-
-def _parts(console: Console, columns: Sequence[str], table_of: Callable[[Sequence[str]], Table]) -> list[list[str]]:
-    """The columns of a table, in as many parts as are needed for each to fit the terminal; a file takes any width."""
+def _parts_that_fit(console: Console, table: TextTable) -> list[list[int]]:
+    """The columns of a table, in as few parts as fit the width of the terminal; a file gets all columns in one part."""
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        return [list(columns)]
-    parts: list[list[str]] = []
-    for column in columns:
-        if parts and _width(console, table_of([*parts[-1], column])) <= console.width:
+        return [list(range(len(table.headings)))]
+    parts: list[list[int]] = []
+    for column in range(len(table.headings)):
+        if parts and _width(console, table.select([*parts[-1], column])) <= console.width:
             parts[-1].append(column)
         else:
             parts.append([column])
     return parts
 
 
-def _width(console: Console, table: Table) -> int:
-    """Columns of a terminal that a table needs."""
-    return Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
-
-
 def _print(console: Console, table: Table) -> None:
-    """Prints a table whole, whatever the console takes to be the width of its lines."""
+    """Prints a table without cutting it, even if it is wider than the console."""
     console.print()
     width = console.width
     console.width = max(width, _width(console, table))
     console.print(table, crop=False, soft_wrap=False)
     console.width = width
+
+
+def _width(console: Console, table: Table) -> int:
+    """The number of terminal columns that a table needs."""
+    return Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+
+
+def _three_decimals(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _whole_number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

@@ -1,38 +1,17 @@
-"""The tables of a report as Markdown and CSV: rows are methods, columns are labels, the last one is their mean."""
+"""The comparison as Markdown and CSV: a row for each method and setting, a column for each label and for the mean."""
 
 import csv
 import io
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from anomaly_toolbox.report import comparison
-from anomaly_toolbox.report.comparison import Cell, Finished, Row
+from anomaly_toolbox.report.comparison import Comparison
+from anomaly_toolbox.report.matrix import Matrix, available_metrics
+from anomaly_toolbox.report.remarks import remarks
+from anomaly_toolbox.report.rows import Cell, Row, labels_of
 
-FIGURES: dict[str, Callable[[Cell], float | None]] = {
-    "auprc": lambda cell: cell.auprc,
-    "auprc_low": lambda cell: cell.interval[0],
-    "auprc_high": lambda cell: cell.interval[1],
-    "auroc": lambda cell: cell.mean("test", "auroc"),
-    "prevalence": lambda cell: cell.prevalence,
-    "seeds": lambda cell: len(cell.runs),
-    "train_seconds": lambda cell: cell.seconds("train"),
-    "score_seconds": lambda cell: cell.seconds("score"),
-    "pixel_auroc": lambda cell: cell.of_pixels("pixel_auroc"),
-    "pixel_auprc": lambda cell: cell.of_pixels("pixel_auprc"),
-    "pro": lambda cell: cell.of_pixels("pro"),
-}
-HEADS = {
-    "auprc": "AUPRC",
-    "auprc_low": "low",
-    "auprc_high": "high",
-    "auroc": "AUROC",
-    "train_seconds": "training, s",
-    "score_seconds": "scoring, s",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_auprc": "pixel AUPRC",
-    "pro": "PRO",
-}
+#: The metrics that have a table of their own in Markdown, besides AUPRC.
 TITLES = {
     "auroc": "AUROC",
     "pixel_auroc": "AUROC of the anomaly maps' pixels",
@@ -43,84 +22,52 @@ TITLES = {
     "seeds": "Seeds",
 }
 LEGEND = (
-    "In brackets the 95% bootstrap interval over test images of a single run; of several seeds (their number after ×) "
-    "the mean, with the lowest and the highest in brackets. A guess reaches the prevalence."
+    "The range in brackets is the 95% bootstrap interval over the test images for a single run, and the lowest and the "
+    "highest AUPRC for several seeds, whose number follows ×. The prevalence is the chance level."
 )
 
 
-def as_csv(of_datasets: dict[str, list[Finished]]) -> str:
-    """A line for each dataset, row and figure; labels that a dataset lacks are empty."""
-    labels = comparison.labels_of([run for runs in of_datasets.values() for run in runs])
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
+def as_csv(comparisons: Sequence[Comparison]) -> str:
+    """A line for each dataset, row and metric.
+
+    The labels of all datasets have columns. A label that a dataset lacks is empty, and `mean` is over the others.
+    """
+    labels = labels_of(run for comparison in comparisons for run in comparison.runs)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["dataset", "method", "score", "choice", "figure", *labels, "mean"])
-    for dataset, runs in of_datasets.items():
-        rows = all_rows(runs)
-        for row in rows:
-            for name in known_figures(rows):
-                figure = FIGURES[name]
-                values = [figure(row.cells[label]) if label in row.cells else None for label in labels]
-                known = [value for value in values if value is not None]
-                mean = statistics.fmean(known) if known else None
-                told = ["" if value is None else f"{value:.6g}" for value in [*values, mean]]
-                writer.writerow([dataset, row.method, row.score, row.choice, name, *told])
-    return written.getvalue()
+    for comparison in comparisons:
+        rows = comparison.all_rows
+        matrices = {metric: Matrix.build(rows, labels, metric) for metric in available_metrics(rows)}
+        for number, row in enumerate(rows):
+            for metric, matrix in matrices.items():
+                values = matrix.values[number]
+                present = [value for value in values if value is not None]
+                mean = statistics.fmean(present) if present else None
+                fields = ["" if value is None else f"{value:.6g}" for value in [*values, mean]]
+                writer.writerow([comparison.dataset, row.method, row.score, row.choice, metric, *fields])
+    return text.getvalue()
 
 
-def known_figures(rows: Sequence[Row]) -> list[str]:
-    """The names of the figures that are known of at least one cell."""
-    cells = [cell for row in rows for cell in row.cells.values()]
-    return [name for name, figure in FIGURES.items() if any(figure(cell) is not None for cell in cells)]
-
-
-def all_rows(runs: Sequence[Finished]) -> list[Row]:
-    """By the scores that decide, then by each method's best other score, where that is another."""
-    rows = comparison.compare(runs)
-    names = {row.name for row in rows}
-    return rows + [row for row in comparison.compare_other_scores(runs) if row.name not in names]
-
-
-def as_markdown(of_datasets: dict[str, list[Finished]], left_out: Sequence[tuple[Path, str]]) -> str:
-    """Tables of every dataset, and what was left out."""
-    parts = ["# Results", ""]
-    for dataset, runs in of_datasets.items():
-        labels = comparison.labels_of(runs)
-        rows = comparison.compare(runs)
-        parts += [f"## {dataset}", "", "AUPRC on the test images. " + LEGEND, ""]
-        parts += [*_table(rows, labels, "auprc"), ""]
-        parts += [f"* {line}" for line in [*chosen(runs, rows), *comparison.remarks(rows)]] + [""]
-        parts += ["AUPRC by each method's best other score, chosen by mean validation AUPRC:", ""]
-        parts += [*_table(comparison.compare_other_scores(runs), labels, "auprc"), ""]
-        for name in [name for name in known_figures(rows) if name in TITLES]:
-            title = TITLES[name]
-            if name != "seeds" or any(len(cell.runs) > 1 for row in rows for cell in row.cells.values()):
-                parts += [f"{title}:", "", *_table(rows, labels, name), ""]
+def as_markdown(comparisons: Sequence[Comparison], left_out: Sequence[tuple[Path, str]]) -> str:
+    """The tables of every dataset, and a list of the run folders that were left out, with the reasons."""
+    blocks = ["# Results"]
+    for comparison in comparisons:
+        blocks += _dataset_blocks(comparison)
     if left_out:
-        parts += ["## Left out", "", *(f"* `{folder}`: {reason}" for folder, reason in left_out), ""]
-    return "\n".join(parts).replace("\n\n\n", "\n\n")
+        blocks += ["## Left out", _bullet_list(f"`{folder}`: {reason}" for folder, reason in left_out)]
+    return "\n\n".join(blocks) + "\n"
 
 
-def auprc_text(cell: Cell) -> str:
-    """`0.573 (0.541-0.604)`, or with seeds `0.573 ×3 (0.560-0.588)`."""
-    several = f" ×{len(cell.runs)}" if len(cell.runs) > 1 else ""
-    return f"{cell.auprc:.3f}{several} ({cell.interval[0]:.3f}-{cell.interval[1]:.3f})"
+def auprc_with_interval(cell: Cell) -> str:
+    """`0.573 (0.541-0.604)`, or `0.573 ×3 (0.560-0.588)` for three seeds."""
+    seeds = f" ×{len(cell.runs)}" if len(cell.runs) > 1 else ""
+    low, high = cell.interval
+    return f"{cell.auprc:.3f}{seeds} ({low:.3f}-{high:.3f})"
 
 
-def chosen(runs: Sequence[Finished], rows: Sequence[Row]) -> list[str]:
-    """For each row with a choice, what was chosen, by validation AUPRC."""
-    lines = []
-    for row in rows:
-        names = comparison.settings_that_vary([run for run in runs if run.method == row.method])
-        settings = {label: comparison.describe(cell, names) for label, cell in row.cells.items()}
-        if row.choice == comparison.ONE_SETTING:
-            lines.append(f"{row.name}: {next(iter(settings.values()))}")
-        elif row.choice:
-            lines.append(f"{row.name}: " + "; ".join(f"{label}: {setting}" for label, setting in settings.items()))
-    return [f"{line} (chosen by validation AUPRC)" for line in lines]
-
-
-def number(value: float | None) -> str:
-    """Three decimals for fractions, three digits for the rest."""
+def format_number(value: float | None) -> str:
+    """Three decimals up to 1, three digits up to 100, and no decimals above; `-` for None."""
     if value is None:
         return "-"
     if isinstance(value, int) or value >= 100:
@@ -128,25 +75,51 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if value <= 1 else f"{value:.3g}"
 
 
-def mean_text(row: Row, labels: Sequence[str], figure: str) -> str:
-    """Mean of a figure over all labels; `-` where the row lacks one."""
-    values = [FIGURES[figure](row.cells[label]) if label in row.cells else None for label in labels]
-    return "-" if None in values else number(statistics.fmean(values))
+def _dataset_blocks(comparison: Comparison) -> list[str]:
+    labels, rows = comparison.labels, comparison.rows
+    blocks = [f"## {comparison.dataset}", f"AUPRC on the test images. {LEGEND}", _auprc_table(rows, labels)]
+    notes = [f"{line} (chosen by validation AUPRC)" for line in comparison.chosen_settings] + remarks(rows)
+    if notes:
+        blocks.append(_bullet_list(notes))
+    if comparison.other_score_rows:
+        blocks.append("AUPRC of each method's best other score, which was chosen by mean validation AUPRC:")
+        blocks.append(_auprc_table(comparison.other_score_rows, labels))
+    has_seeds = any(len(cell.runs) > 1 for row in rows for cell in row.cells.values())
+    for metric in available_metrics(rows):
+        if metric in TITLES and (metric != "seeds" or has_seeds):
+            blocks += [f"{TITLES[metric]}:", _metric_table(rows, labels, metric)]
+    return blocks
 
 
-def prevalences(rows: Sequence[Row], labels: Sequence[str]) -> list[float]:
-    """The AUPRC of a guess for each label."""
-    known = {label: cell.prevalence for row in rows for label, cell in row.cells.items()}
-    return [known[label] for label in labels]
+def _auprc_table(rows: Sequence[Row], labels: Sequence[str]) -> str:
+    matrix = Matrix.build(rows, labels)
+    lines = []
+    for row, mean in zip(rows, matrix.means, strict=True):
+        cells = [auprc_with_interval(row.cells[label]) if label in row.cells else "-" for label in labels]
+        lines.append([row.name, *cells, format_number(mean)])
+    prevalences = [*matrix.prevalences, matrix.mean_prevalence]
+    lines.append(["prevalence", *(format_number(prevalence) for prevalence in prevalences)])
+    return _table(labels, lines)
 
 
-def _table(rows: Sequence[Row], labels: Sequence[str], figure: str) -> list[str]:
-    text = auprc_text if figure == "auprc" else lambda cell: number(FIGURES[figure](cell))
-    lines = [f"| method | {' | '.join(labels)} | mean |", "| --- |" + " ---: |" * (len(labels) + 1)]
-    for row in rows:
-        cells = [text(row.cells[label]) if label in row.cells else "-" for label in labels]
-        lines.append(f"| {row.name} | {' | '.join(cells)} | {mean_text(row, labels, figure)} |")
-    if figure == "auprc" and rows:
-        guess = prevalences(rows, labels)
-        lines.append(f"| prevalence | {' | '.join(map(number, guess))} | {number(statistics.fmean(guess))} |")
-    return lines
+def _metric_table(rows: Sequence[Row], labels: Sequence[str], metric: str) -> str:
+    matrix = Matrix.build(rows, labels, metric)
+    lines = []
+    for row, values, mean in zip(rows, matrix.values, matrix.means, strict=True):
+        lines.append([row.name, *(format_number(value) for value in [*values, mean])])
+    return _table(labels, lines)
+
+
+def _table(labels: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of lines with the name of a row, a text for each label, and the mean."""
+    head = ["method", *labels, "mean"]
+    alignment = "| --- |" + " ---: |" * (len(labels) + 1)
+    return "\n".join([_table_line(head), alignment, *(_table_line(line) for line in lines)])
+
+
+def _table_line(fields: Sequence[str]) -> str:
+    return f"| {' | '.join(fields)} |"
+
+
+def _bullet_list(lines: Iterable[str]) -> str:
+    return "\n".join(f"* {line}" for line in lines)

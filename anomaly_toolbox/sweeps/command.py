@@ -7,22 +7,22 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel
 from rich.console import Console
 
 from anomaly_toolbox.console import ProgressBar, plain_console
 from anomaly_toolbox.datasets import load_dataset, source
 from anomaly_toolbox.errors import ToolboxError, reason
 from anomaly_toolbox.files import short_name
+from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
 from anomaly_toolbox.report import tables
-from anomaly_toolbox.report.comparison import Finished
-from anomaly_toolbox.sweeps import hps, workers
-from anomaly_toolbox.sweeps import plan as planning
-from anomaly_toolbox.sweeps.plan import Options, Plan
+from anomaly_toolbox.report.rows import ComparedRun
+from anomaly_toolbox.sweeps.hps import LABELS
+from anomaly_toolbox.sweeps.plan import Options, Plan, make_plan
 from anomaly_toolbox.sweeps.queue import is_repetition
 from anomaly_toolbox.sweeps.search import StudySpec, definition, digest
 from anomaly_toolbox.sweeps.storage import open_storage, quiet_optuna
 from anomaly_toolbox.sweeps.sweep import Sweep
+from anomaly_toolbox.sweeps.workers import run_workers
 from anomaly_toolbox.training.device import describe_device
 from anomaly_toolbox.training.trial import Trial, Watch, run_trial
 
@@ -35,11 +35,11 @@ class Outcome:
     """What became of the trials of a command.
 
     Attributes:
-        finished: runs that finished.
-        failures: the name of each trial that failed, and the reason.
+        finished: the finished runs.
+        failures: the name of each failed trial, and the reason.
     """
 
-    finished: list[Finished] = field(default_factory=list)
+    finished: list[ComparedRun] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -47,8 +47,8 @@ class TrialRunner:
     """Runs single trials of one command.
 
     Args:
-        options: of the command.
-        console: where progress is printed.
+        options: the options of the command.
+        console: the console that progress is printed to.
     """
 
     def __init__(self, options: Options, console: Console):
@@ -65,7 +65,7 @@ class TrialRunner:
         self._source = source(options.dataset, options.data_dir)
 
     def run(
-        self, method: str, hyperparameters: BaseModel, overwrite: bool, watch: Watch | None = None
+        self, method: str, hyperparameters: ScoringHyperparameters, overwrite: bool, watch: Watch | None = None
     ) -> tuple[Path, dict[str, Any]]:
         """Runs one trial and returns its folder and its results; see `run_trial`."""
         options = self.options
@@ -80,7 +80,9 @@ class TrialRunner:
         )
         return run_trial(trial, options.log_dir, self.console, overwrite, watch)
 
-    def run_in_sweep(self, study: StudySpec, hyperparameters: BaseModel, trial: optuna.Trial) -> dict[str, Any]:
+    def run_in_sweep(
+        self, study: StudySpec, hyperparameters: ScoringHyperparameters, trial: optuna.Trial
+    ) -> dict[str, Any]:
         """Runs a trial of a study, which may be stopped early; returns its results, hyperparameters and folder."""
         chosen = "".join(f", {name} {value}" for name, value in trial.params.items())
         self.announce(study.method, hyperparameters, chosen)
@@ -95,19 +97,21 @@ class TrialRunner:
         try:
             folder, results = self.run(study.method, hyperparameters, overwrite, watch)
         except optuna.TrialPruned:
-            self.console.print("stopped early: worse than the median of the trials before")
+            self.console.print("stopped early: worse than the median of the earlier trials")
             raise
         except Exception as failure:
             self.print_failure(failure)
             raise
         return {**results, "hyperparameters": hyperparameters.model_dump(), "folder": str(folder)}
 
-    def announce(self, method: str, hyperparameters: BaseModel, more: str = "") -> None:
-        """Prints the title of a trial."""
-        given = {name: getattr(hyperparameters, name) for name in hps.LABELS}
-        labels = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-        title = f"{method} on {self.options.dataset_name}" + (f", {labels}" if labels else "")
-        self.console.print(f"\n{title}{more}", style="bold")
+    def announce(self, method: str, hyperparameters: ScoringHyperparameters, suffix: str = "") -> None:
+        """Prints the title of a trial, such as `GANomaly on Digits, anomalous_label 2`."""
+        title = f"{method} on {self.options.dataset_name}"
+        for name in LABELS:
+            label = getattr(hyperparameters, name)
+            if label is not None:
+                title += f", {name} {label}"
+        self.console.print(f"\n{title}{suffix}", style="bold")
 
     def print_failure(self, failure: Exception) -> None:
         """Prints a failure that does not end the command."""
@@ -120,7 +124,7 @@ def run(plan: Plan) -> None:
     """Runs every trial of every method and prints the tables. When a trial fails, the others still run.
 
     Args:
-        plan: from `plan.make`.
+        plan: the plan that `make_plan` returns.
 
     Raises:
         ToolboxError: the first failure, after all other trials were run and their tables printed.
@@ -131,7 +135,7 @@ def run(plan: Plan) -> None:
         console.print(f"left out, because {options.hps_path} has no section for them: {names}")
     console.print(f"device: {describe_device(options.require_gpu)}")
     with quiet_optuna():
-        outcome = _run_sweep(plan, console, open_sweep(plan)) if options.is_shared else _run_in_turn(plan, console)
+        outcome = _run_sweep(plan, console) if options.is_sweep else _run_in_turn(plan, console)
     tables.show(console, outcome.finished, outcome.failures)
     failures = outcome.failures
     if failures:
@@ -155,10 +159,12 @@ def open_sweep(plan: Plan) -> Sweep:
 
 def _run_in_turn(plan: Plan, console: Console) -> Outcome:
     """Runs one trial for each method: the first value of each hyperparameter."""
-    options, trials, outcome = plan.options, plan.first_trials, Outcome()
+    options, trials = plan.options, plan.first_trials
+    outcome = Outcome()
     runner = TrialRunner(options, console)
     for number, (method, hyperparameters) in enumerate(trials, 1):
-        runner.announce(method, hyperparameters, f" (trial {number} of {len(trials)})" if len(trials) > 1 else "")
+        counter = f" (trial {number} of {len(trials)})" if len(trials) > 1 else ""
+        runner.announce(method, hyperparameters, counter)
         try:
             folder, results = runner.run(method, hyperparameters, options.overwrite)
         except Exception as failure:
@@ -167,13 +173,14 @@ def _run_in_turn(plan: Plan, console: Console) -> Outcome:
             runner.print_failure(failure)
             outcome.failures.append((method, reason(failure)))
         else:
-            outcome.finished.append(Finished(hyperparameters.model_dump(), results, folder))
+            outcome.finished.append(ComparedRun(hyperparameters.model_dump(), results, folder))
     return outcome
 
 
-def _run_sweep(plan: Plan, console: Console, sweep: Sweep) -> Outcome:
-    """Runs all trials of a sweep, together with other processes that were given the same command."""
+def _run_sweep(plan: Plan, console: Console) -> Outcome:
+    """Runs all trials of a sweep, together with other processes that run the same command."""
     options = plan.options
+    sweep = open_sweep(plan)
     runner = TrialRunner(options, console)
     sweep.prepare(options.overwrite)
     console.print(f"sweep: {sweep.name}, {_count_trials(sweep)} trials")
@@ -188,7 +195,7 @@ def _run_sweep(plan: Plan, console: Console, sweep: Sweep) -> Outcome:
         if trial.state == TrialState.COMPLETE:
             results = dict(trial.user_attrs["results"])
             hyperparameters, folder = results.pop("hyperparameters"), Path(results.pop("folder"))
-            outcome.finished.append(Finished(hyperparameters, results, folder if folder.exists() else None))
+            outcome.finished.append(ComparedRun(hyperparameters, results, folder if folder.exists() else None))
         elif trial.state == TrialState.PRUNED:
             console.print(f"stopped early: {name}, after epoch {trial.last_step}")
         else:
@@ -213,12 +220,12 @@ def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
                     bar.advance(task)
                     console.print(f"{name}: {_ending(trial)}")
 
-        def print_exit(log: Path, code: int) -> None:
+        def print_exit(log: Path, code: int | None) -> None:
             if code:
                 text = f"a worker ended with exit code {code}, see {log}; the other workers continue its trial"
                 console.print(text, style="red")
 
-        workers.run(_work, options, logs, print_new_results, print_exit)
+        run_workers(_work, options, logs, print_new_results, print_exit)
     if not all(trial.state.is_finished() for _, trial in sweep.trials()):
         raise ToolboxError("all workers ended before all trials had; run the same command again to continue")
 
@@ -227,7 +234,7 @@ def _work(options: Options) -> None:
     """What each worker process runs."""
     describe_device(options.require_gpu)
     with quiet_optuna():
-        open_sweep(planning.make(options)).work(TrialRunner(options, plain_console()).run_in_sweep)
+        open_sweep(make_plan(options)).work(TrialRunner(options, plain_console()).run_in_sweep)
 
 
 def _count_trials(sweep: Sweep) -> int:

@@ -1,9 +1,9 @@
-"""Hyperparameter files: a JSON grid in, validated trials out. No TensorFlow here.
+"""Reads hyperparameter files: JSON files with a domain for each hyperparameter. No TensorFlow here.
 
     {"ganomaly": {"learning_rate": {"type": "Discrete", "values": [0.0002, 0.002]},
                   "width": {"type": "IntInterval", "min": 16, "max": 64, "log": true}}}
 
-One section a method, its name in any letter case; sections of methods that do not exist here are left alone.
+Each method has a section, whose name may be in any letter case. Sections of unknown methods are ignored.
 """
 
 import json
@@ -16,35 +16,40 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from anomaly_toolbox.errors import InputError, did_you_mean
-from anomaly_toolbox.models.hyperparameters import explain, shortened, validate
+from anomaly_toolbox.models.hyperparameters import Schema, explain, shortened, validate
 
-LABELS = ("anomalous_label", "class_label")  # rows of a comparison; never something to be optimised
+LABELS = ("anomalous_label", "class_label")  # each label has a study of its own and is never optimised
 MOST_COMBINATIONS = 10_000
-WORDS = {"none": None, "true": True, "false": False}  # as --set takes them, in any letter case
-DOMAIN_KEYS = {
-    "Discrete": ({"type", "values"}, set()),
-    "RealInterval": ({"type", "min", "max"}, {"log"}),
-    "IntInterval": ({"type", "min", "max"}, {"log"}),
+WORDS = {"none": None, "true": True, "false": False}  # accepted by --set besides JSON, in any letter case
+REQUIRED_KEYS = {
+    "Discrete": {"type", "values"},
+    "RealInterval": {"type", "min", "max"},
+    "IntInterval": {"type", "min", "max"},
 }
+OPTIONAL_KEYS = {"Discrete": set[str](), "RealInterval": {"log"}, "IntInterval": {"log"}}
 
 
 @dataclass(frozen=True)
 class Discrete:
-    """One of these values, without duplicates."""
+    """A list of values without duplicates."""
 
     values: tuple[Any, ...]
 
     @property
     def first(self) -> Any:
-        """What is used where nothing is tuned."""
+        """The value that is used without `--tuning`."""
         return self.values[0]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number from `low` to `high`, both included; with `log`, each power of ten is as likely as the next.
+    """All numbers from `low` to `high`, both included.
 
-    `step` is the distance of neighbouring whole numbers, None for real ones.
+    Attributes:
+        low: the smallest number.
+        high: the largest number.
+        log: whether samplers draw the logarithm uniformly, so that each power of ten is equally likely.
+        step: the distance between neighbouring whole numbers; None for real numbers.
     """
 
     low: float
@@ -54,115 +59,142 @@ class Interval:
 
     @property
     def first(self) -> float:
-        """What is used where nothing is tuned."""
+        """The value that is used without `--tuning`."""
         return self.low
 
 
 Domain = Discrete | Interval
 
 
-def domains(
+def read_domains(
     schema: type[BaseModel], method: str, path: Path | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, Domain]:
-    """What a hyperparameter file says of each hyperparameter; those it leaves out have the schema's default.
+    """Reads the domains of a method's hyperparameters; hyperparameters without a domain keep their default.
 
     Args:
         schema: the method's `Hyperparameters`.
-        method: the registered name of the method; its section is the same in lower case.
+        method: the registered name of the method, which is also the name of its section.
         path: the JSON file, or None.
-        overrides: `name=value` each, which replace what the file says.
+        overrides: texts of the form `name=value`, which replace the domains of the file.
+
+    Returns:
+        Domains by the name of the hyperparameter, in the order of the file.
 
     Raises:
-        InputError: names the file, section and key, what was received and what would be right.
+        InputError: names the file, the section and the key, what was received and what would be right.
     """
-    found = _read_domains(schema, method, path) if path else {}
+    domains = _read_section(schema, method, path) if path else {}
     for override in overrides:
         name, value = _parse_override(schema, override)
-        found[name] = Discrete((value,))
-    return found
+        domains[name] = Discrete((value,))
+    return domains
 
 
-def first_trial(schema: type[BaseModel], found: Mapping[str, Domain]) -> BaseModel:
-    """The first value of each domain: what runs where nothing is tuned."""
-    return validate(schema, {name: domain.first for name, domain in found.items()})
+def first_trial(schema: type[Schema], domains: Mapping[str, Domain]) -> Schema:
+    """The hyperparameters that are used without `--tuning`: the first value of each domain.
+
+    Raises:
+        InputError: the values contradict each other.
+    """
+    return validate(schema, {name: domain.first for name, domain in domains.items()})
 
 
-def combinations(found: Mapping[str, Domain]) -> list[dict[str, Any]]:
-    """Every combination of Discrete values, in the order of the file; InputError if there are more than 10,000."""
-    count = count_combinations(found)
+def combinations(grid: Mapping[str, Discrete]) -> list[dict[str, Any]]:
+    """Every combination of the listed values; the last hyperparameter changes fastest.
+
+    Raises:
+        InputError: there are more than 10,000 combinations.
+    """
+    count = math.prod(len(domain.values) for domain in grid.values())
     check_count(count)
-    return [combination(found, index) for index in range(count)]
+    return [combination(grid, index) for index in range(count)]
+
+
+def combination(grid: Mapping[str, Discrete], index: int) -> dict[str, Any]:
+    """The combination at this index of `combinations`, computed without the others."""
+    values = {}
+    for name, domain in reversed(list(grid.items())):
+        index, value_index = divmod(index, len(domain.values))
+        values[name] = domain.values[value_index]
+    return {name: values[name] for name in grid}
+
+
+def count_combinations(domains: Mapping[str, Domain]) -> float:
+    """The number of combinations, which is infinite with an interval."""
+    return math.prod(len(domain.values) if isinstance(domain, Discrete) else math.inf for domain in domains.values())
 
 
 def check_count(count: int) -> None:
     """Raises InputError for more than 10,000 combinations."""
     if count > MOST_COMBINATIONS:
         raise InputError(
-            f"the grid has {count:,} combinations, more than {MOST_COMBINATIONS:,}; say with --trials how many of them "
-            "to run for each method and label"
+            f"the grid has {count:,} combinations, more than {MOST_COMBINATIONS:,}; choose with --trials how many of "
+            "them to run for each method and label"
         )
 
 
-def check_grid(found: Mapping[str, Domain], place: str) -> None:
-    """Raises InputError, which begins with `place`, if there is an interval, which a grid cannot enumerate."""
-    for name, domain in found.items():
+def as_grid(domains: Mapping[str, Domain], source: str) -> dict[str, Discrete]:
+    """The same domains, of which a grid can list all values.
+
+    Args:
+        domains: domains by the name of the hyperparameter.
+        source: the file and the section of the domains; the error message starts with it.
+
+    Raises:
+        InputError: a domain is an interval.
+    """
+    grid = {}
+    for name, domain in domains.items():
         if isinstance(domain, Interval):
             raise InputError(
-                f"{place}{name}: a grid needs Discrete values, received an interval, {domain.low} to {domain.high}; "
-                "--sampler random or --sampler tpe searches it, with --trials"
+                f"{source}{name}: a grid needs Discrete values, received an interval, {domain.low} to {domain.high}; "
+                "search it with --sampler random or --sampler tpe, and --trials"
             )
+        grid[name] = domain
+    return grid
 
 
-def count_combinations(found: Mapping[str, Domain]) -> int | float:
-    """How many combinations there are; infinitely many with an interval."""
-    return math.prod(len(domain.values) if isinstance(domain, Discrete) else math.inf for domain in found.values())
+def section_names(path: Path) -> set[str]:
+    """The names of all sections of a file, in lower case.
 
-
-def combination(found: Mapping[str, Domain], index: int) -> dict[str, Any]:
-    """Number `index` of `combinations`, without making the others."""
-    values = {}
-    for name, domain in reversed(found.items()):
-        index, place = divmod(index, len(domain.values))
-        values[name] = domain.values[place]
-    return {name: values[name] for name in found}
-
-
-def sections(path: Path) -> set[str]:
-    """The names of a file's sections, in lower case; InputError if it cannot be read."""
+    Raises:
+        InputError: the file cannot be read.
+    """
     return set(_read_sections(path))
 
 
-def _read_domains(schema: type[BaseModel], method: str, path: Path) -> dict[str, Domain]:
-    content = _read_sections(path)
-    if method.lower() not in content:
-        names = [name for name, _ in content.values()]
+def _read_section(schema: type[BaseModel], method: str, path: Path) -> dict[str, Domain]:
+    sections = _read_sections(path)
+    if method.lower() not in sections:
+        names = [name for name, _ in sections.values()]
         raise InputError(f"{path}: has no section {method.lower()!r}: {did_you_mean(method, names)}")
-    section, hyperparameters = content[method.lower()]
-    if not isinstance(hyperparameters, dict):
+    section_name, section = sections[method.lower()]
+    if not isinstance(section, dict):
         raise InputError(
-            f"{path}: {section}: expected an object of hyperparameters, received {shortened(hyperparameters)}"
+            f"{path}: {section_name}: expected an object of hyperparameters, received {shortened(section)}"
         )
-    found = {}
-    for name, domain in hyperparameters.items():
-        place = f"{path}: {section}.{name}"
-        _check_name(schema, name, place)
-        found[name] = _domain(schema, name, domain, place)
-    return found
+    domains = {}
+    for name, content in section.items():
+        location = f"{path}: {section_name}.{name}"
+        _check_name(schema, name, location)
+        domains[name] = _parse_domain(schema, name, content, location)
+    return domains
 
 
 def _read_sections(path: Path) -> dict[str, tuple[str, Any]]:
-    """For each section, in lower case, its name as it stands in the file, and what it holds."""
-    content: dict[str, tuple[str, Any]] = {}
-    for name, section in _read_json(path).items():
-        other, _ = content.setdefault(name.lower(), (name, section))
-        if other != name:
-            raise InputError(f"{path}: {other!r} and {name!r} are one section; expected it once")
-    return content
+    """The sections of a file by name in lower case; each with its name as written in the file, and its content."""
+    sections: dict[str, tuple[str, Any]] = {}
+    for name, content in _read_json(path).items():
+        if name.lower() in sections:
+            other_name, _ = sections[name.lower()]
+            raise InputError(f"{path}: {other_name!r} and {name!r} name the same section; expected one of them")
+        sections[name.lower()] = (name, content)
+    return sections
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors may put a byte-order mark at the beginning
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark at the beginning
         content = json.loads(text, object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise InputError(f"--hps-path {path}: there is no such file") from None
@@ -178,73 +210,88 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice in one object")
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"{name!r} appears twice in one object")
+        content[name] = value
     return content
 
 
-def _domain(schema: type[BaseModel], name: str, domain: Any, place: str) -> Domain:
-    kind = domain.get("type") if isinstance(domain, dict) else None
-    if not isinstance(kind, str) or kind not in DOMAIN_KEYS:
+def _parse_domain(schema: type[BaseModel], name: str, content: Any, location: str) -> Domain:
+    kind = content.get("type") if isinstance(content, dict) else None
+    if not isinstance(kind, str) or kind not in REQUIRED_KEYS:
         raise InputError(
-            f'{place}: expected {{"type": "Discrete", "values": [...]}} (or RealInterval, IntInterval with min and '
-            f"max), received {shortened(domain)}"
+            f'{location}: expected {{"type": "Discrete", "values": [...]}} (or RealInterval, IntInterval with min and '
+            f"max), received {shortened(content)}"
         )
-    needed, possible = DOMAIN_KEYS[kind]
-    if not needed <= set(domain) <= needed | possible:
-        may = f" and may have {', '.join(sorted(possible))}" if possible else ""
+    keys, required, optional = set(content), REQUIRED_KEYS[kind], OPTIONAL_KEYS[kind]
+    if not required <= keys <= required | optional:
+        options = f" and may have {', '.join(sorted(optional))}" if optional else ""
         raise InputError(
-            f"{place}: {kind} takes {', '.join(sorted(needed))}{may}; received {', '.join(sorted(domain))}"
+            f"{location}: {kind} takes {', '.join(sorted(required))}{options}; received {', '.join(sorted(keys))}"
         )
     if kind == "Discrete":
-        if not isinstance(domain["values"], list) or not domain["values"]:
-            raise InputError(
-                f"{place}: values must be a list with at least one value, received {shortened(domain['values'])}"
-            )
-        return Discrete(tuple(dict.fromkeys(_checked(schema, name, value, place) for value in domain["values"])))
-    return _interval(schema, name, domain, place)
+        return _parse_discrete(schema, name, content["values"], location)
+    return _parse_interval(schema, name, content, location)
 
 
-def _interval(schema: type[BaseModel], name: str, domain: dict[str, Any], place: str) -> Interval:
-    is_whole = domain["type"] == "IntInterval"
-    low, high, log = domain["min"], domain["max"], domain.get("log", False)
-    wanted = int if is_whole else (int, float)
-    if any(isinstance(end, bool) or not isinstance(end, wanted) for end in (low, high)) or low > high:
+def _parse_discrete(schema: type[BaseModel], name: str, values: Any, location: str) -> Discrete:
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{location}: values must be a list with at least one value, received {shortened(values)}")
+    validated = [_validated(schema, name, value, location) for value in values]
+    return Discrete(tuple(dict.fromkeys(validated)))  # a dict removes duplicates and keeps the order
+
+
+def _parse_interval(schema: type[BaseModel], name: str, content: dict[str, Any], location: str) -> Interval:
+    is_whole = content["type"] == "IntInterval"
+    low, high, log = content["min"], content["max"], content.get("log", False)
+    number_types = int if is_whole else (int, float)
+    are_numbers = all(isinstance(end, number_types) and not isinstance(end, bool) for end in (low, high))
+    if not are_numbers or low > high:
         raise InputError(
-            f"{place}: min and max must be numbers of that type with min <= max, received {shortened(domain)}"
+            f"{location}: min and max must be numbers of that type with min <= max, received {shortened(content)}"
         )
     if not isinstance(log, bool) or (log and low <= 0):
         raise InputError(
-            f"{place}: log must be true or false, and true only where min > 0, received {shortened(domain)}"
+            f"{location}: log must be true or false, and true only where min > 0, received {shortened(content)}"
         )
     if name in LABELS:
-        raise InputError(f"{place}: labels are listed, as Discrete values, received {shortened(domain)}")
-    ends = [_checked(schema, name, end, place) for end in (low, high)]
-    if not is_whole and any(isinstance(end, int) for end in ends):
-        raise InputError(f"{place}: takes whole numbers only, use IntInterval; received {shortened(domain)}")
-    step = 1
-    for rule in schema.model_fields[name].metadata:
-        step = getattr(rule, "multiple_of", None) or step
+        raise InputError(f"{location}: labels must be Discrete values, received {shortened(content)}")
+    low = _validated(schema, name, low, location)
+    high = _validated(schema, name, high, location)
+    if not is_whole:
+        if isinstance(low, int) or isinstance(high, int):
+            raise InputError(f"{location}: takes whole numbers only, use IntInterval; received {shortened(content)}")
+        return Interval(low, high, log, step=None)
+    step = _step(schema, name)
     if log and step > 1:
-        raise InputError(f"{place}: has to be a multiple of {step}, which log cannot keep; leave log out")
-    return Interval(*ends, log, int(step) if is_whole else None)
+        raise InputError(f"{location}: must be a multiple of {step}, which log cannot guarantee; leave log out")
+    return Interval(low, high, log, step)
+
+
+def _step(schema: type[BaseModel], name: str) -> int:
+    """The number of which a hyperparameter must be a multiple."""
+    for rule in schema.model_fields[name].metadata:
+        multiple_of = getattr(rule, "multiple_of", None)
+        if multiple_of is not None:
+            return int(multiple_of)
+    return 1
 
 
 def _parse_override(schema: type[BaseModel], override: str) -> tuple[str, Any]:
-    name, equals, text = override.partition("=")
-    if not equals:
+    name, equals_sign, text = override.partition("=")
+    if not equals_sign:
         raise InputError(f"--set {override!r}: expected name=value, for example epochs=3")
     _check_name(schema, name, "--set")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = text  # a plain word: --set select_by=last
-        word = WORDS.get(text.strip().lower(), text)
-        if word is not text and _is_valid(schema, name, word):
-            value = word
-    return name, _checked(schema, name, value, f"--set {name}")
+        word = text.strip().lower()
+        if word in WORDS and _is_valid(schema, name, WORDS[word]):
+            value = WORDS[word]
+    return name, _validated(schema, name, value, f"--set {name}")
 
 
 def _is_valid(schema: type[BaseModel], name: str, value: Any) -> bool:
@@ -255,14 +302,14 @@ def _is_valid(schema: type[BaseModel], name: str, value: Any) -> bool:
     return True
 
 
-def _check_name(schema: type[BaseModel], name: str, place: str) -> None:
+def _check_name(schema: type[BaseModel], name: str, location: str) -> None:
     if name not in schema.model_fields:
-        raise InputError(f"{place}: no hyperparameter is called {name!r}: {did_you_mean(name, schema.model_fields)}")
+        raise InputError(f"{location}: no hyperparameter is called {name!r}: {did_you_mean(name, schema.model_fields)}")
 
 
-def _checked(schema: type[BaseModel], name: str, value: Any, place: str) -> Any:
-    """`value` if the schema takes it for `name`; each key is checked alone, so that the error can name its place."""
+def _validated(schema: type[BaseModel], name: str, value: Any, location: str) -> Any:
+    """The validated value of one hyperparameter; validated alone, so that the error names its location."""
     try:
         return getattr(schema.model_validate({name: value}), name)
     except ValidationError as problem:
-        raise InputError(f"{place}: {explain(problem)}, received {shortened(value)}") from None
+        raise InputError(f"{location}: {explain(problem)}, received {shortened(value)}") from None

@@ -1,21 +1,29 @@
-"""What a command is to run, checked before anything heavy is imported. No TensorFlow here."""
+"""What a command is to run, checked before TensorFlow is imported. No TensorFlow here."""
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from anomaly_toolbox.models import hyperparameters_of
+from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
 from anomaly_toolbox.sweeps import hps
+
+if TYPE_CHECKING:  # Optuna is imported only for commands that use it
+    from anomaly_toolbox.sweeps.search import Search, StudySpec
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command was asked; every field is the option of that name in `anomaly-box --help`."""
+    """The options of a command; `anomaly-box --help` explains the option of the same name.
+
+    Attributes without an option of the same name:
+        methods: the registered names of the methods to run, from `--experiment` or `--run-all`.
+        dataset_name: the name of the dataset in run folders and tables.
+        overrides: the values of `--set`.
+    """
 
     methods: Sequence[str]
     dataset: str
@@ -42,25 +50,30 @@ class Options:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What is unusual in how images are read; see `Trial`."""
-        unusual = {"aspect": self.aspect not in (None, "stretch"), "all_test_images": self.all_test_images}
-        unusual["white_level"] = self.white_level is not None
-        return {name: getattr(self, name) for name, is_given in unusual.items() if is_given}
+        """The options for reading images that differ from their defaults; they are part of the name of a run."""
+        reading: dict[str, Any] = {}
+        if self.aspect not in (None, "stretch"):
+            reading["aspect"] = self.aspect
+        if self.all_test_images:
+            reading["all_test_images"] = True
+        if self.white_level is not None:
+            reading["white_level"] = self.white_level
+        return reading
 
     @property
-    def is_shared(self) -> bool:
-        """Whether there may be more trials than one a method, or more workers than one."""
+    def is_sweep(self) -> bool:
+        """Whether the command is a sweep, whose trials wait in a storage for one or more workers."""
         return self.tuning or self.workers > 1 or self.storage is not None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which methods run with which hyperparameters; made by `make`.
+    """The methods that a command runs, and their hyperparameters; made by `make_plan`.
 
     Attributes:
-        options: of the command.
-        domains: for each method the domain of each hyperparameter that was given.
-        left_out: methods of which the hyperparameter file says nothing.
+        options: the options of the command.
+        domains: for each method, the domains of the hyperparameters that the file or `--set` gives.
+        left_out: the methods without a section in the hyperparameter file.
     """
 
     options: Options
@@ -68,43 +81,46 @@ class Plan:
     left_out: Sequence[str]
 
     @cached_property
-    def first_trials(self) -> list[tuple[str, BaseModel]]:
-        """The first value of everything, for each method."""
-        return [(name, hps.first_trial(hyperparameters_of(name), domains)) for name, domains in self.domains.items()]
+    def first_trials(self) -> list[tuple[str, ScoringHyperparameters]]:
+        """Each method with the first value of each domain."""
+        return [
+            (method, hps.first_trial(hyperparameters_of(method), domains)) for method, domains in self.domains.items()
+        ]
 
     @cached_property
-    def search(self):
-        """How the trials of a sweep are chosen, a `search.Search`."""
+    def search(self) -> "Search":
+        """How the trials of a sweep are chosen."""
         from anomaly_toolbox.sweeps.search import Search
 
         options = self.options
         return Search(options.sampler, options.trials, options.pruner, options.seed)
 
     @cached_property
-    def studies(self) -> list:
-        """The studies of a sweep, each a `search.StudySpec`: one for each method and label."""
+    def studies(self) -> list["StudySpec"]:
+        """The studies of a sweep, one for each method and label."""
         from anomaly_toolbox.sweeps.search import StudySpec
 
         studies = []
         for method, domains in self.domains.items():
             settings = {name: domain for name, domain in domains.items() if name not in hps.LABELS}
-            listed_labels = {name: domains[name].values for name in hps.LABELS if name in domains}
+            label_domains = {name: domains[name] for name in hps.LABELS if name in domains}
             source = f"{self.options.hps_path}: {method.lower()}."
-            for values in itertools.product(*listed_labels.values()):
-                labels = dict(zip(listed_labels, values, strict=True))
+            label_values = [domain.values for domain in hps.as_grid(label_domains, source).values()]
+            for values in itertools.product(*label_values):
+                labels = dict(zip(label_domains, values, strict=True))
                 studies.append(StudySpec(method, hyperparameters_of(method), labels, settings, source))
         return studies
 
 
-def make(options: Options) -> Plan:
-    """The plan of a command.
+def make_plan(options: Options) -> Plan:
+    """Makes the plan of a command and validates all hyperparameters.
 
     Raises:
-        InputError: names the hyperparameter file or option, what was received and what would be right.
+        InputError: names the hyperparameter file or the option, what was received and what would be right.
     """
-    methods, left_out = _methods(options)
-    plan = Plan(options, _domains(options, methods), left_out)
-    if options.is_shared:
+    methods, left_out = _choose_methods(options)
+    plan = Plan(options, _read_domains(options, methods), left_out)
+    if options.is_sweep:
         from anomaly_toolbox.sweeps.search import plan_all
         from anomaly_toolbox.sweeps.storage import quiet_optuna
 
@@ -115,31 +131,36 @@ def make(options: Options) -> Plan:
     return plan
 
 
-def _methods(options: Options) -> tuple[Sequence[str], Sequence[str]]:
-    """Those that run, and those that do not.
+def _choose_methods(options: Options) -> tuple[Sequence[str], Sequence[str]]:
+    """The methods to run, and the methods to leave out.
 
-    A file that says nothing of a method is no reason to run it with other settings than the rest, or not at all.
+    With several methods, those without a section in the hyperparameter file are left out: with their default settings
+    they could not be compared with the others.
     """
     if len(options.methods) == 1 or options.hps_path is None:
         return options.methods, ()
-    named = hps.sections(options.hps_path)
-    present = [method for method in options.methods if method.lower() in named]
+    sections = hps.section_names(options.hps_path)
+    present = [method for method in options.methods if method.lower() in sections]
     absent = [method for method in options.methods if method not in present]
-    return (present, absent) if present else (options.methods, ())
+    if not present:
+        return options.methods, ()  # reading the first of them raises the error
+    return present, absent
 
 
-def _domains(options: Options, methods: Sequence[str]) -> dict[str, dict[str, hps.Domain]]:
-    """Of every method, only the first values without `tuning`.
+def _read_domains(options: Options, methods: Sequence[str]) -> dict[str, dict[str, hps.Domain]]:
+    """The domains of each method; without `--tuning` only the first value of each domain.
 
-    An override goes to the methods that know it, and to all if none does.
+    A value of `--set` applies to the methods that have this hyperparameter. A name that no method has goes to all of
+    them, so that it is reported as a mistake.
     """
     schemas = {method: hyperparameters_of(method) for method in methods}
-    everything = {name for schema in schemas.values() for name in schema.model_fields}
-    found = {}
+    all_names = {name for schema in schemas.values() for name in schema.model_fields}
+    domains_of_methods = {}
     for method, schema in schemas.items():
-        of_others = everything - set(schema.model_fields)
-        own = [override for override in options.overrides if override.partition("=")[0] not in of_others]
-        found[method] = hps.domains(schema, method, options.hps_path, own)
+        names_of_others = all_names - set(schema.model_fields)
+        overrides = [text for text in options.overrides if text.partition("=")[0] not in names_of_others]
+        domains = hps.read_domains(schema, method, options.hps_path, overrides)
         if not options.tuning:
-            found[method] = {name: hps.Discrete((domain.first,)) for name, domain in found[method].items()}
-    return found
+            domains = {name: hps.Discrete((domain.first,)) for name, domain in domains.items()}
+        domains_of_methods[method] = domains
+    return domains_of_methods

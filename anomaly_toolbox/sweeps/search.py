@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
-from pydantic import BaseModel
 
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.models.hyperparameters import validate
+from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters, validate
 from anomaly_toolbox.sweeps import hps
 from anomaly_toolbox.sweeps.hps import Discrete, Domain, Interval
 
@@ -33,7 +32,7 @@ class StudySpec:
     """
 
     method: str
-    schema: type[BaseModel]
+    schema: type[ScoringHyperparameters]
     labels: dict[str, Any]
     settings: dict[str, Domain]
     source: str = ""
@@ -43,7 +42,7 @@ class StudySpec:
         """A name such as `GANomaly/anomalous_label=8`."""
         return "/".join([self.method, *(f"{name}={value}" for name, value in self.labels.items())])
 
-    def hyperparameters(self, chosen: dict[str, Any]) -> BaseModel:
+    def hyperparameters(self, chosen: dict[str, Any]) -> ScoringHyperparameters:
         """The validated hyperparameters of a trial; `chosen` holds the values of the settings that vary."""
         fixed = {name: domain.first for name, domain in self.settings.items()}
         return validate(self.schema, {**fixed, **chosen, **self.labels})
@@ -55,9 +54,9 @@ class Search:
 
     Attributes:
         sampler: `grid`, `random` or `tpe`.
-        trials: how many trials each study runs; None runs the whole grid.
+        trials: the number of trials of each study; None for the whole grid.
         pruner: `none` or `median`.
-        seed: of the random choices.
+        seed: the seed of all random choices.
     """
 
     sampler: str
@@ -66,39 +65,39 @@ class Search:
     seed: int
 
     def plan(self, study: StudySpec) -> list[dict[str, Any]]:
-        """The values of the varying settings for each trial of a study; {} leaves a trial's values to the sampler.
+        """The values of the varying settings for each trial of a study; {} leaves them to the sampler.
 
         Studies with the same settings get the same plan, so that settings can be compared over labels.
 
         Raises:
             InputError: the sampler cannot search these settings.
         """
-        if self.trials is None and self.sampler != "grid":
-            raise InputError(f"--sampler {self.sampler} needs --trials: how many to run for each method and label")
         varying = {name: domain for name, domain in study.settings.items() if _varies(domain)}
-        if not varying:
-            return [{}]
         if self.sampler == "grid":
-            hps.check_grid(varying, study.source)
+            grid = hps.as_grid(varying, study.source)
+            if self.trials is None:
+                return hps.combinations(grid)
         if self.trials is None:
-            return hps.combinations(varying)
-        number = min(self.trials, hps.count_combinations(varying))
-        n_drawn = min(number, RANDOM_TRIALS) if self.sampler == "tpe" else number
-        return self._draw(varying, n_drawn) + [{}] * (number - n_drawn)
+            raise InputError(f"--sampler {self.sampler} needs --trials: how many to run for each method and label")
+        n_trials = int(min(self.trials, hps.count_combinations(varying)))
+        n_drawn = min(n_trials, RANDOM_TRIALS) if self.sampler == "tpe" else n_trials
+        left_to_sampler: list[dict[str, Any]] = [{} for _ in range(n_trials - n_drawn)]
+        return self._draw(varying, n_drawn) + left_to_sampler
 
     def _draw(self, varying: dict[str, Domain], number: int) -> list[dict[str, Any]]:
         """Draws this many random combinations; where all domains are discrete, no combination is drawn twice."""
-        count = hps.count_combinations(varying)
-        if count < float("inf"):
-            indices = random.Random(self.seed).sample(range(count), number)
-            return [hps.combination(varying, index) for index in sorted(indices)]
+        grid = {name: domain for name, domain in varying.items() if isinstance(domain, Discrete)}
+        if len(grid) == len(varying):
+            indices = random.Random(self.seed).sample(range(int(hps.count_combinations(grid))), number)
+            return [hps.combination(grid, index) for index in sorted(indices)]
         scratch_study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.seed))
         return [suggest_values(scratch_study.ask(), varying) for _ in range(number)]
 
     def samplers(self) -> tuple[optuna.samplers.BaseSampler, optuna.pruners.BasePruner]:
-        """Optuna's sampler, which chooses values that the plan leaves open, and its pruner."""
+        """Optuna's sampler, which chooses the values that the plan leaves open, and its pruner."""
         sampler = optuna.samplers.TPESampler(n_startup_trials=1, constant_liar=True, seed=self.seed)
-        return sampler, optuna.pruners.MedianPruner() if self.pruner == "median" else optuna.pruners.NopPruner()
+        pruner = optuna.pruners.MedianPruner() if self.pruner == "median" else optuna.pruners.NopPruner()
+        return sampler, pruner
 
 
 def plan_all(studies: Sequence[StudySpec], search: Search) -> list[list[dict[str, Any]]]:
@@ -118,7 +117,10 @@ def plan_all(studies: Sequence[StudySpec], search: Search) -> list[list[dict[str
 
 
 def definition(studies: Sequence[StudySpec], search: Search, dataset: str) -> str:
-    """What makes two sweeps the same, as canonical JSON; storages keep it, so its keys stay as they are."""
+    """The definition of a sweep as canonical JSON: sweeps with the same definition are the same sweep.
+
+    Storages keep it, so its keys never change.
+    """
     rows = []
     for study in studies:
         settings = {name: [type(domain).__name__, asdict(domain)] for name, domain in study.settings.items()}
@@ -143,10 +145,8 @@ def _varies(domain: Domain) -> bool:
 
 
 def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Any:
-    match domain:
-        case Discrete():
-            return trial.suggest_categorical(name, domain.values)
-        case Interval(step=None):
-            return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
-        case Interval():
-            return trial.suggest_int(name, int(domain.low), int(domain.high), step=domain.step, log=domain.log)
+    if isinstance(domain, Discrete):
+        return trial.suggest_categorical(name, domain.values)
+    if domain.step is None:
+        return trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+    return trial.suggest_int(name, int(domain.low), int(domain.high), step=domain.step, log=domain.log)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy
+from optuna.storages.journal import JournalFileBackend
 
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.sweeps.queue import requeue
 
-HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 90
+HEARTBEAT_SECONDS = 15
+GRACE_SECONDS = 90  # a worker without a heartbeat for this long counts as dead
 ATTEMPTS_TO_OPEN = 10
 
 
@@ -61,7 +63,7 @@ def _open_journal(location: str) -> optuna.storages.JournalStorage:
         raise InputError(f"--storage {location}: is a folder; expected a journal file or a database URL")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(location))
+        return optuna.storages.JournalStorage(JournalFileBackend(location))
     except (ValueError, KeyError, TypeError) as problem:
         raise ToolboxError(f"--storage {location}: is not an Optuna journal, or is damaged ({problem})") from problem
 
@@ -84,7 +86,7 @@ def _open_database(url: str) -> optuna.storages.RDBStorage:
 
 
 def _without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """The URL without its password, for messages."""
     scheme, _, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}{at}{host}"

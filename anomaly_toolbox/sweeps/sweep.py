@@ -1,4 +1,4 @@
-"""A sweep: many trials that processes and machines which were given the same command share. No TensorFlow here.
+"""A sweep: all trials of one command, shared by the processes and machines that run it. No TensorFlow here.
 
 All trials of a study wait in its queue before the first one runs. A worker takes a trial in a single step of the
 storage, so no trial runs twice. When a worker dies, its trial returns to the queue:
@@ -16,10 +16,10 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel
 
 from anomaly_toolbox.errors import InputError, ToolboxError, reason
 from anomaly_toolbox.files import short_name
+from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
 from anomaly_toolbox.sweeps.liveness import WorkerLiveness
 from anomaly_toolbox.sweeps.queue import QueueEmpty, QueueStudy, repeated_trials, requeue, requeue_running
 from anomaly_toolbox.sweeps.search import Search, StudySpec, definition, plan_all, suggest_values
@@ -34,12 +34,12 @@ class Sweep:
     """All studies of one command, in a storage.
 
     Args:
-        name: of the sweep in the storage.
-        studies: what is compared.
-        search: how trials are chosen.
-        dataset: name of the dataset and how its images are read; part of the sweep's definition.
-        storage: from `open_storage`.
-        folder: of this sweep; workers that share a journal keep their locks there.
+        name: the name of the sweep in the storage.
+        studies: one for each method and label.
+        search: how the trials of each study are chosen.
+        dataset: the name of the dataset and how its images are read; part of the sweep's definition.
+        storage: the storage that `open_storage` returns.
+        folder: the folder of this sweep; workers that share a journal file keep their locks there.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Sweep:
         """Fills the queues, unless another process did, and requeues trials that failed or were interrupted.
 
         Args:
-            overwrite: delete everything that the storage has of this sweep first.
+            overwrite: whether to delete an earlier sweep of this name first.
 
         Raises:
             InputError: the storage has another sweep of that name, or the sampler cannot search a study's settings.
-            ToolboxError: the sweep is to be overwritten while a worker runs it.
+            ToolboxError: `overwrite` is true and a worker of the sweep is alive.
         """
         plans = plan_all(self.studies, self.search)
         summaries = optuna.get_all_study_summaries(self._storage, include_best_trial=False)
@@ -78,7 +78,7 @@ class Sweep:
         elif any(summary.user_attrs.get("definition", self.definition) != self.definition for summary in stored):
             raise InputError(
                 f"--sweep-name {self.name}: the storage has another sweep of that name, with other methods, labels, "
-                "hyperparameters, data, seed, sampler or number of trials; choose another name, or start anew with "
+                "hyperparameters, data, seed, sampler or number of trials; choose another name, or replace it with "
                 "--overwrite"
             )
         for study, plan in zip(self.studies, plans, strict=True):
@@ -108,22 +108,25 @@ class Sweep:
 
     def _await_planning(self, study: optuna.Study, plan: list[dict[str, Any]]) -> None:
         """Waits while the process that created the study fills its queue; completes the queue if that process died."""
-        n_known, known_since = -1, time.monotonic()
+        n_enqueued = -1
+        last_progress = time.monotonic()
         while "planned" not in study.user_attrs:
             n_trials = len(study.get_trials(deepcopy=False))
-            if n_trials > n_known:
-                n_known, known_since = n_trials, time.monotonic()
-            elif time.monotonic() - known_since > SECONDS_TO_PLAN:
+            if n_trials > n_enqueued:
+                n_enqueued = n_trials
+                last_progress = time.monotonic()
+            elif time.monotonic() - last_progress > SECONDS_TO_PLAN:
                 study.set_user_attr("definition", self.definition)
                 self._enqueue(study, plan)
             else:
                 time.sleep(SECONDS_BETWEEN_CHECKS / 4)
 
-    def work(self, run: Callable[[StudySpec, BaseModel, optuna.Trial], dict[str, Any]]) -> None:
+    def work(self, run: Callable[[StudySpec, ScoringHyperparameters, optuna.Trial], dict[str, Any]]) -> None:
         """Runs one waiting trial after another, until all trials of all workers have ended.
 
         Args:
-            run: runs one trial and returns its results; what it raises is recorded, and the next trial follows.
+            run: runs one trial and returns its results. An exception is recorded as the trial's failure, and the next
+                trial follows.
         """
         with self.liveness.shown():
             studies = [(spec, self._study(spec)) for spec in self.studies]
@@ -155,10 +158,10 @@ class Sweep:
                 trial.set_user_attr("failure", reason(problem))
                 raise
             trial.set_user_attr("results", results)
-            auprc = results["validation"]["auprc"]
+            auprc: float | None = results["validation"]["auprc"]
             if auprc is None:
                 if self.search.sampler == "tpe":
-                    raise InputError("--sampler tpe looks for the highest validation AUPRC; there are no anomalies")
+                    raise InputError("--sampler tpe needs a validation AUPRC; there are no anomalous validation images")
                 return 0.0
             return auprc
 
@@ -169,7 +172,7 @@ class Sweep:
                 requeue(study, study.trials[running[0].number])
             raise
         except ValueError:
-            # A worker that was suspended beyond the grace period finds that another one was given its trial.
+            # This worker was suspended for longer than the grace period, and its trial was requeued.
             if not running or study.trials[running[0].number].state != TrialState.FAIL:
                 raise
 
@@ -180,12 +183,11 @@ class Sweep:
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             worker = trial.user_attrs.get("worker")
             if worker is None:
-                age = datetime.datetime.now() - trial.datetime_start
-                is_stale = age.total_seconds() > SECONDS_TO_REGISTER
+                is_stale = _age_in_seconds(trial) > SECONDS_TO_REGISTER
             else:
                 is_stale = not has_heartbeat and not self.liveness.is_alive(worker)
             if is_stale:
-                requeue_running(study, self._storage, trial)
+                requeue_running(study, trial)
 
     def trials(self) -> Iterator[tuple[StudySpec, FrozenTrial]]:
         """Every trial with its study, without those that were requeued."""
@@ -202,3 +204,9 @@ class Sweep:
 
     def _study_name(self, spec: StudySpec) -> str:
         return f"{self.name}/{short_name(spec.name, LONGEST_STUDY_NAME)}"
+
+
+def _age_in_seconds(trial: FrozenTrial) -> float:
+    """The time since a running trial started."""
+    assert trial.datetime_start is not None  # the storage sets it when the trial leaves the queue
+    return (datetime.datetime.now() - trial.datetime_start).total_seconds()

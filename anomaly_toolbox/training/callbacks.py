@@ -1,8 +1,8 @@
-"""What happens around the loop, as Keras callbacks.
+"""Keras callbacks around the training loop: validation, the choice of the best epoch, checkpoints and timing.
 
 At the end of an epoch they act in this order: `Timing`, `Divergence`, `Validation`, `KeepBest`, `Summaries`,
-`Checkpoint`, and then `progress.EpochProgress`. Whatever is killed before the checkpoint is done again, and gives the
-same.
+`Checkpoint`, `EpochProgress`. An epoch that is interrupted before its checkpoint is trained again, and with the same
+result.
 """
 
 import contextlib
@@ -24,89 +24,119 @@ from anomaly_toolbox.models.weights import readable_weights
 
 SECONDS_BETWEEN_SAVES = 5
 VALIDATION_METRICS = {"auprc": "val_auprc", "auroc": "val_auroc", "loss": "val_loss"}
+BYTES_PER_VALUE, BYTES_PER_HEADER = 4, 4096  # in an HDF5 file
 
 
 class Timing(keras.callbacks.Callback):
-    """Training speed, without the first batch of the process, in which the step is compiled."""
+    """Measures the duration of the training, and its speed without the first batch, which waits for the compiler.
+
+    Args:
+        batch_size: images in a batch.
+
+    Attributes:
+        seconds_before: the duration of earlier attempts at the same training.
+    """
 
     def __init__(self, batch_size: int):
         super().__init__()
+        self.seconds_before = 0.0
         self._batch_size = batch_size
-        self._images, self._seconds, self._since = 0, 0.0, None
-        self._began, self.seconds_before = None, 0.0
+        self._began: float | None = None
+        self._measured_since: float | None = None
+        self._measured_images = 0
+        self._measured_seconds = 0.0
 
     @property
     def images_per_second(self) -> float | None:
-        """Normal training images per second, or None where nothing was trained."""
-        return self._images / self._seconds if self._images else None
+        """The training speed without validation, or None if no batch was measured."""
+        return self._measured_images / self._measured_seconds if self._measured_images else None
 
     @property
     def seconds(self) -> float:
-        """All that the training took so far, looks at the validation images and earlier attempts included."""
-        return self.seconds_before + (time.perf_counter() - self._began if self._began else 0.0)
+        """The duration of the training so far, with validation and with earlier attempts."""
+        if self._began is None:
+            return self.seconds_before
+        return self.seconds_before + (time.perf_counter() - self._began)
 
     def on_train_begin(self, logs=None):
         self._began = time.perf_counter()
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._seconds:
-            self._since = time.perf_counter()
+        if self._measured_since is not None:
+            self._measured_since = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._since is None:
-            self._since = time.perf_counter()
+        if self._measured_since is None:
+            self._measured_since = time.perf_counter()
         else:
-            self._images += self._batch_size
+            self._measured_images += self._batch_size
 
     def on_epoch_end(self, epoch, logs=None):
-        self._seconds += time.perf_counter() - self._since
+        self._measured_seconds += time.perf_counter() - self._measured_since
 
 
 class Validation(keras.callbacks.Callback):
-    """Scores the validation images and adds `val_auprc`, `val_auroc` and `val_loss` to the epoch's logs.
+    """Scores the validation images and adds `val_auprc`, `val_auroc` and `val_loss` to the logs of the epoch.
 
-    `val_loss` is the mean residual of the normal ones: it needs no labelled anomalies. The others are added where
-    there are some, for the score that decides, or the paper's while a detector has that one only after its epochs.
+    `val_loss` is the mean residual of the normal images. `val_auprc` and `val_auroc` measure the selected score, or the
+    paper's score while the detector does not have the selected score yet, because it is fitted after the epochs. They
+    are left out if there are no anomalous validation images.
 
     Args:
         split: the validation images.
-        memory_images: normal training images (n, size, size, channels) for the scores by comparison.
+        memory_images: normal training images, (n, size, size, channels), for the memory banks.
+
+    Attributes:
+        scores: every score of the last epoch by its name, (n,) each.
     """
 
     def __init__(self, split: ScoringSplit, memory_images: np.ndarray):
         super().__init__()
-        self.split, self._memory_images = split, memory_images
+        self.split = split
         self.scores: dict[str, np.ndarray] = {}
+        self._memory_images = memory_images
 
     def on_epoch_end(self, epoch, logs=None):
         labels = self.split.labels
         with self.model.fast_validation():
             self.model.fit_memory_banks(self._memory_images)
             self.scores = self.model.score_batches(self.split.batches, len(labels))
-        selected = self.scores.get(self.model.hyperparameters.score, self.scores["paper"])
-        figures = evaluation.metrics(labels, selected, threshold=0.0)
-        logs |= {f"val_{name}": figures[name] for name in ("auprc", "auroc") if figures[name] is not None}
-        logs["val_loss"] = float(self.scores["residual"][labels == 0].mean())
+        selected_scores = self.scores.get(self.model.hyperparameters.score, self.scores["paper"])
+        metrics = evaluation.metrics(labels, selected_scores, threshold=0.0)
+        for name in ("auprc", "auroc"):
+            if metrics[name] is not None:
+                logs[VALIDATION_METRICS[name]] = metrics[name]
+        logs[VALIDATION_METRICS["loss"]] = float(self.scores["residual"][labels == 0].mean())
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Keeps the networks of the best epoch so far, and stops when there was no better one for `patience` epochs.
+    """Saves the networks of the best epoch so far, and stops the training when patience runs out.
 
-    Each goes to a file of its own; `Checkpoint` removes the others once its state names the new one.
+    Every best epoch is saved to a new file. `Checkpoint` removes the old one after `state.json` names the new one.
+
+    Args:
+        folder: the checkpoint folder.
+        select_by: the validation metric that is compared: `auprc`, `auroc`, `loss`, or `last` for the last epoch.
+        patience: stop after so many epochs without a better one; None: never.
+
+    Attributes:
+        best_epoch: the number of the best epoch, from 1; 0 before the first.
+        best: the metric of the best epoch, negated for `loss`, so that higher is better.
     """
 
     def __init__(self, folder: Path, select_by: str, patience: int | None):
         super().__init__()
+        self.best_epoch = 0
+        self.best: float | None = None
         self._folder, self._select_by, self._patience = folder, select_by, patience
-        self.best_epoch, self.best = 0, None
 
     @property
     def path(self) -> Path:
-        """Where the networks of the best epoch are."""
+        """The file with the networks of the best epoch."""
         return self._folder / f"best-{self.best_epoch}.weights.h5"
 
     def restore(self, model: AnomalyDetector) -> None:
-        """Gives `model` the networks of the best epoch; DamagedFile if they are damaged."""
+        """Loads the networks of the best epoch into `model`; raises DamagedFile if their file is damaged."""
         with reraise_as_damage(self.path):
             model.load_networks(self.path)
 
@@ -123,20 +153,28 @@ class KeepBest(keras.callbacks.Callback):
         return self._patience is not None and epochs_done - self.best_epoch >= self._patience
 
     def _is_better(self, logs: dict[str, float]) -> bool:
+        """Whether the epoch is better than all before; if so, its metric becomes the best."""
         if self._select_by == "last":
             return True
-        figure = logs[VALIDATION_METRICS[self._select_by]] * (-1 if self._select_by == "loss" else 1)
-        if self.best is not None and figure <= self.best:
+        metric = logs[VALIDATION_METRICS[self._select_by]]
+        if self._select_by == "loss":
+            metric = -metric
+        if self.best is not None and metric <= self.best:
             return False
-        self.best = figure
+        self.best = metric
         return True
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves all that training needs to go on: weights, optimizers, epoch, best figure so far.
+    """Saves after each epoch what an interrupted training needs to continue: weights, optimizers, the best epoch.
 
-    Keras's `BackupAndRestore` writes weights and epoch as two files and forgets the best figure; killed between the
-    two, it would train an epoch twice. Here `state.json` is replaced in one step and tells which weights count.
+    `state.json` is replaced in one step and names the weights files that belong to it, with their checksums. Keras's
+    `BackupAndRestore` writes weights and epoch as two files, so a training that is killed between the two would repeat
+    an epoch; and it does not save the best metric.
+
+    Args:
+        folder: the checkpoint folder; it is made when needed.
+        keep_best, timing: their state is saved and restored as well.
     """
 
     def __init__(self, folder: Path, keep_best: KeepBest, timing: Timing):
@@ -145,7 +183,10 @@ class Checkpoint(keras.callbacks.Callback):
         self._state_path = folder / "state.json"
 
     def restore(self, model: AnomalyDetector) -> int:
-        """Brings `model` back to the last finished epoch and returns how many are finished, 0 without a checkpoint.
+        """Restores the state after the last finished epoch.
+
+        Returns:
+            The number of finished epochs; 0 if there is no checkpoint.
 
         Raises:
             DamagedFile: the checkpoint is damaged.
@@ -158,10 +199,11 @@ class Checkpoint(keras.callbacks.Callback):
             self._timing.seconds_before = float(state["seconds"])
             self._keep_best.best_epoch = int(state["best_epoch"])
             self._keep_best.best = None if state["best"] is None else float(state["best"])
-            for path in (self._weights(epochs_done), self._keep_best.path):
+            weights_path = self._weights_path(epochs_done)
+            for path in (weights_path, self._keep_best.path):
                 if sha256(path) != state["sha256"][path.name]:
-                    raise ValueError(path)
-            with readable_weights(self._weights(epochs_done)) as readable:
+                    raise ValueError(f"{path}: the checksum does not match")
+            with readable_weights(weights_path) as readable:
                 model.load_weights(str(readable))
         return epochs_done
 
@@ -169,65 +211,79 @@ class Checkpoint(keras.callbacks.Callback):
         self.model.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
-        weights = self._weights(epoch + 1)
+        weights_path = self._weights_path(epoch + 1)
         self._folder.mkdir(exist_ok=True)
-        optimizers = [variable for optimizer in self.model.optimizers.values() for variable in optimizer.variables]
-        with atomic_write(weights, size_in_file([*self.model.stored, *optimizers])) as temporary:
+        variables = list(self.model.stored)
+        for optimizer in self.model.optimizers.values():
+            variables += optimizer.variables
+        with atomic_write(weights_path, size_in_file(variables)) as temporary:
             self.model.save_weights(str(temporary))
-        counted = (weights, self._keep_best.path)
-        state = {"epoch": epoch + 1, "best_epoch": self._keep_best.best_epoch, "best": self._keep_best.best}
-        state["seconds"] = self._timing.seconds
-        write_json(self._state_path, state | {"sha256": {path.name: sha256(path) for path in counted}})
-        for other in self._folder.glob("*.weights.h5"):
-            if other not in counted:
-                other.unlink()
+        current_files = (weights_path, self._keep_best.path)
+        state = {
+            "epoch": epoch + 1,
+            "best_epoch": self._keep_best.best_epoch,
+            "best": self._keep_best.best,
+            "seconds": self._timing.seconds,
+            "sha256": {path.name: sha256(path) for path in current_files},
+        }
+        write_json(self._state_path, state)
+        for path in self._folder.glob("*.weights.h5"):
+            if path not in current_files:
+                path.unlink()
 
-    def _weights(self, epochs_done: int) -> Path:
+    def _weights_path(self, epochs_done: int) -> Path:
         return self._folder / f"epoch-{epochs_done}.weights.h5"
 
 
 class KeepScores(keras.callbacks.Callback):
-    """Keeps the scores of finished batches on disk, so that an interrupted scoring goes on where it was.
+    """Saves the scores of finished batches during `predict`, so that interrupted scoring can continue.
 
     Args:
-        path: an `.npz` file.
-        key: checksums of the networks and of the images; scores of other networks or images are ignored.
+        path: the `.npz` file to write.
+        key: checksums of the networks and of the images. Saved scores with another key are ignored.
     """
 
     def __init__(self, path: Path, key: str):
         super().__init__()
         self._path, self._key = path, key
-        self._finished: list[dict[str, np.ndarray]] = []
-        self._batches_before = 0
+        self._parts: list[dict[str, np.ndarray]] = []
+        self._n_batches_before = 0
+        self._saved_at = 0.0
 
     def restore(self) -> tuple[dict[str, np.ndarray], int]:
-        """Scores kept by an earlier attempt, and of how many batches; nothing if there are none or they are damaged."""
+        """Reads the scores that an earlier attempt saved.
+
+        Returns:
+            Each score by its name, and the number of batches that they belong to. If there are none, or they are
+            damaged or have another key, these are {} and 0.
+        """
         try:
-            with np.load(self._path) as kept:
-                known = dict(kept)
+            with np.load(self._path) as file:
+                saved = dict(file)
         except (OSError, ValueError, zipfile.BadZipFile):
-            known = {}
-        if known.pop("key", None) != self._key:
             return {}, 0
-        self._batches_before = int(known.pop("batches"))
-        self._finished = [known]
-        return known, self._batches_before
+        if saved.pop("key", None) != self._key:
+            return {}, 0
+        self._n_batches_before = int(saved.pop("batches"))
+        self._parts = [saved]
+        return saved, self._n_batches_before
 
     def on_predict_begin(self, logs=None):
-        self._saved = time.perf_counter()
+        self._saved_at = time.perf_counter()
 
     def on_predict_batch_end(self, batch, logs=None):
-        self._finished.append({name: np.asarray(values) for name, values in logs.items()})
-        if time.perf_counter() - self._saved > SECONDS_BETWEEN_SAVES:
-            scores = {name: np.concatenate([part[name] for part in self._finished]) for name in self._finished[0]}
-            self._finished = [scores]
-            with atomic_write(self._path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, key=self._key, batches=self._batches_before + batch + 1, **scores)
-            self._saved = time.perf_counter()
+        self._parts.append({name: np.asarray(values) for name, values in logs.items()})
+        if time.perf_counter() - self._saved_at <= SECONDS_BETWEEN_SAVES:
+            return
+        scores = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        self._parts = [scores]
+        with atomic_write(self._path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, key=self._key, batches=self._n_batches_before + batch + 1, **scores)
+        self._saved_at = time.perf_counter()
 
 
 class WatchEpochs(keras.callbacks.Callback):
-    """Calls a function with the number of each finished epoch, from 1, and its metrics."""
+    """Calls a function with the number of each finished epoch, from 1, and its logs."""
 
     def __init__(self, watch: Callable[[int, dict[str, float]], None]):
         super().__init__()
@@ -239,7 +295,7 @@ class WatchEpochs(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def reraise_as_damage(path: Path) -> Iterator[None]:
-    """Weights that cannot be read raise many kinds of errors; here they become one line."""
+    """Raises DamagedFile in place of the many errors that unreadable weights cause."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
@@ -247,5 +303,5 @@ def reraise_as_damage(path: Path) -> Iterator[None]:
 
 
 def size_in_file(variables: Sequence[keras.Variable]) -> int:
-    """Room that variables take in an HDF5 file, with its headers."""
-    return sum(4 * math.prod(variable.shape) + 4096 for variable in variables)
+    """The size of variables in an HDF5 file, with headers, in bytes."""
+    return sum(BYTES_PER_VALUE * math.prod(variable.shape) + BYTES_PER_HEADER for variable in variables)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from pydantic import BaseModel
 from rich.console import Console
 
 from anomaly_toolbox.console import ProgressBar
@@ -19,8 +18,8 @@ from anomaly_toolbox.datasets.batches import (
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.survey import Survey, count_images, digest_of, notes, surveys
-from anomaly_toolbox.errors import ToolboxError, problems_of
-from anomaly_toolbox.models.base import Hyperparameters
+from anomaly_toolbox.errors import ToolboxError, reraise_in_one_line
+from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
 from anomaly_toolbox.training.progress import SurveyProgress
 
 LARGEST_MEMORY_BANK = 2**30  # bytes of the images that memory banks are fitted to
@@ -49,8 +48,8 @@ class PreparedData:
     digest: str
 
 
-def prepare(dataset: AnomalyDetectionDataset, hp: BaseModel, seed: int, console: Console) -> PreparedData:
-    """Configures a dataset, reads every image once, and prints what it found.
+def prepare(dataset: AnomalyDetectionDataset, hp: ScoringHyperparameters, seed: int, console: Console) -> PreparedData:
+    """Configures a dataset, reads every image once, and prints the numbers of images and notes.
 
     Args:
         dataset: not configured yet.
@@ -60,9 +59,9 @@ def prepare(dataset: AnomalyDetectionDataset, hp: BaseModel, seed: int, console:
 
     Raises:
         InputError: the hyperparameters do not fit the dataset.
-        ToolboxError: a split has no normal images, or its images or labels are not what they should be.
+        ToolboxError: a split has no normal images, wrong shapes or wrong labels.
     """
-    with problems_of(f"{type(dataset).__name__}.configure"):
+    with reraise_in_one_line(f"{type(dataset).__name__}.configure"):
         dataset.configure(
             batch_size=hp.batch_size,
             new_size=(hp.image_size, hp.image_size),
@@ -111,7 +110,7 @@ def _describe(
     counts: dict[str, dict[str, int]],
     select_by: str | None,
 ) -> Iterator[str]:
-    """Lines on what the splits hold and what cannot be measured; ToolboxError if a split has no normal images."""
+    """Lines with the numbers of images and what cannot be measured; ToolboxError if a split has no normal images."""
     for split, kinds in counts.items():
         untouched = " (not trained on)" if split == "train" and kinds["anomalous"] else ""
         yield f"{split}: {kinds['normal']:,} normal, {kinds['anomalous']:,} anomalous images{untouched}"

@@ -1,6 +1,6 @@
-"""The pictures in a run's folder: test images, what the detector makes of them, and how well it separates them."""
+"""The pictures in a run folder: test images with their reconstructions and heatmaps, and charts of the scores."""
 
-import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,11 +10,11 @@ import numpy as np
 from anomaly_toolbox import pictures
 from anomaly_toolbox.datasets.batches import EXAMPLES_OF_EACH_KIND, ScoringSplit, images_at
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.datasets.images import unsquare
+from anomaly_toolbox.datasets.geometry import unsquare
 from anomaly_toolbox.models.base import AnomalyDetector
 
-MOST_LOCATED = 8
-LONGEST_CAPTION = 24  # characters of a file's name above its image
+MOST_LOCATED_IMAGES = 8
+LONGEST_CAPTION = 24  # characters of a file name above its image
 
 
 def draw(
@@ -23,70 +23,95 @@ def draw(
     dataset: AnomalyDetectionDataset,
     test: ScoringSplit,
     scores: np.ndarray,
-    figures: dict[str, Any],
+    metrics: dict[str, Any],
     heatmap_range: pictures.HeatmapRange,
     masks: np.ndarray | None,
 ) -> None:
     """Writes all pictures of a run.
 
     Args:
-        folder: of the run.
-        detector: trained.
-        dataset: the test images' files, if they come from files.
+        folder: the run folder.
+        detector: the trained detector.
+        dataset: its `test_files` and `test_folder` are used if the images come from files.
         test: the test images.
-        scores: (n,), those that decide.
-        figures: of these scores, see `evaluation.figures`.
-        heatmap_range: see `pictures.heat`.
-        masks: where the defects are, see `AnomalyDetectionDataset.test_masks`.
+        scores: the selected score of each test image, (n,).
+        metrics: `evaluation.metrics` of these scores.
+        heatmap_range: see `pictures.heatmap_range_of`.
+        masks: the defects of the test images, see `AnomalyDetectionDataset.test_masks`.
     """
+    _draw_reconstructions(folder, detector, test, scores, heatmap_range)
+    if dataset.test_folder is not None and dataset.test_files is not None:
+        descending = np.argsort(-scores, kind="stable")
+        indices = _alternate_folders(dataset.test_files, descending)[:MOST_LOCATED_IMAGES]
+        names = [dataset.test_files[index] for index in indices]
+        maps = detector.anomaly_map(images_at(test, indices)).numpy()
+        chosen_masks = [None] * len(indices) if masks is None else masks[indices]
+        located_images = []
+        for name, anomaly_map, mask in zip(names, maps, chosen_masks, strict=True):
+            located_images.append(_located_image(dataset, dataset.test_folder / name, name, anomaly_map, mask))
+        pictures.save_heatmaps(folder / "where.png", located_images, heatmap_range)
+    if metrics["auprc"] is not None:
+        pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, metrics["auprc"])
+    pictures.save_histogram(folder / "scores.png", test.labels, scores, metrics["threshold"])
 
-    def draw_images(name: str, images: np.ndarray, captions: Sequence[str]) -> None:
+
+def _draw_reconstructions(
+    folder: Path,
+    detector: AnomalyDetector,
+    test: ScoringSplit,
+    scores: np.ndarray,
+    heatmap_range: pictures.HeatmapRange,
+) -> None:
+    """Writes the grids of some examples, of the images with the most wrong scores, and of those with the highest."""
+
+    def save_grid(name: str, images: np.ndarray, captions: Sequence[str]) -> None:
         reconstructions = detector.reconstruct(images)
         maps = detector.map_from_reconstruction(images, reconstructions)
         pictures.save_reconstructions(
             folder / name, images, reconstructions.numpy(), maps.numpy(), captions, heatmap_range
         )
 
-    kinds = ["normal"] * len(test.normal_examples) + ["anomalous"] * len(test.anomalous_examples)
-    draw_images("reconstructions.png", test.examples, kinds)
+    captions = ["normal"] * len(test.normal_examples) + ["anomalous"] * len(test.anomalous_examples)
+    save_grid("reconstructions.png", test.examples, captions)
 
-    by_score = np.argsort(-scores, kind="stable")
-    normal, anomalous = (by_score[test.labels[by_score] == kind][:: 1 - 2 * kind] for kind in (0, 1))
-    wrong = np.concatenate([normal[:EXAMPLES_OF_EACH_KIND], anomalous[:EXAMPLES_OF_EACH_KIND]])
-    kinds = ["anomalous, lowest scores" if test.labels[index] else "normal, highest scores" for index in wrong]
-    draw_images("most_wrong.png", images_at(test, wrong), kinds)
+    descending = np.argsort(-scores, kind="stable")
+    normal = descending[test.labels[descending] == 0]
+    anomalous = descending[test.labels[descending] == 1]
+    highest_normal, lowest_anomalous = normal[:EXAMPLES_OF_EACH_KIND], anomalous[::-1][:EXAMPLES_OF_EACH_KIND]
+    captions = ["normal, highest scores"] * len(highest_normal) + ["anomalous, lowest scores"] * len(lowest_anomalous)
+    save_grid("most_wrong.png", images_at(test, np.concatenate([highest_normal, lowest_anomalous])), captions)
 
-    highest = by_score[: 2 * EXAMPLES_OF_EACH_KIND]
-    kinds = ["anomalous" if test.labels[index] else "normal" for index in highest]
-    draw_images("most_anomalous.png", images_at(test, highest), kinds)
-    if dataset.test_folder is not None:
-        highest = _highest_of_each_folder(dataset.test_files, by_score)[:MOST_LOCATED]
-        images = images_at(test, highest)
-        maps = detector.anomaly_map(images).numpy()
-        found = [_located(dataset, index, map_, masks) for index, map_ in zip(highest, maps, strict=True)]
-        pictures.save_where(folder / "where.png", found, heatmap_range)
-
-    if figures["auprc"] is not None:
-        pictures.save_precision_recall(folder / "precision_recall.png", test.labels, scores, figures["auprc"])
-    pictures.save_histogram(folder / "scores.png", test.labels, scores, figures["threshold"])
+    highest = descending[: 2 * EXAMPLES_OF_EACH_KIND]
+    captions = ["anomalous" if test.labels[index] else "normal" for index in highest]
+    save_grid("most_anomalous.png", images_at(test, highest), captions)
 
 
-def _highest_of_each_folder(files: Sequence[str], by_score: np.ndarray) -> np.ndarray:
-    """`by_score` in another order: the highest score of each folder, such as a kind of defect, then the next ones."""
-    folders = {}
-    for index in by_score:
-        folders.setdefault(PurePosixPath(files[index]).parent, []).append(index)
-    rounds = itertools.zip_longest(*folders.values())
-    return np.array([index for one_of_each in rounds for index in one_of_each if index is not None])
+def _alternate_folders(files: Sequence[str], descending: np.ndarray) -> np.ndarray:
+    """Reorders indices: the first one of each folder, then the second one of each folder, and so on.
+
+    Folders are kinds of defects, so the first indices show as many kinds as possible.
+
+    Args:
+        files: the file of each image; the parent folder counts.
+        descending: indices of the images, by descending score.
+    """
+    by_folder: dict[PurePosixPath, list[int]] = defaultdict(list)
+    for index in descending:
+        by_folder[PurePosixPath(files[index]).parent].append(index)
+    alternating = []
+    for rank in range(max(len(indices) for indices in by_folder.values())):
+        alternating += [indices[rank] for indices in by_folder.values() if rank < len(indices)]
+    return np.array(alternating)
 
 
-def _located(
-    dataset: AnomalyDetectionDataset, index: int, anomaly_map: np.ndarray, masks: np.ndarray | None
-) -> pictures.Located:
-    name = dataset.test_files[index]
-    path = dataset.test_folder / name
-    original, map_of_original = pictures.on_original(path, anomaly_map, dataset.aspect, dataset.white_level)
-    mask = None if masks is None else unsquare(masks[index], original.shape[:2], dataset.aspect) > 0.5
-    name = name.encode(errors="replace").decode()
-    caption = name if len(name) <= LONGEST_CAPTION else f"…{name[1 - LONGEST_CAPTION :]}"
-    return pictures.Located(caption, original, map_of_original, mask)
+def _located_image(
+    dataset: AnomalyDetectionDataset, path: Path, name: str, anomaly_map: np.ndarray, mask: np.ndarray | None
+) -> pictures.LocatedImage:
+    """An image file in its own shape, with its anomaly map and mask, which are (size, size), in that shape, too."""
+    aspect = dataset.aspect or "stretch"
+    original, map_of_original = pictures.map_on_original(path, anomaly_map, aspect, dataset.white_level)
+    mask_of_original = None if mask is None else unsquare(mask, original.shape[:2], aspect) > 0.5
+    caption = name.encode(errors="replace").decode()  # a name may hold bytes that are no text
+    if len(caption) > LONGEST_CAPTION:
+        caption = f"…{caption[1 - LONGEST_CAPTION :]}"
+    return pictures.LocatedImage(caption, original, map_of_original, mask_of_original)

@@ -1,9 +1,9 @@
-"""What is shown while one waits: bars, a line for each epoch, and how long an epoch takes as soon as that is known."""
+"""Progress in the terminal: bars, a line for each epoch, and an estimate of the duration of an epoch."""
 
 import time
 
 import keras
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from anomaly_toolbox.training.callbacks import KeepBest
 
@@ -11,72 +11,86 @@ SECONDS_BEFORE_ESTIMATE = 3
 
 
 class SurveyProgress:
-    """Counts the images of each split while they are looked at for the first time."""
+    """A bar for each split during the survey; pass it to `surveys` as its progress function."""
 
     def __init__(self, bar: Progress):
         self._bar = bar
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._counts: dict[str, int] = {}
 
     def __call__(self, split: str, count: int) -> None:
-        """`count` images of that split were seen."""
+        """Reports that `count` images of a split have been read so far."""
         if split not in self._tasks:
-            self._tasks[split] = self._bar.add_task(f"looking at the images of {split}", total=None)
+            self._tasks[split] = self._bar.add_task(f"checking the images of {split}", total=None)
         self._bar.advance(self._tasks[split], count - self._counts.get(split, 0))
         self._counts[split] = count
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """A bar for the epoch, a line for each finished one, and the time an epoch takes as soon as that is known."""
+    """A bar for each epoch, a line when it ends, and once an estimate of the duration of the training.
+
+    Args:
+        bar: where progress is shown.
+        epochs: the number of epochs of the whole training.
+        keep_best: its line marks the epochs whose networks were kept.
+    """
 
     def __init__(self, bar: Progress, epochs: int, keep_best: KeepBest):
         super().__init__()
         self._bar, self._epochs, self._keep_best = bar, epochs, keep_best
-        self._has_compiled = self._has_estimated = False
+        self._has_compiled = False
+        self._has_estimated = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self._began = time.perf_counter()
         self._task = self._bar.add_task(f"epoch {epoch + 1}/{self._epochs}", total=self.params["steps"])
-        self._measured_since, self._batches = self._began, 0
+        self._measured_since, self._n_batches = self._began, 0
 
     def on_train_batch_end(self, batch, logs=None):
         self._bar.advance(self._task)
-        if not self._has_compiled:  # the first batch waits for the compiler and tells nothing
-            self._has_compiled, self._measured_since = True, time.perf_counter()
+        if not self._has_compiled:  # the time of the first batch is mostly the time of the compiler
+            self._has_compiled = True
+            self._measured_since = time.perf_counter()
             return
-        self._batches += 1
+        self._n_batches += 1
         passed = time.perf_counter() - self._measured_since
         if not self._has_estimated and passed > SECONDS_BEFORE_ESTIMATE:
-            seconds = passed / self._batches * self.params["steps"]
+            seconds = passed / self._n_batches * self.params["steps"]
             minutes = self._epochs * seconds / 60
-            self._say(f"an epoch takes about {seconds:.0f} s of training; {self._epochs} take {minutes:.1f} min")
+            self._bar.console.print(
+                f"an epoch takes about {seconds:.0f} s of training; {self._epochs} take {minutes:.1f} min"
+            )
             self._has_estimated = True
 
     def on_epoch_end(self, epoch, logs=None):
         self._bar.remove_task(self._task)
-        shown = {name: logs[name] for name in logs if name.endswith("_loss") and name != "val_loss"}
+        shown = {name: value for name, value in logs.items() if name.endswith("_loss") and name != "val_loss"}
         if "val_auprc" in logs:
-            shown |= {"validation AUPRC": logs["val_auprc"], "AUROC": logs["val_auroc"]}
+            shown["validation AUPRC"] = logs["val_auprc"]
+            shown["AUROC"] = logs["val_auroc"]
         else:
-            shown |= {"validation residual": logs["val_loss"]}
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+            shown["validation residual"] = logs["val_loss"]
+        seconds = time.perf_counter() - self._began
         kept = "  (kept)" if self._keep_best.best_epoch == epoch + 1 else ""
-        self._say(f"epoch {epoch + 1}/{self._epochs}  {time.perf_counter() - self._began:.0f} s  {figures}{kept}")
-
-    def _say(self, line: str) -> None:
-        self._bar.console.print(line)
+        self._bar.console.print(f"epoch {epoch + 1}/{self._epochs}  {seconds:.0f} s  {_format_values(shown)}{kept}")
 
 
 class ScoringProgress(keras.callbacks.Callback):
-    """A bar for `predict`, of which `done` batches were finished before."""
+    """A bar for Keras's `predict`.
 
-    def __init__(self, bar: Progress, title: str, done: int = 0):
+    Args:
+        bar: where progress is shown.
+        title: the text beside the bar.
+        n_batches_before: batches that an earlier attempt finished.
+    """
+
+    def __init__(self, bar: Progress, title: str, n_batches_before: int = 0):
         super().__init__()
-        self._bar, self._title, self._done = bar, title, done
+        self._bar, self._title, self._n_batches_before = bar, title, n_batches_before
 
     def on_predict_begin(self, logs=None):
-        total = self._done + self.params["steps"]
-        self._task = self._bar.add_task(self._title, total=total, completed=self._done)
+        total = self._n_batches_before + self.params["steps"]
+        self._task = self._bar.add_task(self._title, total=total, completed=self._n_batches_before)
 
     def on_predict_batch_end(self, batch, logs=None):
         self._bar.advance(self._task)
@@ -86,7 +100,10 @@ class ScoringProgress(keras.callbacks.Callback):
 
 
 class AfterFitProgress(keras.callbacks.Callback):
-    """A bar for what a detector learns once the epochs are over, and a line at its end."""
+    """A bar for the training in `AnomalyDetector.after_fit`, and a line when it ends.
+
+    The trained model must have an attribute `title`.
+    """
 
     def __init__(self, bar: Progress):
         super().__init__()
@@ -101,6 +118,9 @@ class AfterFitProgress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._bar.remove_task(self._task)
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in logs.items())
         seconds = time.perf_counter() - self._began
-        self._bar.console.print(f"{self.model.title}  {seconds:.0f} s  {figures}")
+        self._bar.console.print(f"{self.model.title}  {seconds:.0f} s  {_format_values(logs)}")
+
+
+def _format_values(values: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""From scores to metrics: what is measured on the validation and test images of a trial, and `scores.csv`."""
+"""Metrics of the scores of a trial on its validation and test images, and `scores.csv`."""
 
 import csv
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Scores = dict[str, np.ndarray]  # each score by its name, (n,)
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the scores of a trial are worth; made by `measure`.
+    """The metrics of the scores of a trial; made by `measure`.
 
     Attributes:
         validation: `evaluation.metrics` of each score on the validation images, by the score's name.
@@ -38,10 +38,10 @@ def measure(
     test_labels: np.ndarray,
     test_scores: Scores,
 ) -> Measurements:
-    """Measures every score. Thresholds and the range for (13) come from the validation images alone.
+    """Measures every score; the thresholds and the range for (13) come from the validation images only.
 
     Args:
-        selected_score: the name in `hyperparameters.score`.
+        selected_score: the name of the selected score.
         validation_labels, test_labels: 0 for normal and 1 for anomalous images.
         validation_scores, test_scores: every score by its name; both have the same names.
 
@@ -68,10 +68,11 @@ def write_scores(path: Path, files: Sequence[str] | None, labels: np.ndarray, co
     """Writes one row for each test image.
 
     Args:
-        path: of the CSV file.
-        files: the name of each image; None numbers the images.
-        labels: (n,).
-        columns: more columns by their name, (n,) each. Nine digits are printed, which restore a float32 exactly.
+        path: the CSV file.
+        files: the file name of each image; None: the images are numbered from 0.
+        labels: (n,), 0 or 1.
+        columns: scores by the names of their columns, (n,) each, written with nine digits, which restore a float32
+            exactly.
     """
     with (
         atomic_write(path) as temporary,

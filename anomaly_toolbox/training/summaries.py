@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a trial."""
+"""TensorBoard's event files of a run: scalars, histograms, curves, pictures and hyperparameters."""
 
 import contextlib
 from pathlib import Path
@@ -13,16 +13,26 @@ from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from anomaly_toolbox import evaluation, pictures
+from anomaly_toolbox.datasets.batches import ScoringSplit
 from anomaly_toolbox.files import atomic_write
 from anomaly_toolbox.training.callbacks import VALIDATION_METRICS, Validation
 
 HPARAMS_FILE, TEST_FILE = ".hparams.v2", ".test.v2"  # endings of event files that are written in one go
+#: Tags of pictures; they stay as they are, so that runs of different versions can be compared.
+GRID_TAG = "image, reconstruction, residual, where"
+HEATMAPS_TAG = "where, the highest test scores of each folder"
 
 
 class Summaries(keras.callbacks.Callback):
-    """One TensorBoard run a trial: losses, learning rates, validation figures and pictures.
+    """Writes losses, learning rates, validation metrics and pictures to the event file of the run.
 
-    Keras's own `TensorBoard` callback splits a trial into two runs and knows a single optimizer, hence this one.
+    Keras's `TensorBoard` callback divides a trial into two TensorBoard runs and supports one optimizer only.
+
+    Args:
+        folder: the run folder.
+        validation: the callback whose scores are written; it must act before this one.
+        every: the number of training steps between two points of the losses.
+        steps_per_epoch: the number of training steps in an epoch.
     """
 
     def __init__(self, folder: Path, validation: Validation, every: int, steps_per_epoch: int):
@@ -39,94 +49,111 @@ class Summaries(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         step = self._epoch * self._steps_per_epoch + batch + 1
-        if step % self._every == 0 or step == 1 or batch + 1 == self._steps_per_epoch:
+        if step == 1 or step % self._every == 0 or batch + 1 == self._steps_per_epoch:
             with self.writer.as_default(step):
                 for name, value in logs.items():
                     tf.summary.scalar(f"losses/{name}", value)
 
     def on_epoch_end(self, epoch, logs=None):
-        split, scores = self._validation.split, self._validation.scores
+        split = self._validation.split
         with self.writer.as_default((epoch + 1) * self._steps_per_epoch):
             for name in logs.keys() & set(VALIDATION_METRICS.values()):
                 tf.summary.scalar(f"validation/{name.removeprefix('val_')}", logs[name])
-            for player, optimizer in self.model.optimizers.items():
-                tf.summary.scalar(f"learning_rate/{player}", optimizer.learning_rate)
-            with self.model.fast_validation():
-                reconstructions = self.model.reconstruct(split.examples)
-            maps = self.model.map_from_reconstruction(split.examples, reconstructions).numpy()
-            heatmap_range = pictures.heatmap_range_of(maps[: len(split.normal_examples)])  # they come first
-            grid = pictures.grid(split.examples, reconstructions.numpy(), maps, heatmap_range)
-            tf.summary.image("image, reconstruction, residual, where", grid[None])
-            self._separation(split.labels, scores)
+            for name, optimizer in self.model.optimizers.items():
+                tf.summary.scalar(f"learning_rate/{name}", optimizer.learning_rate)
+            self._write_examples(split)
+            for name, scores in self._validation.scores.items():
+                _write_scores(name, split.labels, scores)
         self.writer.flush()
 
     def on_train_end(self, logs=None):
         self.writer.close()
 
-    def _separation(self, labels: np.ndarray, scores: dict[str, np.ndarray]) -> None:
-        for name, values in scores.items():
-            tf.summary.histogram(f"scores/{name}/normal", values[labels == 0])
-            if not labels.any():
-                continue
-            tf.summary.scalar(f"validation/{name}/auprc", evaluation.metrics(labels, values, threshold=0.0)["auprc"])
-            tf.summary.histogram(f"scores/{name}/anomalous", values[labels == 1])
-            rescaled = evaluation.rescale(values, values.min(), values.max())
-            curve = pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled)
-            step = tf.summary.experimental.get_step()
-            tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
+    def _write_examples(self, split: ScoringSplit) -> None:
+        """Writes the grid of the example images; the range of the heatmaps comes from the normal ones."""
+        with self.model.fast_validation():
+            reconstructions = self.model.reconstruct(split.examples)
+        maps = self.model.map_from_reconstruction(split.examples, reconstructions).numpy()
+        normal_maps = maps[: len(split.normal_examples)]  # `examples` begins with them
+        heatmap_range = pictures.heatmap_range_of(normal_maps)
+        grid = pictures.grid(split.examples, reconstructions.numpy(), maps, heatmap_range)
+        tf.summary.image(GRID_TAG, grid[np.newaxis])
+
+
+def _write_scores(name: str, labels: np.ndarray, scores: np.ndarray) -> None:
+    """Writes histograms of a score and, if there are anomalous images, its AUPRC and precision-recall curve."""
+    tf.summary.histogram(f"scores/{name}/normal", scores[labels == 0])
+    if not labels.any():
+        return
+    tf.summary.scalar(f"validation/{name}/auprc", evaluation.metrics(labels, scores, threshold=0.0)["auprc"])
+    tf.summary.histogram(f"scores/{name}/anomalous", scores[labels == 1])
+    rescaled = evaluation.rescale(scores, scores.min(), scores.max())  # the curve's thresholds go from 0 to 1
+    curve = pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled)
+    tf.summary.experimental.write_raw_pb(curve.SerializeToString(), tf.summary.experimental.get_step())
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Takes the points after a step out of a run's event files: an interrupted training will write them again."""
+    """Removes the points after a step from the event files of a run, because a continued training writes them again.
+
+    Args:
+        folder: the run folder.
+        step: the training step of the checkpoint.
+    """
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        kept, n_read = [], 0
-        with contextlib.suppress(tf.errors.DataLossError):  # a process that was killed left half a record
+        kept_records, n_records = [], 0
+        with contextlib.suppress(tf.errors.DataLossError):  # a killed process may leave an incomplete record
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                n_read += 1
+                n_records += 1
                 if Event.FromString(record).step <= step:
-                    kept.append(record)
-        if len(kept) == n_read:
+                    kept_records.append(record)
+        if len(kept_records) == n_records:
             continue
         with atomic_write(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
-            for record in kept:
+            for record in kept_records:
                 writer.write(record)
 
 
 def summarise_hyperparameters(folder: Path, hyperparameters: dict[str, Any]) -> None:
-    """Puts the trial into TensorBoard's HParams tab, once, as a row of its own.
+    """Adds the trial to TensorBoard's HParams tab as one row, unless an earlier attempt did.
 
-    An empty trial_id makes the run's place below the log folder the row's name, and no two runs share that.
+    With an empty trial_id, TensorBoard names the row after the path of the run below the log folder, which is unique.
     """
     if any(folder.glob(f"*{HPARAMS_FILE}")):
         return
-    known = {name: value for name, value in hyperparameters.items() if value is not None}
+    given = {name: value for name, value in hyperparameters.items() if value is not None}
     with tf.summary.create_file_writer(str(folder), filename_suffix=HPARAMS_FILE).as_default():
-        hparams_api.hparams(known, trial_id="")
+        hparams_api.hparams(given, trial_id="")
 
 
 def summarise_test(
     folder: Path,
     validation_metrics: dict[str, dict[str, Any]],
     test_metrics: dict[str, dict[str, Any]],
-    selected: str,
+    selected_score: str,
     step: int,
 ) -> None:
-    """Adds the figures of every score, and `where.png`, to the trial's TensorBoard run; `step` is where training ended.
+    """Writes the metrics of the finished detector, and `where.png` if there is one.
 
-    `kept/` are the validation figures of the networks that were kept, `validation/` those of each epoch.
+    The tags `kept/...` are validation metrics of the networks of the best epoch; `validation/...` are those of each
+    epoch.
+
+    Args:
+        folder: the run folder.
+        validation_metrics, test_metrics: `evaluation.metrics` of every score by its name.
+        selected_score: the name of the selected score.
+        step: the number of training steps.
     """
-    for earlier in folder.glob(f"*{TEST_FILE}"):  # of an attempt that was interrupted after this
-        earlier.unlink()
+    for path in folder.glob(f"*{TEST_FILE}"):  # of an attempt that was interrupted after this function
+        path.unlink()
     with tf.summary.create_file_writer(str(folder), filename_suffix=TEST_FILE).as_default(step):
-        for place, of_each_score in (("kept", validation_metrics), ("test", test_metrics)):
+        for prefix, metrics in (("kept", validation_metrics[selected_score]), ("test", test_metrics[selected_score])):
             for name in ("auprc", "auroc", "f1"):
-                if of_each_score[selected][name] is not None:
-                    tf.summary.scalar(f"{place}/{name}", of_each_score[selected][name])
-        for score, figures in test_metrics.items():
-            if figures["auprc"] is not None:
-                tf.summary.scalar(f"test/{score}/auprc", figures["auprc"])
-        if (folder / "where.png").exists():
-            with Image.open(folder / "where.png") as picture:
-                tf.summary.image(
-                    "where, the highest test scores of each folder", np.asarray(picture.convert("RGB"))[None]
-                )
+                if metrics[name] is not None:
+                    tf.summary.scalar(f"{prefix}/{name}", metrics[name])
+        for score, metrics in test_metrics.items():
+            if metrics["auprc"] is not None:
+                tf.summary.scalar(f"test/{score}/auprc", metrics["auprc"])
+        heatmaps_path = folder / "where.png"
+        if heatmaps_path.exists():
+            with Image.open(heatmaps_path) as picture:
+                tf.summary.image(HEATMAPS_TAG, np.asarray(picture.convert("RGB"))[np.newaxis])

@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from pydantic import BaseModel
 from rich.console import Console
 
 from anomaly_toolbox import evaluation, pictures
@@ -21,7 +20,8 @@ from anomaly_toolbox.errors import DamagedFile, ToolboxError
 from anomaly_toolbox.files import atomic_write, read_json, sha256, write_json
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.adversarial import Divergence
-from anomaly_toolbox.models.base import MAP, AnomalyDetector, Hyperparameters
+from anomaly_toolbox.models.base import MAP, AnomalyDetector
+from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
 from anomaly_toolbox.runs import Run, run_name
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
 from anomaly_toolbox.training.data import NEED_ANOMALIES, PreparedData, prepare
@@ -39,15 +39,15 @@ class Trial:
     Attributes:
         experiment: registered name of the method.
         hyperparameters: an instance of the method's `Hyperparameters`.
-        dataset_name: the name of the dataset in the run's folder.
+        dataset_name: the name of the dataset in the path of the run folder.
         source: where the images come from: `--dataset` and `--data-dir` as absolute paths.
-        dataset: not configured yet; the trial configures it.
-        seed: of the weights, the order of the images and all random numbers of a method.
+        dataset: the dataset, which the trial configures.
+        seed: sets the initial weights, the order of the images and all random numbers of the method.
         reading: the options that were given for reading images: `aspect`, `all_test_images`, `white_level`.
     """
 
     experiment: str
-    hyperparameters: BaseModel
+    hyperparameters: ScoringHyperparameters
     dataset_name: str
     source: str
     dataset: AnomalyDetectionDataset
@@ -68,15 +68,16 @@ def run_trial(
         watch: called after each epoch; if it raises, the trial stops and may be continued later.
 
     Returns:
-        The run's folder and the content of its `results.json`.
+        The run folder and the content of its `results.json`.
 
     Raises:
         InputError: the hyperparameters do not fit the dataset.
         ToolboxError: the folder is damaged, belongs to another run or is in use; or training diverged.
     """
     trial = _with_default_label(trial)
-    schema = type(trial.hyperparameters)
-    name = run_name({**trial.hyperparameters.model_dump(), **trial.reading}, schema().model_dump(), trial.seed)
+    values = {**trial.hyperparameters.model_dump(), **trial.reading}
+    defaults = type(trial.hyperparameters).model_validate({}).model_dump()
+    name = run_name(values, defaults, trial.seed)
     run = Run(log_dir / trial.experiment / trial.dataset_name / name, _hparams(trial))
     with run.locked(), _advise_on_damage():
         if not overwrite:
@@ -124,15 +125,17 @@ class Attempt:
 
         detector = detector_class(trial.experiment)(hp, dataset.channels)
         detector.compile()
-        has_epochs = isinstance(hp, Hyperparameters)
-        training_summary = self._train(detector, data) if has_epochs else _summary_without_epochs()
+        if isinstance(hp, Hyperparameters):
+            training_summary = self._train(detector, hp, data)
+        else:
+            training_summary = _summary_without_epochs()
         training_summary["train_seconds"] += self._fit_after_epochs(detector, data.memory_images)
         results = self._test(detector, data, training_summary)
         self.run.finish(results)
         return results
 
     def _claim_folder(self, data: PreparedData, overwrite: bool) -> None:
-        """Records in `hparams.json` what is known of the images; ToolboxError if a checkpoint saw other images."""
+        """Adds properties of the images to `hparams.json`; ToolboxError if a checkpoint was made with other images."""
         run = self.run
         if overwrite:  # not before: an error in the images must not cost the earlier run
             run.clear()
@@ -141,7 +144,7 @@ class Attempt:
             recorded_digest = read_json(run.hparams_path).get("digest_of_images")
             if recorded_digest not in (None, data.digest):
                 raise run.images_have_changed()
-        run.record(  # datasets may know some of these only after `configure`
+        run.record(  # some datasets set these only in `configure`
             channels=data.dataset.channels,
             aspect=data.dataset.aspect,
             levels=data.dataset.levels,
@@ -149,9 +152,9 @@ class Attempt:
             digest_of_images=data.digest,
         )
 
-    def _train(self, detector: AnomalyDetector, data: PreparedData) -> dict[str, Any]:
+    def _train(self, detector: AnomalyDetector, hp: Hyperparameters, data: PreparedData) -> dict[str, Any]:
         """Trains from the checkpoint, if there is one, and loads the networks of the best epoch."""
-        hp, run = self.trial.hyperparameters, self.run
+        run = self.run
         lacks_anomalies = hp.select_by in NEED_ANOMALIES and not data.validation.labels.any()
         keep_best = callbacks.KeepBest(run.checkpoint, "loss" if lacks_anomalies else hp.select_by, hp.patience)
         timing = callbacks.Timing(hp.batch_size)
@@ -199,7 +202,7 @@ class Attempt:
         }
 
     def _fit_after_epochs(self, detector: AnomalyDetector, memory_images: np.ndarray) -> float:
-        """Fits what follows the epochs, and returns its duration in seconds.
+        """Fits what is fitted after the epochs, such as the memory banks, and returns the duration in seconds.
 
         `model.weights.h5` is written at the end, so its presence shows that this step is done.
         """
@@ -221,7 +224,7 @@ class Attempt:
         return seconds
 
     def _test(self, detector: AnomalyDetector, data: PreparedData, training_summary: dict[str, Any]) -> dict[str, Any]:
-        """Scores, measures, writes `scores.csv`, draws, and returns the results."""
+        """Scores and measures, writes `scores.csv`, pictures and summaries, and returns the results."""
         trial, run = self.trial, self.run
         hp, test, dataset = trial.hyperparameters, data.test, data.dataset
         masks = dataset.test_masks if dataset.test_masks is not None and dataset.test_masks.any() else None
@@ -238,7 +241,7 @@ class Attempt:
         columns = {"score": selected_scores, "calibrated": measured.calibrated, **test_scores}
         write_scores(run.scores_path, dataset.test_files, test.labels, columns)
         pixel_metrics = {}
-        if masks is not None:
+        if masks is not None and maps is not None:
             pixel_metrics = evaluation.pixel_metrics(masks, maps, dataset.test_padding)
 
         normal_maps = detector.anomaly_map(data.validation.normal_examples).numpy()
@@ -271,7 +274,7 @@ class Attempt:
     def _score(
         self, bar: ProgressBar, detector: AnomalyDetector, split: ScoringSplit, name: str, with_maps: bool = False
     ) -> tuple[Scores, float | None]:
-        """Scores a split from where an earlier attempt was interrupted.
+        """Scores a split, and continues where an earlier attempt was interrupted.
 
         Returns:
             The scores of all images, `paper` and `residual` first, and the speed in images per second; the speed is

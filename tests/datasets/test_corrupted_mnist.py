@@ -1,4 +1,4 @@
-"""MNIST-C: which digits are clean and which corrupted, from the publisher's files and TensorFlow Datasets."""
+"""MNIST-C: which digits are clean and which are corrupted, from the publisher's files and TensorFlow Datasets."""
 
 import shutil
 import zipfile
@@ -8,6 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from anomaly_toolbox.datasets import mnist
+from anomaly_toolbox.datasets import tfds as tfds_module
 from anomaly_toolbox.datasets.corrupted_mnist import CORRUPTIONS, CorruptedMNIST
 from anomaly_toolbox.errors import InputError, ToolboxError
 
@@ -15,18 +16,19 @@ PER_LABEL = {"train": 635, "test": 11}
 
 
 def publish(folder, *corruptions):
-    """The publisher's folder: digits of 6x5 pixels labelled 0, 1 and 2; each corruption blackens another column."""
+    """Writes the publisher's folder: digits 0, 1 and 2 of 6x5 pixels; each corruption blackens another column."""
     generator = np.random.default_rng(3)
     for split, per_label in PER_LABEL.items():
         labels = generator.permutation(np.repeat([0, 1, 2], per_label))
         images = generator.integers(1, 256, (len(labels), 6, 5, 1), np.uint8)
         for column, corruption in enumerate(("identity", *corruptions)):
-            place = folder / "mnist_c" / corruption
-            place.mkdir(parents=True, exist_ok=True)
-            changed = images.copy()
-            changed[:, :, column - 1] = 0 if column else changed[:, :, column - 1]
-            np.save(place / f"{split}_images.npy", changed)
-            np.save(place / f"{split}_labels.npy", labels)
+            version_folder = folder / "mnist_c" / corruption
+            version_folder.mkdir(parents=True, exist_ok=True)
+            version = images.copy()
+            if corruption != "identity":
+                version[:, :, column - 1] = 0
+            np.save(version_folder / f"{split}_images.npy", version)
+            np.save(version_folder / f"{split}_labels.npy", labels)
     return folder
 
 
@@ -37,13 +39,13 @@ def configured(folder, corruption="fog", **options):
 
 
 def pairs(split):
-    """Images (n, 6, 5), uint8, and labels of a split."""
+    """The images, (n, 6, 5), uint8, and the labels of a split."""
     images, labels = zip(*split.as_numpy_iterator(), strict=True)
     return np.round(np.concatenate(images) * 127.5 + 127.5).astype(np.uint8)[..., 0], np.concatenate(labels)
 
 
 def digits(images):
-    """What is left of each digit in both versions, which tells it from all others."""
+    """The columns of each digit that are the same in both versions; they identify it."""
     return [image[:, 1:].tobytes() for image in images]
 
 
@@ -57,10 +59,13 @@ def test_clean_is_normal_and_corrupted_anomalous(tmp_path):
         assert np.bincount(labels, minlength=2).tolist() == [n_normal, n_anomalous]
 
 
-def test_no_digit_is_in_two_splits_or_in_both_kinds(tmp_path):
+def test_no_digit_is_in_two_splits_or_of_both_kinds(tmp_path):
     dataset = configured(publish(tmp_path, "fog"))
-    seen = [digit for split in (dataset.train, dataset.validation, dataset.test) for digit in digits(pairs(split)[0])]
-    assert len(seen) == len(set(seen)) == 3 * sum(PER_LABEL.values())
+    found = []
+    for split in (dataset.train, dataset.validation, dataset.test):
+        images, _ = pairs(split)
+        found += digits(images)
+    assert len(found) == len(set(found)) == 3 * sum(PER_LABEL.values())
 
 
 def test_every_second_image_of_the_official_test_is_corrupted(tmp_path):
@@ -76,8 +81,8 @@ def test_validation_is_the_first_600_of_each_label(tmp_path):
     dataset = configured(publish(tmp_path, "fog"))
     official = np.load(tmp_path / "mnist_c" / "identity" / "train_images.npy")[..., 0]
     labels = np.load(tmp_path / "mnist_c" / "identity" / "train_labels.npy")
-    held = np.sort(np.concatenate([np.flatnonzero(labels == label)[:600] for label in range(3)]))
-    assert digits(pairs(dataset.validation)[0]) == digits(official[held])
+    chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[:600] for label in range(3)]))
+    assert digits(pairs(dataset.validation)[0]) == digits(official[chosen])
 
 
 def test_one_corruption_after_another(tmp_path):
@@ -88,9 +93,9 @@ def test_one_corruption_after_another(tmp_path):
     assert labels.all()
 
 
-@pytest.mark.parametrize("place", [".", "mnist_c"])
-def test_the_publishers_folder_or_the_one_above(tmp_path, place):
-    configured(publish(tmp_path, "fog") / place)
+@pytest.mark.parametrize("data_dir", [".", "mnist_c"])
+def test_the_publishers_folder_or_the_one_above(tmp_path, data_dir):
+    configured(publish(tmp_path, "fog") / data_dir)
 
 
 def test_the_publishers_archive(tmp_path):
@@ -105,8 +110,8 @@ def test_the_publishers_archive(tmp_path):
         CorruptedMNIST(tmp_path / "other.zip")
 
 
-def test_through_tensorflow_datasets(tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist, "_reach", lambda url: None)
+def test_loading_through_tensorflow_datasets(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_module, "_check_connection", lambda url: None)
     monkeypatch.setattr(mnist, "VALIDATION_IMAGES_PER_LABEL", 4)
     with tfds.testing.mock_data(num_examples=200):
         dataset = CorruptedMNIST(tmp_path)
@@ -119,12 +124,12 @@ def test_every_corruption_is_one_of_tensorflow_datasets():
     assert {*CORRUPTIONS, "identity"} == set(tfds.builder_cls("mnist_corrupted").builder_configs)
 
 
-def test_without_files_or_network_both_ways_are_named(tmp_path, monkeypatch):
+def test_the_error_without_files_or_network_names_both_remedies(tmp_path, monkeypatch):
     def no_network(address, timeout):
         raise OSError(f"cannot reach {address} within {timeout} s")
 
-    monkeypatch.setattr(mnist, "getproxies", dict)
-    monkeypatch.setattr(mnist.socket, "create_connection", no_network)
+    monkeypatch.setattr(tfds_module, "getproxies", dict)
+    monkeypatch.setattr(tfds_module.socket, "create_connection", no_network)
     with pytest.raises(
         ToolboxError, match=r"could not be downloaded.*'mnist_corrupted/identity'.*mnist_c\.zip"
     ) as caught:
@@ -133,50 +138,50 @@ def test_without_files_or_network_both_ways_are_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("label", "told"),
+    ("label", "message"),
     [
-        (None, "received None: there are shot_noise"),
+        (None, "received None: valid names are shot_noise"),
         ("fogg", r"received 'fogg': did you mean fog\?"),
         ("identity", "received 'identity'"),
     ],
 )
-def test_what_is_no_corruption(tmp_path, label, told):
-    with pytest.raises(InputError, match=f"class_label: expected a corruption, {told}"):
+def test_a_class_label_that_is_not_a_corruption(tmp_path, label, message):
+    with pytest.raises(InputError, match=f"class_label: expected a corruption, {message}"):
         configured(publish(tmp_path), label)
 
 
-def test_a_label_where_there_are_corruptions(tmp_path):
+def test_an_anomalous_label_is_refused(tmp_path):
     with pytest.raises(InputError, match="anomalous_label: 2 given; CorruptedMNIST has corruptions: use class_label"):
         configured(publish(tmp_path), anomalous_label=2)
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(b""), "is damaged, or no .npy file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged, or no .npy file"),
-        (lambda path: path.write_text("no array at all"), "is damaged, or no .npy file"),
-        (lambda path: np.save(path, np.array([{}])), "is damaged, or no .npy file"),
+        (lambda path: path.write_bytes(b""), "is damaged or not a .npy file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged or not a .npy file"),
+        (lambda path: path.write_text("no array at all"), "is damaged or not a .npy file"),
+        (lambda path: np.save(path, np.array([{}])), "is damaged or not a .npy file"),
         (lambda path: np.save(path, np.zeros((33, 6, 5))), r"expected grey images of 8 bits.*float64, \(33, 6, 5\)"),
         (lambda path: np.save(path, np.zeros((33, 6, 5, 3), np.uint8)), r"expected grey images.*\(33, 6, 5, 3\)"),
     ],
 )
-def test_damaged_images(tmp_path, damage, told):
+def test_damaged_images_are_reported(tmp_path, damage, message):
     path = publish(tmp_path, "fog") / "mnist_c" / "fog" / "test_images.npy"
     damage(path)
-    with pytest.raises(ToolboxError, match=told) as caught:
+    with pytest.raises(ToolboxError, match=message) as caught:
         configured(tmp_path)
     assert str(path) in str(caught.value)
 
 
-def test_counts_that_differ(tmp_path):
+def test_different_numbers_of_images_and_labels_are_refused(tmp_path):
     np.save(publish(tmp_path, "fog") / "mnist_c" / "fog" / "test_labels.npy", np.zeros(32, np.uint8))
     with pytest.raises(ToolboxError, match=r"test_labels\.npy: expected 33 labels, received \(32,\)"):
         configured(tmp_path)
 
 
-def test_other_digits_than_the_clean_ones(tmp_path):
+def test_other_digits_than_the_clean_ones_are_refused(tmp_path):
     other = publish(tmp_path / "other") / "mnist_c" / "identity"
     np.save(other / "test_labels.npy", np.load(other / "test_labels.npy")[::-1])
     shutil.copytree(other, publish(tmp_path) / "mnist_c" / "fog")

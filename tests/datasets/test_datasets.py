@@ -1,4 +1,4 @@
-"""What every dataset must do, the built-in ones and one that a user writes."""
+"""The contract of all datasets, built-in ones and those that a user writes; and the registry."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from tests.conftest import FASHION_MNIST, write_idx_folder
 from tests.datasets.test_corrupted_mnist import publish as publish_mnist_c
 from tests.datasets.test_folder import fill
 
-USERS = """
+#: A user's class that assigns the private attributes of the nine datasets.
+WITH_ATTRIBUTES = """
 from functools import partial
 import numpy as np
 import tensorflow as tf
@@ -43,6 +44,18 @@ class Stripes(AnomalyDetectionDataset):
             setattr(self, f"_{name}", pipeline(part, is_training=is_training))
 """
 
+#: The same class with `set_split`.
+BEFORE, _, _ = WITH_ATTRIBUTES.partition("            setattr(")
+WITH_SET_SPLIT = f"""{BEFORE}
+            self.set_split(
+                name,
+                normal=pipeline(normal, is_training=is_training),
+                anomalous=pipeline(anomalous, is_training=is_training),
+                all=pipeline(part, is_training=is_training),
+            )
+"""
+USERS_CLASSES = {"with attributes": WITH_ATTRIBUTES, "with set_split": WITH_SET_SPLIT}
+
 
 def images_of(split):
     return np.concatenate([batch for batch, _ in split.as_numpy_iterator()])
@@ -52,14 +65,14 @@ def labels_of(split):
     return np.concatenate([np.zeros(0, int), *(labels for _, labels in split.as_numpy_iterator())])
 
 
-@pytest.fixture(params=[*sorted(DATASETS), "Stripes.py"], scope="module")
+@pytest.fixture(params=[*sorted(DATASETS), *USERS_CLASSES], scope="module")
 def dataset(request, tmp_path_factory):
-    """Configured; with the images of each kind in each split, and the label that was chosen."""
+    """A configured dataset, its expected numbers of normal and anomalous images by split, and its label."""
     tf.random.set_seed(0)
     chosen = {"anomalous_label": 2}
-    if request.param == "Stripes.py":
-        path = tmp_path_factory.mktemp("user") / request.param
-        path.write_text(USERS)
+    if request.param in USERS_CLASSES:
+        path = tmp_path_factory.mktemp("user") / "Stripes.py"
+        path.write_text(USERS_CLASSES[request.param])
         dataset, counts = load_dataset(str(path)), {"train": (150, 50), "validation": (38, 12), "test": (37, 13)}
     elif request.param == "Digits":
         dataset, counts = load_dataset("Digits"), {"train": (972, 106), "validation": (323, 36), "test": (325, 35)}
@@ -110,24 +123,24 @@ def test_shape_and_range(dataset):
 
 
 def test_splits_are_disjoint(dataset, request):
-    """By content; Fashion-MNIST itself holds a few images twice, so it is left out."""
+    """Compares contents; Fashion-MNIST is left out because it repeats a few images itself."""
     dataset, *_ = dataset
     if type(dataset).__name__ == "FashionMNIST":
         pytest.skip("Fashion-MNIST repeats some images across its official splits")
-    seen = [
+    train, validation, test = (
         {image.tobytes() for image in images_of(split)} for split in (dataset.train, dataset.validation, dataset.test)
-    ]
-    assert not seen[0] & seen[1]
-    assert not seen[0] & seen[2]
-    assert not seen[1] & seen[2]
+    )
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
 
 
-def test_the_test_split_keeps_its_order(dataset):
+def test_the_test_split_has_a_fixed_order(dataset):
     dataset, *_ = dataset
     assert np.array_equal(images_of(dataset.test), images_of(dataset.test))
 
 
-def test_training_order_is_new_each_epoch_and_repeats_for_a_seed(dataset):
+def test_the_training_order_is_new_in_each_epoch_and_follows_from_the_seed(dataset):
     dataset, _, chosen = dataset
     orders = []
     for _ in range(2):
@@ -139,6 +152,28 @@ def test_training_order_is_new_each_epoch_and_repeats_for_a_seed(dataset):
     np.testing.assert_array_equal(orders[0], orders[1])
 
 
+class Unconfigured(AnomalyDetectionDataset):
+    """A dataset without splits."""
+
+    def configure(self, *_, **__):
+        """Does nothing."""
+
+
+def test_set_split_sets_all_three_datasets_of_a_split():
+    dataset = Unconfigured()
+    assert dataset.train is dataset.validation_normal is dataset.test_anomalous is None
+    normal, anomalous, both = (tf.data.Dataset.range(n) for n in (1, 2, 3))
+    dataset.set_split("validation", normal=normal, anomalous=anomalous, all=both)
+    assert dataset.validation_normal is dataset._validation_normal is normal
+    assert dataset.validation_anomalous is dataset._validation_anomalous is anomalous
+    assert dataset.validation is dataset._validation is both
+    assert dataset.train is dataset.test is None
+    dataset.set_split("validation", all=both)
+    assert dataset.validation_normal is dataset.validation_anomalous is None
+    with pytest.raises(ValueError, match="expected train, validation or test, received 'val'"):
+        dataset.set_split("val", all=both)
+
+
 def test_names():
     assert dataset_name("fashionmnist") == "FashionMNIST"
     with pytest.raises(InputError, match="did you mean FashionMNIST"):
@@ -148,18 +183,18 @@ def test_names():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("x = (", "cannot be imported"), ("x = 1", "nothing of that name"), ("class Mine: pass", "expected a class Mine")],
 )
-def test_a_users_file_that_does_not_fit(tmp_path, text, told):
+def test_a_users_file_without_a_dataset_class_is_refused(tmp_path, text, message):
     path = tmp_path / "Mine.py"
     path.write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         load_dataset(str(path))
 
 
 @pytest.mark.parametrize("body", ["raise ValueError('no camera')", "import sys; sys.exit('no camera')"])
-def test_a_users_class_that_fails_is_named(tmp_path, body):
+def test_an_error_of_a_users_class_is_reported_with_its_name(tmp_path, body):
     path = tmp_path / "Mine.py"
     base = "from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset as Base\n"
     path.write_text(f"{base}class Mine(Base):\n  def __init__(self): {body}\n  def configure(self, **_): pass")
@@ -167,33 +202,33 @@ def test_a_users_class_that_fails_is_named(tmp_path, body):
         load_dataset(str(path))
 
 
-def test_a_folder_for_a_dataset_that_needs_none(tmp_path):
-    with pytest.raises(InputError, match="--data-dir: means nothing to --dataset Digits"):
+def test_an_unsupported_option_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--data-dir: is not supported by --dataset Digits"):
         load_dataset("Digits", tmp_path)
 
 
-@pytest.mark.parametrize(("label", "told"), [(10, "10 is not a label of Digits"), ("two", "'two' is not a label")])
-def test_a_label_that_is_none(label, told):
-    with pytest.raises(InputError, match=told):
+@pytest.mark.parametrize(("label", "message"), [(10, "10 is not a label of Digits"), ("two", "'two' is not a label")])
+def test_an_unknown_label_is_refused(label, message):
+    with pytest.raises(InputError, match=message):
         load_dataset("Digits").configure(16, (8, 8), anomalous_label=label)
 
 
-def test_a_class_where_there_are_labels():
+def test_a_class_label_is_refused_by_a_dataset_with_labels():
     with pytest.raises(InputError, match="use anomalous_label"):
         load_dataset("Digits").configure(16, (8, 8), class_label="bottle")
 
 
-def test_what_is_too_large_is_not_cached(monkeypatch):
+def test_large_datasets_are_not_cached(monkeypatch):
     def times_read(largest):
         monkeypatch.setattr(interface, "LARGEST_CACHE", largest)
         read = []
 
-        def note(image):
+        def count_reads(image):
             read.append(1)
             return image
 
         raw = tf.data.Dataset.from_tensor_slices((np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, np.int32)))
-        raw = raw.map(lambda image, label: (tf.numpy_function(note, [image], tf.uint8), label))
+        raw = raw.map(lambda image, label: (tf.numpy_function(count_reads, [image], tf.uint8), label))
         raw = raw.map(lambda image, label: (tf.ensure_shape(image, (4, 4, 1)), label))
         dataset = AnomalyDetectionDataset.pipeline(raw, (8, 8), 2, cache=True, shuffle_buffer_size=3)
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Folders of images: which split each file goes to, what is left out, and what is said of it."""
+"""Folders of images: the splits of the files, what is left out, and the notes about it."""
 
 import shutil
 
@@ -13,23 +13,27 @@ from anomaly_toolbox.errors import InputError, ToolboxError
 
 
 def fill(folder, seed=0, mode="L", size=(12, 12), **counts):
-    """So many images of noise in each subfolder; `__` stands for a slash."""
+    """Writes images of noise: `test__good=3` writes three images into `test/good`."""
     generator = np.random.default_rng(seed)
     for name, count in counts.items():
-        place = folder / name.replace("__", "/")
-        place.mkdir(parents=True, exist_ok=True)
+        subfolder = folder / name.replace("__", "/")
+        subfolder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
             pixels = generator.integers(0, 256, (*size, 3), np.uint8)
-            Image.fromarray(pixels).convert(mode).save(place / f"{number}.png")
+            Image.fromarray(pixels).convert(mode).save(subfolder / f"{number}.png")
     return folder
 
 
+def count(batches):
+    return sum(len(labels) for _, labels in batches)
+
+
 def counts(dataset):
+    """The numbers of normal and of anomalous images in each split."""
     return {
-        split: [
-            sum(len(labels) for _, labels in getattr(dataset, f"{split}_{kind}")) for kind in ("normal", "anomalous")
-        ]
-        for split in ("train", "validation", "test")
+        "train": [count(dataset.train_normal), count(dataset.train_anomalous)],
+        "validation": [count(dataset.validation_normal), count(dataset.validation_anomalous)],
+        "test": [count(dataset.test_normal), count(dataset.test_anomalous)],
     }
 
 
@@ -37,6 +41,17 @@ def configured(folder, size=8, **options):
     dataset = ImageFolder(folder, **options)
     dataset.configure(4, (size, size), drop_remainder=False)
     return dataset
+
+
+def test_progress_is_reported_to_the_given_function(tmp_path):
+    calls = []
+
+    def progress(results, description, total):
+        calls.append((description, total))
+        return results
+
+    configured(fill(tmp_path, normal=20), progress=progress)
+    assert calls == [("checking images", 20), ("reading images", 20)]
 
 
 def test_train_and_test(tmp_path):
@@ -88,7 +103,7 @@ def test_pixels_are_those_of_the_files(tmp_path):
         np.testing.assert_allclose(image, np.asarray(Image.open(tmp_path / name)) / 127.5 - 1, atol=1e-6)
 
 
-def test_deep_images_keep_their_bits(tmp_path):
+def test_images_of_16_bits_keep_their_precision(tmp_path):
     fill(tmp_path, train__good=3, test__good=2)
     pixels = np.arange(30_000, 30_144, dtype=np.uint16).reshape(12, 12)
     for path in (tmp_path / "test" / "good").iterdir():
@@ -97,7 +112,7 @@ def test_deep_images_keep_their_bits(tmp_path):
     assert len(np.unique(image)) == 144
 
 
-def test_a_large_set_lies_on_disk(tmp_path, monkeypatch):
+def test_a_large_dataset_is_kept_on_disk(tmp_path, monkeypatch):
     fill(tmp_path, normal=10, anomalous=4)
     in_memory = np.concatenate([images for images, _ in configured(tmp_path).test])
     monkeypatch.setattr(module, "LARGEST_IN_MEMORY", 0)
@@ -131,7 +146,7 @@ def test_bad_images_are_refused_or_left_out(tmp_path):
     (tmp_path / "normal" / "3.png").write_bytes(b"")
     truncated = tmp_path / "normal" / "5.png"
     truncated.write_bytes(truncated.read_bytes()[:150])
-    with pytest.raises(ToolboxError, match=r"3\.png: is empty; mend or remove it.*--on-bad-image skip"):
+    with pytest.raises(ToolboxError, match=r"3\.png: is empty; repair or remove the file.*--on-bad-image skip"):
         ImageFolder(tmp_path)
     dataset = configured(tmp_path, on_bad_image="skip")
     assert sum(map(sum, counts(dataset).values())) == 22
@@ -143,7 +158,7 @@ def test_bad_images_are_refused_or_left_out(tmp_path):
     assert len(images) == sum(counts(dataset)["train"]) + sum(counts(dataset)["test"])
 
 
-def test_one_image_in_two_splits(tmp_path):
+def test_an_image_in_two_splits_is_refused_or_left_out(tmp_path):
     fill(tmp_path, train__good=6, test__good=4, test__crack=2)
     copied = next(name for name in ImageFolder(tmp_path).test_files if "good" in name)
     shutil.copy(tmp_path / copied, tmp_path / "train" / "good" / "copy.png")
@@ -152,7 +167,7 @@ def test_one_image_in_two_splits(tmp_path):
     assert counts(configured(tmp_path, on_bad_image="skip"))["train"] == [6, 0]
 
 
-def test_a_copy_in_another_format_is_the_same_image(tmp_path):
+def test_a_copy_in_another_format_is_found(tmp_path):
     fill(tmp_path, train__good=6, test__good=4)
     copied = ImageFolder(tmp_path).test_files[0]
     Image.open(tmp_path / copied).save(tmp_path / "train" / "good" / "copy.bmp")
@@ -160,26 +175,26 @@ def test_a_copy_in_another_format_is_the_same_image(tmp_path):
         configured(tmp_path)
 
 
-def test_one_image_that_is_normal_and_anomalous(tmp_path):
+def test_an_image_that_is_normal_and_anomalous_is_refused_or_left_out(tmp_path):
     fill(tmp_path, normal=10, anomalous=4)
     shutil.copy(tmp_path / "normal" / "3.png", tmp_path / "anomalous" / "copy.png")
-    with pytest.raises(ToolboxError, match=r"is the same image as .*, once normal and once anomalous; mend"):
+    with pytest.raises(ToolboxError, match=r"is the same image as .*, once normal and once anomalous; repair"):
         configured(tmp_path)
     found = counts(configured(tmp_path, on_bad_image="skip"))
     assert np.sum(list(found.values()), axis=0).tolist() == [9, 4]
 
 
-def test_a_contradiction_takes_all_copies_with_it(tmp_path):
-    """Two copies among the defects and one among the good images: nobody knows what any of them is."""
+def test_all_copies_of_a_contradiction_are_left_out(tmp_path):
+    """Two copies are anomalous and one is normal."""
     fill(tmp_path, train__good=6, test__good=6, test__crack=6)
-    for place in ("crack/1.png", "crack/2.png"):
-        shutil.copy(tmp_path / "test" / "good" / "3.png", tmp_path / "test" / place)
+    for name in ("crack/1.png", "crack/2.png"):
+        shutil.copy(tmp_path / "test" / "good" / "3.png", tmp_path / "test" / name)
     found = counts(configured(tmp_path, on_bad_image="skip"))
     assert np.sum([found["validation"], found["test"]], axis=0).tolist() == [5, 4]
 
 
 @pytest.mark.parametrize("content", [b"text", None])
-def test_nothing_that_can_be_used(tmp_path, content):
+def test_a_folder_without_usable_images_is_refused(tmp_path, content):
     fill(tmp_path, normal=10)
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(content or path.read_bytes()[:100])
@@ -187,24 +202,24 @@ def test_nothing_that_can_be_used(tmp_path, content):
         configured(tmp_path, on_bad_image="skip")
 
 
-def test_images_that_all_contradict_each_other(tmp_path):
+def test_a_folder_of_contradictions_is_refused(tmp_path):
     fill(tmp_path, normal=6)
     shutil.copytree(tmp_path / "normal", tmp_path / "anomalous")
     with pytest.raises(ToolboxError, match=r": no image is left; left out: "):
         configured(tmp_path, on_bad_image="skip")
 
 
-def test_two_folders_for_masks(tmp_path):
+def test_two_folders_for_masks_are_refused(tmp_path):
     with pytest.raises(InputError, match="has two folders for masks, Ground_Truth and groundtruth; expected one"):
         ImageFolder(fill(tmp_path, normal=10, Ground_Truth=1, groundtruth=1))
 
 
-def test_a_split_without_normal_images_is_named(tmp_path):
+def test_a_split_without_normal_images_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="no normal images for validation; expected images in Val/good"):
         ImageFolder(fill(tmp_path, train__good=6, Val__crack=3, test__good=4))
 
 
-def test_too_few_normal_images(tmp_path):
+def test_too_few_normal_images_are_refused(tmp_path):
     fill(tmp_path / "few", normal=1, anomalous=4)
     with pytest.raises(InputError, match="few: no normal images for validation; expected at least 5 in normal"):
         ImageFolder(tmp_path / "few")
@@ -215,25 +230,40 @@ def test_too_few_normal_images(tmp_path):
         ImageFolder(tmp_path / "loose")
 
 
-def test_other_images_names_or_masks_have_another_fingerprint(tmp_path):
+def test_the_fingerprint_depends_on_images_names_and_masks(tmp_path):
     fill(tmp_path, train__good=6, test__good=4, test__crack=2, ground_truth__crack=1)
     (tmp_path / "ground_truth" / "crack" / "0.png").rename(tmp_path / "ground_truth" / "crack" / "0_mask.png")
-    known = [ImageFolder(tmp_path).fingerprint()]
-    assert ImageFolder(tmp_path).fingerprint() == known[0]
+    fingerprints = [ImageFolder(tmp_path).fingerprint()]
+    assert ImageFolder(tmp_path).fingerprint() == fingerprints[0]
     fill(tmp_path, seed=1, train__good=1)
-    known.append(ImageFolder(tmp_path).fingerprint())
+    fingerprints.append(ImageFolder(tmp_path).fingerprint())
     fill(tmp_path, seed=1, ground_truth__crack=1)
     (tmp_path / "ground_truth" / "crack" / "0.png").rename(tmp_path / "ground_truth" / "crack" / "0_mask.png")
-    known.append(ImageFolder(tmp_path).fingerprint())
+    fingerprints.append(ImageFolder(tmp_path).fingerprint())
     (tmp_path / "test" / "crack" / "1.png").rename(tmp_path / "test" / "good" / "other.png")
-    known.append(ImageFolder(tmp_path).fingerprint())
-    assert len(set(known)) == 4
+    fingerprints.append(ImageFolder(tmp_path).fingerprint())
+    assert len(set(fingerprints)) == 4
 
 
-def test_one_odd_size_among_many_is_noted(tmp_path):
+def test_an_unusual_size_is_noted(tmp_path):
     fill(tmp_path, normal=150)
     Image.fromarray(np.zeros((40, 30), np.uint8)).save(tmp_path / "normal" / "7.png")
     assert "1 of 150 images has 30 x 40 pixels, nearly all others 12 x 12" in configured(tmp_path).notes
+
+
+def test_padding_of_the_test_images(tmp_path):
+    dataset = configured(fill(tmp_path, size=(6, 12), train__good=3, test__good=2, test__crack=2), aspect="pad")
+    assert dataset.test_padding.shape == (2, 8, 8)
+    assert dataset.test_padding.all(axis=2).tolist() == 2 * [[True] * 2 + [False] * 4 + [True] * 2]
+    assert configured(tmp_path).test_padding is None
+
+
+def test_another_size_replaces_images_and_masks(tmp_path):
+    dataset = configured(fill(tmp_path, train__good=3, test__good=2, test__crack=2, ground_truth__crack=2), size=8)
+    assert dataset.test_masks.shape == (2, 8, 8)
+    dataset.configure(4, (16, 16))
+    assert dataset.test_masks.shape == (2, 16, 16)
+    assert next(iter(dataset.test))[0].shape == (2, 16, 16, 1)
 
 
 @pytest.mark.parametrize(
@@ -241,17 +271,17 @@ def test_one_odd_size_among_many_is_noted(tmp_path):
 )
 def test_other_layouts_are_refused(tmp_path, make):
     make(tmp_path)
-    with pytest.raises(InputError, match="no normal images to learn from; expected PNG"):
+    with pytest.raises(InputError, match="no normal images to train on; expected PNG"):
         find_items(tmp_path, 0, False)
 
 
-def test_no_folder(tmp_path):
+def test_a_missing_folder(tmp_path):
     with pytest.raises(InputError, match="there is no such folder"):
         ImageFolder(tmp_path / "nowhere")
 
 
-def test_a_label_means_nothing_here(tmp_path):
-    with pytest.raises(InputError, match="anomalous_label: 2 given; the folders of"):
+def test_a_label_is_refused(tmp_path):
+    with pytest.raises(InputError, match="anomalous_label: 2 given; the folders in"):
         ImageFolder(fill(tmp_path, normal=10)).configure(4, (8, 8), anomalous_label=2)
 
 
@@ -266,12 +296,12 @@ def test_letter_case_of_names_does_not_matter(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["Anomalous", "abnormal", "anomaly", "Defect", "POSITIVE", "bad"])
-def test_other_words_for_anomalous(tmp_path, name):
+def test_other_names_for_anomalous(tmp_path, name):
     fill(tmp_path, Normal=10, **{name: 4})
     assert counts(configured(tmp_path)) == {"train": [6, 0], "validation": [2, 2], "test": [2, 2]}
 
 
-def test_other_words_for_validation(tmp_path):
+def test_other_names_for_validation(tmp_path):
     fill(tmp_path, train__good=6, val__good=4, val__crack=2)
     found = counts(configured(tmp_path))
     assert found == {"train": [6, 0], "validation": [2, 1], "test": [2, 1]}
@@ -279,37 +309,38 @@ def test_other_words_for_validation(tmp_path):
     assert counts(configured(tmp_path)) == {"train": [6, 0], "validation": [4, 2], "test": [3, 5]}
 
 
-def test_what_is_not_used_is_named_in_one_line_with_its_count(tmp_path):
-    fill(tmp_path, normal=10, crack=4, **{".": 2, "other__place": 3})
+def test_unused_files_are_counted_in_one_note(tmp_path):
+    fill(tmp_path, normal=10, crack=4, **{".": 2, "other__inner": 3})
     for name in ("readme.txt", "normal/1.xml", "normal/2.xml", "normal/LICENSE", "normal/5.png.heat.png"):
         (tmp_path / name).touch()
     (note,) = (note for note in configured(tmp_path).notes if note.startswith("not used"))
     assert note.partition(f"{tmp_path}: ")[2] == (
         ".txt files (1), .xml files (2), files without a suffix (1), heatmaps (1), images in crack (4), "
-        "images in other (3), images that lie in no folder (2)"
+        "images in other (3), images outside any folder (2)"
     )
 
 
-def test_what_counts_as_anomalous_is_named(tmp_path):
+def test_folders_of_anomalous_and_of_unusual_normal_images_are_noted(tmp_path):
     fill(tmp_path, train__good=6, test__good=4, test__crack=2, test__thumbnails=3)
-    assert "anomalous are the images in thumbnails (3), crack (2)" in configured(tmp_path).notes
+    assert "the images in these folders count as anomalous: thumbnails (3), crack (2)" in configured(tmp_path).notes
     fill(tmp_path, seed=1, train__good__day1=2, test__good__bad=3)
-    assert "normal are also the images in test/good/bad (3), train/good/day1 (2)" in configured(tmp_path).notes
+    line = "the images in these folders also count as normal: test/good/bad (3), train/good/day1 (2)"
+    assert line in configured(tmp_path).notes
 
 
-@pytest.mark.parametrize("place", [".", "train", "test", "test/good", "train/good", "ground_truth"])
+@pytest.mark.parametrize("subfolder", [".", "train", "test", "test/good", "train/good", "ground_truth"])
 @pytest.mark.parametrize("name", [".thumbnails", "@eaDir", "__MACOSX"])
-def test_what_programs_leave_behind_is_no_defect_and_not_learnt_from(tmp_path, place, name):
+def test_leftovers_of_programs_are_ignored(tmp_path, subfolder, name):
     fill(tmp_path, train__good=6, test__good=4, test__crack=4, ground_truth__crack=0)
     expected = counts(configured(tmp_path))
-    fill(tmp_path / place, seed=1, **{name: 3})
+    fill(tmp_path / subfolder, seed=1, **{name: 3})
     dataset = configured(tmp_path)
     assert counts(dataset) == expected
     assert not any("not used" in note for note in dataset.notes)
 
 
-def deep(folder, white, **options):
-    """Images of 16 bits from 0 to `white`."""
+def configured_with_16_bits(folder, white, **options):
+    """A dataset of images of 16 bits, with values from 0 to `white`."""
     fill(folder, normal=10, anomalous=4)
     for path in folder.rglob("*.png"):
         pixels = np.asarray(Image.open(path)).astype(float)
@@ -318,30 +349,30 @@ def deep(folder, white, **options):
     return configured(folder, **options)
 
 
-def test_twelve_bits_are_noticed_and_can_be_white(tmp_path):
-    dark = deep(tmp_path, 4000)
+def test_images_of_12_bits_are_noted_and_can_have_a_white_level(tmp_path):
+    dark = configured_with_16_bits(tmp_path, 4000)
     (note,) = (note for note in dark.notes if "brightest" in note)
     assert "has the value 4,000, where 65,535 is white" in note
     assert "--white-level 4095" in note
     bright = configured(tmp_path, white_level=4095)
     assert not any("brightest" in note for note in bright.notes)
-    (of_dark, _), (of_bright, _) = next(iter(dark.test)), next(iter(bright.test))
-    np.testing.assert_allclose((of_bright + 1) * 4095, (of_dark + 1) * 65535, atol=2)
+    (dark_images, _), (bright_images, _) = next(iter(dark.test)), next(iter(bright.test))
+    np.testing.assert_allclose((bright_images + 1) * 4095, (dark_images + 1) * 65535, atol=2)
     assert "became white" in "".join(configured(tmp_path, white_level=1000).notes)
 
 
-def test_a_white_level_means_nothing_to_8_bits(tmp_path):
+def test_a_white_level_for_8_bits_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"--white-level 4095: .* has no grey images of 16 bits"):
         ImageFolder(fill(tmp_path, normal=10), white_level=4095)
 
 
-def test_dark_images_of_8_bits_are_noticed(tmp_path):
+def test_dark_images_of_8_bits_are_noted(tmp_path):
     fill(tmp_path, normal=10)
     for path in tmp_path.rglob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) // 16).save(path)
     assert "the value 15, where 255 is white" in "".join(configured(tmp_path).notes)
 
 
-def test_two_layouts_at_once(tmp_path):
+def test_two_layouts_at_once_are_refused(tmp_path):
     with pytest.raises(InputError, match="has two layouts, train and normal; expected one"):
         ImageFolder(fill(tmp_path, normal=5, train__good=5))

@@ -1,4 +1,4 @@
-"""What an image file becomes, and what is said of one that cannot be used."""
+"""The pixels that image files become, and the errors of files that cannot be used."""
 
 import contextlib
 import os
@@ -13,17 +13,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from anomaly_toolbox.datasets.decoding import read_header
+from anomaly_toolbox.datasets.geometry import unsquare
 from anomaly_toolbox.datasets.images import (
-    BadImage,
     Reading,
-    image_files,
-    read_header,
     read_image,
     read_mask,
     read_original,
-    unsquare,
 )
-from anomaly_toolbox.datasets.walk import describe_unused
+from anomaly_toolbox.datasets.walk import BadImage, describe_unused, image_files
 
 
 def saved(path, pixels, **options):
@@ -49,12 +47,12 @@ def test_every_format(tmp_path, suffix):
     np.testing.assert_allclose(read_image(path, 4, 3), 0.8, atol=0.01)
 
 
-def test_what_is_transparent_is_white(tmp_path):
+def test_transparent_pixels_are_white(tmp_path):
     path = saved(tmp_path / "clear.png", np.uint8([[[0, 0, 0, 0], [0, 0, 0, 255]]]))
     np.testing.assert_array_equal(read_image(path, 2, 3)[0, :, 0], [1, 0])
 
 
-def test_orientation_of_exif(tmp_path):
+def test_the_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     pixels = np.zeros((16, 16), np.uint8)
@@ -65,8 +63,8 @@ def test_orientation_of_exif(tmp_path):
     assert image[:, :7].max() < 0.1
 
 
-def test_a_smaller_image_is_an_average(tmp_path):
-    """A checkerboard becomes grey, not one of its two colours."""
+def test_images_are_reduced_with_antialiasing(tmp_path):
+    """A checkerboard becomes grey, not black or white."""
     path = saved(tmp_path / "board.png", np.uint8(255 * (np.indices((64, 64)).sum(0) % 2)))
     np.testing.assert_allclose(read_image(path, 8, 1), 0.5, atol=0.02)
 
@@ -85,25 +83,25 @@ def test_aspect(tmp_path):
 
 @pytest.mark.parametrize("aspect", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("shape", [(40, 100), (100, 40), (64, 64)])
-def test_a_map_of_the_square_finds_its_place_on_the_image(tmp_path, aspect, shape):
+def test_a_map_of_the_square_is_placed_on_the_image(tmp_path, aspect, shape):
     pixels = np.zeros(shape, np.uint8)
     height, width = shape
     top, left = height // 2 - 4, width // 2 + 2
     pixels[top : top + 10, left : left + 10] = 255
     square = read_image(saved(tmp_path / "spot.png", pixels), 32, 1, aspect)[..., 0]
-    found = unsquare(square, shape, aspect)
-    assert found.shape == shape
+    mapped = unsquare(square, shape, aspect)
+    assert mapped.shape == shape
     expected = np.argwhere(pixels > 127).mean(axis=0)
-    np.testing.assert_allclose(np.average(np.indices(shape), axis=(1, 2), weights=[found] * 2), expected, atol=0.75)
-    assert found[top + 3 : top + 7, left + 3 : left + 7].min() > 0.6
+    np.testing.assert_allclose(np.average(np.indices(shape), axis=(1, 2), weights=[mapped] * 2), expected, atol=0.75)
+    assert mapped[top + 3 : top + 7, left + 3 : left + 7].min() > 0.6
 
 
-def test_what_was_cut_off_is_nowhere():
-    found = unsquare(np.ones((8, 8)), (4, 10), "crop")
-    np.testing.assert_array_equal(found[0], [0, 0, 0, 1, 1, 1, 1, 0, 0, 0])
+def test_cropped_pixels_are_zero():
+    mapped = unsquare(np.ones((8, 8)), (4, 10), "crop")
+    np.testing.assert_array_equal(mapped[0], [0, 0, 0, 1, 1, 1, 1, 0, 0, 0])
 
 
-def test_an_original_is_shown_in_its_own_shape(tmp_path):
+def test_an_original_keeps_its_aspect_ratio(tmp_path):
     small = read_original(saved(tmp_path / "small.png", np.uint8([[0, 255, 51]])))
     assert small.shape == (85, 255, 3)
     np.testing.assert_allclose(small[40, [20, 120, 220], 1], [0, 1, 0.2], atol=1e-6)
@@ -113,7 +111,7 @@ def test_an_original_is_shown_in_its_own_shape(tmp_path):
 
 
 def as_negative(path):
-    """Rewrites the tag of a TIFF file that says whether zero is black: now it is white."""
+    """Rewrites the tag of a TIFF file so that zero is white."""
     content = bytearray(path.read_bytes())
     (directory,) = struct.unpack("<I", content[4:8])
     (n_entries,) = struct.unpack("<H", content[directory : directory + 2])
@@ -124,7 +122,7 @@ def as_negative(path):
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_a_negative_is_turned_round(tmp_path, bits):
+def test_a_negative_is_inverted(tmp_path, bits):
     pixels = np.arange(256).reshape(16, 16)
     white = 2**bits - 1
     scaled = pixels * (white // 255)
@@ -133,7 +131,7 @@ def test_a_negative_is_turned_round(tmp_path, bits):
     np.testing.assert_allclose(read_image(path, 16, 1)[..., 0], pixels / 255, atol=1e-6)
 
 
-def test_a_white_level_for_images_that_use_part_of_their_bits(tmp_path):
+def test_a_white_level_for_images_of_12_bits(tmp_path):
     pixels = np.uint16([[0, 1365], [4095, 9000]])
     path = saved(tmp_path / "twelve.png", pixels)
     reading = Reading(2, 1, white_level=4095)
@@ -148,8 +146,8 @@ def test_a_white_level_for_images_that_use_part_of_their_bits(tmp_path):
 
 @pytest.mark.parametrize("levels", [255, 65535])
 @pytest.mark.parametrize("shape", [(16, 16), (37, 23), (5, 64)])
-def test_one_image_is_the_same_in_every_type(tmp_path, levels, shape):
-    """Bytes, 16 bits and floats, in files and in memory, of a run of either depth."""
+def test_an_image_has_the_same_pixels_in_every_type(tmp_path, levels, shape):
+    """8 bits, 16 bits and floats, in files and in memory, rounded to levels of 8 or 16 bits."""
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     reading = Reading(16, 1, "pad", levels)
     of_bytes = reading.of_array(pixels)
@@ -168,24 +166,24 @@ def test_one_image_is_the_same_in_every_type(tmp_path, levels, shape):
     ):
         if levels == 255:
             np.testing.assert_array_equal(other, of_bytes)
-        else:  # where the last digit of a float decides, it is one level of 65,535
+        else:  # the last digit of a float may decide between two of 65,535 levels
             np.testing.assert_allclose(other, of_bytes, atol=1.01 / levels)
 
 
 def test_without_levels_nothing_is_rounded():
     pixels = np.uint8([[0, 255], [0, 0]])
-    found = Reading(5, 1, levels=None).of_array(pixels)
+    resized = Reading(5, 1, levels=None).of_array(pixels)
     expected = tf.image.resize(pixels[..., np.newaxis] / np.float32(255), (5, 5), antialias=True)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(resized, expected, atol=1e-6)
 
 
-def test_a_mask_marks_what_is_not_black(tmp_path):
+def test_pixels_that_are_not_black_mark_a_defect(tmp_path):
     path = saved(tmp_path / "mask.png", np.uint8([[0, 1], [255, 0]]))
     np.testing.assert_array_equal(read_mask(path, 2), [[False, True], [True, False]])
 
 
 def bad_files(folder):
-    """Each kind of file that cannot be used, with what has to be said of it."""
+    """Writes files that cannot be used; returns the expected reason by file name."""
     good = saved(folder / "good.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
     (folder / "truncated.png").write_bytes(good[: len(good) // 2])
     jpeg = saved(folder / "good.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).read_bytes()
@@ -218,22 +216,22 @@ def bad_files(folder):
     }
 
 
-def test_bad_files_are_told(tmp_path):
+def test_bad_files_are_reported(tmp_path):
     for name, reason in bad_files(tmp_path).items():
         with pytest.raises(BadImage, match=f"{name}: .*{reason}"):
             read_image(tmp_path / name, 8, 3)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_damage_of_any_kind_is_told(tmp_path):
-    """Pillow raises errors of many kinds where bytes of a TIFF file are wrong."""
+def test_damage_of_any_kind_is_reported_in_one_line(tmp_path):
+    """Pillow raises errors of many kinds for wrong bytes in a TIFF file."""
     good = saved(tmp_path / "good.tif", np.arange(64, dtype=np.uint8).reshape(8, 8)).read_bytes()
     generator = np.random.default_rng(0)
     reasons = []
     for _ in range(300):
         damaged = bytearray(good)
-        for place in generator.integers(0, len(good), 3):
-            damaged[place] = generator.integers(0, 256)
+        for position in generator.integers(0, len(good), 3):
+            damaged[position] = generator.integers(0, 256)
         (tmp_path / "damaged.tif").write_bytes(damaged)
         try:
             read_image(tmp_path / "damaged.tif", 4, 1)
@@ -255,17 +253,17 @@ def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
 
 @contextlib.contextmanager
 def without_privileges():
-    """Root may read everything; for a moment the process is nobody."""
-    before = os.geteuid()
-    if before == 0:
+    """Runs as the user nobody for a moment, because root may read everything."""
+    user = os.geteuid()
+    if user == 0:
         os.seteuid(65534)
     try:
         yield
     finally:
-        os.seteuid(before)
+        os.seteuid(user)
 
 
-def test_what_may_not_be_read():
+def test_files_and_folders_without_permission_are_reported():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # pytest's own temporary folders are closed to others
@@ -281,7 +279,7 @@ def test_what_may_not_be_read():
         (folder / "closed").chmod(0o700)
 
 
-def test_files_of_a_folder(tmp_path):
+def test_image_files_of_a_folder(tmp_path):
     for name in ("b.png", "a/c.JPG", ".hidden/d.png", "notes.txt", "more.txt", "README", "e.webp", "f.jfif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -289,14 +287,14 @@ def test_files_of_a_folder(tmp_path):
     bad, unused = [], Counter()
     names = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path, bad, unused)]
     assert names == ["a/c.JPG", "b.png", "f.jfif"]
-    assert "in which it lies itself" in str(bad)
-    assert "e.webp: is not read; expected PNG, JPEG, BMP or TIFF" in str(bad)
+    assert "which the link itself is in" in str(bad)
+    assert "e.webp: is not supported; expected PNG, JPEG, BMP or TIFF" in str(bad)
     assert describe_unused(unused) == ".txt files (2), files without a suffix (1)"
 
 
 @pytest.mark.parametrize("depth", ["", "a", "a/b"])
 @pytest.mark.parametrize(
-    "left",
+    "leftover",
     [
         ".thumbnails/1.png",
         ".ipynb_checkpoints/1-checkpoint.png",
@@ -310,10 +308,10 @@ def test_files_of_a_folder(tmp_path):
         "~snapshot/1.png",
     ],
 )
-def test_what_programs_leave_behind_counts_for_nothing(tmp_path, depth, left):
-    place = tmp_path / depth / left
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.touch()
+def test_leftovers_of_programs_are_ignored(tmp_path, depth, leftover):
+    path = tmp_path / depth / leftover
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
     (tmp_path / depth / "mine.png").touch()
     bad, unused = [], Counter()
     assert [path.name for path in image_files(tmp_path, bad, unused)] == ["mine.png"]
@@ -321,10 +319,10 @@ def test_what_programs_leave_behind_counts_for_nothing(tmp_path, depth, left):
     assert not unused
 
 
-def test_pictures_of_the_toolbox_itself_are_no_images(tmp_path):
+def test_pictures_of_the_toolbox_itself_are_ignored(tmp_path):
     (tmp_path / "logs" / "run").mkdir(parents=True)
     for name in ("1.png", "1.png.heat.png", "logs/run/hparams.json", "logs/run/where.png"):
         (tmp_path / name).touch()
     unused = Counter()
     assert [path.name for path in image_files(tmp_path, [], unused)] == ["1.png"]
-    assert unused == {"heatmaps": 1, "folders of runs": 1}
+    assert unused == {"heatmaps": 1, "run folders": 1}

@@ -1,4 +1,4 @@
-"""Which mask belongs to which image, and which of its pixels mark a defect."""
+"""Which mask belongs to an image, and which of its pixels mark a defect."""
 
 import unicodedata
 from pathlib import Path
@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 from anomaly_toolbox.datasets.images import read_marks, read_mask
 from anomaly_toolbox.datasets.layout import find_items
 from anomaly_toolbox.datasets.masks import MASK_ENDINGS, MaskFiles
+from anomaly_toolbox.datasets.walk import BadImage
 from tests.datasets.test_folder import configured, fill
 from tests.datasets.test_images import as_negative
 
@@ -17,7 +18,8 @@ MASKS = Path("ground_truth")
 
 
 def masks_of(image, *files):
-    return [mask.as_posix() for mask in MaskFiles(MASKS, [MASKS / file for file in files]).of(Path(image), False)]
+    mask_files = MaskFiles(MASKS, [MASKS / file for file in files])
+    return [mask.as_posix() for mask in mask_files.masks_for(Path(image), with_split=False)]
 
 
 @pytest.mark.parametrize("ending", MASK_ENDINGS)
@@ -43,7 +45,7 @@ def test_names_of_masks(ending, suffix):
         ("test/crack/7.jpg", "crack/7.jpg.png", True),
     ],
 )
-def test_the_whole_place_counts(image, mask, is_found):
+def test_the_folders_of_a_mask_must_fit(image, mask, is_found):
     assert bool(masks_of(image, mask)) == is_found
 
 
@@ -53,37 +55,38 @@ def test_the_unicode_form_of_a_name_does_not_matter():
     assert masks_of(f"test/{composed}.png", f"{decomposed}_mask.png")
 
 
-def test_case_matters_where_it_tells_two_apart():
+def test_letter_case_matters_if_several_masks_fit():
     assert masks_of("test/a/X.png", "a/x.png", "a/X.png") == ["ground_truth/a/X.png"]
     assert len(masks_of("test/a/x.png", "A/x.png", "a/X.png")) == 2
 
 
-def test_training_images_have_masks_only_where_the_split_is_named():
+def test_training_images_need_masks_in_a_folder_of_their_split():
     files = MaskFiles(MASKS, [MASKS / "good/7.png", MASKS / "train/good/8.png"])
-    assert not files.of(Path("train/good/7.png"), with_split=True)
-    assert files.of(Path("train/good/8.png"), with_split=True)
+    assert not files.masks_for(Path("train/good/7.png"), with_split=True)
+    assert files.masks_for(Path("train/good/8.png"), with_split=True)
 
 
-def made(tmp_path, *masks):
+def masked_images_and_problems(tmp_path, *masks):
+    """Writes images and these masks; returns the images with a mask, and the problems."""
     fill(tmp_path, train__good=4, validation__good=2, validation__crack=2, test__good=2, test__crack=2)
     for mask in masks:
         (tmp_path / mask).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.uint8(255 * np.eye(12))).save(tmp_path / mask)
     items, bad = find_items(tmp_path, 0, False)
-    found = {item.path.relative_to(tmp_path).as_posix() for item in items if item.mask}
-    return found, [str(problem).replace(f"{tmp_path}/", "") for problem in bad]
+    masked = {item.path.relative_to(tmp_path).as_posix() for item in items if item.mask}
+    return masked, [str(problem).replace(f"{tmp_path}/", "") for problem in bad]
 
 
-def test_one_mask_for_two_images_is_an_error_and_nobodys(tmp_path):
-    found, bad = made(tmp_path, "ground_truth/crack/0.png", "ground_truth/test/crack/1.png")
-    assert found == {"test/crack/1.png"}
+def test_a_mask_that_fits_two_images_is_an_error(tmp_path):
+    masked, bad = masked_images_and_problems(tmp_path, "ground_truth/crack/0.png", "ground_truth/test/crack/1.png")
+    assert masked == {"test/crack/1.png"}
     assert bad == [
         "ground_truth/crack/0.png: is the mask of two images, test/crack/0.png and validation/crack/0.png; put their "
         "masks into ground_truth/test/crack and ground_truth/validation/crack"
     ]
 
 
-def test_inverted_masks_are_remarked(tmp_path):
+def test_inverted_masks_are_noted(tmp_path):
     fill(tmp_path, train__good=4, test__good=2, test__crack=4, ground_truth__crack=0)
     for number in range(4):
         pixels = np.full((12, 12), 255, np.uint8)
@@ -92,24 +95,26 @@ def test_inverted_masks_are_remarked(tmp_path):
     assert "2 of 2 masks mark more than half of the image" in "".join(configured(tmp_path).notes)
 
 
-def test_two_masks_of_one_image(tmp_path):
-    found, bad = made(tmp_path, "ground_truth/test/crack/0.png", "ground_truth/test/crack/0_mask.png")
-    assert not found
+def test_two_masks_of_one_image_are_an_error(tmp_path):
+    masked, bad = masked_images_and_problems(
+        tmp_path, "ground_truth/test/crack/0.png", "ground_truth/test/crack/0_mask.png"
+    )
+    assert not masked
     assert "test/crack/0.png: has several masks, ground_truth/test/crack/0.png and" in bad[0]
 
 
-def test_a_mask_without_an_image_says_what_was_looked_for(tmp_path):
-    _, bad = made(tmp_path, "ground_truth/crack/0_segmentation.png")
+def test_the_error_for_a_mask_without_an_image_names_the_accepted_paths(tmp_path):
+    _, bad = masked_images_and_problems(tmp_path, "ground_truth/crack/0_segmentation.png")
     assert bad == [
-        "ground_truth/crack/0_segmentation.png: is a mask without an image; the mask of test/crack/7.png is looked for "
-        "as ground_truth/crack/7_mask.png, 7.png, 7_gt.png, 7_ground_truth.png, 7_groundtruth.png, 7_label.png, "
-        "7_seg.png, 7-mask.png or in a folder 7"
+        "ground_truth/crack/0_segmentation.png: is a mask without an image; the mask of test/crack/7.png must be "
+        "called ground_truth/crack/7_mask.png, 7.png, 7_gt.png, 7_ground_truth.png, 7_groundtruth.png, 7_label.png, "
+        "7_seg.png, 7-mask.png, or be in a folder 7"
     ]
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_a_mask_that_does_not_fit_takes_no_image_with_it(tmp_path, skip):
-    """Black masks of normal images are right; one that marks something there is left out, and so is an empty one."""
+def test_only_a_bad_mask_is_left_out_and_not_its_image(tmp_path, skip):
+    """A normal image may have a black mask, but no mask with a mark; an anomalous image needs a mark."""
     fill(tmp_path, train__good=4, test__good=4, test__crack=4, ground_truth__good=0, ground_truth__crack=0)
     black, marks = np.zeros((12, 12), np.uint8), np.full((12, 12), 255, np.uint8)
     for number in range(4):
@@ -128,7 +133,7 @@ def test_a_mask_that_does_not_fit_takes_no_image_with_it(tmp_path, skip):
         assert "crack/1.png: marks nothing, but its image" in notes
         assert "crack/2.png: has 12 x 5 pixels, its image 12 x 12" in notes
     else:
-        with pytest.raises(Exception, match=r"\.png: (marks|has 12 x 5).*mend or remove it"):
+        with pytest.raises(Exception, match=r"\.png: (marks|has 12 x 5).*repair or remove the file"):
             configured(tmp_path)
 
 
@@ -150,7 +155,7 @@ def layer(colour, opacity):
 
 
 @pytest.mark.parametrize("colour", [(1, 0, 0), (0, 1, 0), (0, 0, 4), (1, 1, 1), (255, 255, 255), (0, 0, 90)])
-def test_any_colour_that_is_not_black_marks(tmp_path, colour):
+def test_any_colour_except_black_marks_a_defect(tmp_path, colour):
     coloured = (DEFECT[..., np.newaxis] * np.array(colour)).astype(np.uint8)
     np.testing.assert_array_equal(marks(tmp_path, coloured), DEFECT)
     np.testing.assert_array_equal(marks(tmp_path, layer(colour, 255 * DEFECT)), DEFECT)
@@ -159,7 +164,7 @@ def test_any_colour_that_is_not_black_marks(tmp_path, colour):
     np.testing.assert_array_equal(marks(tmp_path, in_palette), DEFECT)
 
 
-def test_other_kinds_of_pixels(tmp_path):
+def test_other_types_of_pixels(tmp_path):
     np.testing.assert_array_equal(marks(tmp_path, DEFECT), DEFECT)  # one bit a pixel
     np.testing.assert_array_equal(marks(tmp_path, DEFECT.astype(np.uint16), ".tif"), DEFECT)
     np.testing.assert_array_equal(marks(tmp_path, layer(0, 255 * DEFECT)), DEFECT)  # black on a transparent layer
@@ -167,13 +172,13 @@ def test_other_kinds_of_pixels(tmp_path):
     assert not marks(tmp_path, layer(0, 255)).any()
 
 
-def test_a_negative_of_16_bits(tmp_path):
+def test_a_negative_of_16_bits_is_inverted(tmp_path):
     Image.fromarray(np.where(DEFECT, np.uint16(0), np.uint16(65535))).save(tmp_path / "mask.tif")
     as_negative(tmp_path / "mask.tif")
     np.testing.assert_array_equal(read_marks(tmp_path / "mask.tif"), DEFECT)
 
 
-def test_labels_mark_whatever_they_touch(tmp_path):
+def test_every_label_marks_a_defect(tmp_path):
     labels = np.zeros((64, 64), np.uint8)
     labels[10:20, 10:20], labels[20:30, 10:20], labels[40:42, 5:60] = 1, 2, 3
     np.testing.assert_array_equal(marks(tmp_path, labels), labels > 0)
@@ -184,7 +189,7 @@ def test_labels_mark_whatever_they_touch(tmp_path):
 
 
 @pytest.mark.parametrize("radius", [0.5, 1, 2])
-def test_soft_edges_keep_the_area(tmp_path, radius):
+def test_soft_edges_preserve_the_area(tmp_path, radius):
     block = np.zeros((64, 64), bool)
     block[20:40, 14:41] = True
     soft = Image.fromarray(np.uint8(255 * block)).filter(ImageFilter.GaussianBlur(radius))
@@ -193,7 +198,7 @@ def test_soft_edges_keep_the_area(tmp_path, radius):
     assert marks(tmp_path, layer(0, np.asarray(soft))).sum() == pytest.approx(block.sum(), rel=0.03)
 
 
-def test_edges_of_a_reduced_mask_keep_the_area(tmp_path):
+def test_a_reduced_mask_preserves_the_area(tmp_path):
     fine = np.roll(np.kron(DEFECT, np.ones((4, 4), np.uint8)), (1, 2), (0, 1))
     reduced = Image.fromarray(255 * fine).resize((64, 64), Image.Resampling.BOX)
     assert marks(tmp_path, reduced).sum() == pytest.approx(DEFECT.sum(), rel=0.05)
@@ -206,9 +211,15 @@ def test_the_noise_of_jpeg_marks_nothing(tmp_path, quality):
     assert (np.asarray(Image.open(tmp_path / "mask.jpg")) > 0).sum() > 1.2 * DEFECT.sum()
 
 
-def test_a_folder_of_masks_marks_together(tmp_path):
+def test_all_masks_in_a_folder_count(tmp_path):
     for number, rows in enumerate((slice(2, 4), slice(5, 6))):
         pixels = np.zeros((8, 8), np.uint8)
         pixels[rows] = 250 + number
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     assert read_mask(tmp_path, 8).all(axis=1).tolist() == [False, False, True, True, False, True, False, False]
+
+
+def test_a_folder_without_masks_is_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BadImage, match="holds no mask"):
+        read_marks(tmp_path)

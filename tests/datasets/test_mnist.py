@@ -1,10 +1,10 @@
-"""MNIST-like data from IDX files and from TensorFlow Datasets."""
+"""MNIST and Fashion-MNIST from IDX files and from TensorFlow Datasets."""
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from anomaly_toolbox.datasets import mnist
+from anomaly_toolbox.datasets import tfds as tfds_module
 from anomaly_toolbox.datasets.mnist import MNIST, FashionMNIST
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import write_idx
@@ -16,19 +16,19 @@ def test_validation_is_the_first_600_of_each_label(idx_folder):
         assert np.bincount(dataset._raw[split].labels).tolist() == [per_label] * 3
 
 
-def test_counts_that_differ_are_told(idx_folder):
+def test_different_numbers_of_images_and_labels_are_refused(idx_folder):
     write_idx(idx_folder / "t10k-labels-idx1-ubyte", np.zeros(59))
     with pytest.raises(ToolboxError, match=r"holds 60 images, but .* holds 59 labels"):
         MNIST(idx_folder)
 
 
-def test_a_missing_file_is_named(idx_folder):
+def test_a_missing_file_is_reported_by_name(idx_folder):
     (idx_folder / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(ToolboxError, match="neither train-labels-idx1-ubyte nor"):
         MNIST(idx_folder)
 
 
-def test_a_training_set_that_is_all_validation(idx_folder):
+def test_a_training_set_with_too_few_images_for_validation(idx_folder):
     for name in ("images-idx3-ubyte", "labels-idx1-ubyte"):
         (idx_folder / f"train-{name}.gz").unlink()
         (idx_folder / f"train-{name}").write_bytes((idx_folder / f"t10k-{name}").read_bytes())
@@ -36,13 +36,13 @@ def test_a_training_set_that_is_all_validation(idx_folder):
         MNIST(idx_folder)
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_missing_folder(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         MNIST(tmp_path / "none")
 
 
-def test_through_tensorflow_datasets(tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist, "_reach", lambda url: None)
+def test_loading_through_tensorflow_datasets(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_module, "_check_connection", lambda url: None)
     with tfds.testing.mock_data(num_examples=6500):
         dataset = FashionMNIST(tmp_path)
     sizes = {split: len(raw.labels) for split, raw in dataset._raw.items()}
@@ -51,11 +51,11 @@ def test_through_tensorflow_datasets(tmp_path, monkeypatch):
     assert dataset._raw["test"].images.shape == (6500, 28, 28, 1)
 
 
-def test_without_files_or_network_both_ways_are_named(tmp_path, monkeypatch):
+def test_the_error_without_files_or_network_names_both_remedies(tmp_path, monkeypatch):
     def no_network(address, timeout):
         raise OSError(f"cannot reach {address} within {timeout} s")
 
-    monkeypatch.setattr(mnist, "getproxies", dict)
-    monkeypatch.setattr(mnist.socket, "create_connection", no_network)
+    monkeypatch.setattr(tfds_module, "getproxies", dict)
+    monkeypatch.setattr(tfds_module.socket, "create_connection", no_network)
     with pytest.raises(ToolboxError, match=r"could not be downloaded.*'mnist'.*train-images-idx3-ubyte.*--data-dir"):
         MNIST(tmp_path)

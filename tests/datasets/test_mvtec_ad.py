@@ -1,4 +1,4 @@
-"""MVTec AD in its publisher's layout: classes by name, masks, archives."""
+"""MVTec AD in its publisher's layout: classes, masks, archives."""
 
 import tarfile
 
@@ -13,7 +13,7 @@ from tests.datasets.test_folder import counts, fill
 
 
 def publish(folder):
-    """Two classes of noise, one in colour with masks and one grey and without."""
+    """Writes two classes of noise: one in colour with masks, and a grey one without."""
     fill(folder / "bottle", mode="RGB", train__good=10, test__good=4, test__broken=4, test__dirt=3)
     fill(folder / "grid", seed=1, train__good=8, test__good=2, test__bent=2)
     for defect, count in (("broken", 4), ("dirt", 3)):
@@ -31,7 +31,7 @@ def configured(folder, class_label="bottle", **options):
     return dataset
 
 
-def test_half_of_the_test_images_validate(tmp_path):
+def test_half_of_the_test_images_are_for_validation(tmp_path):
     dataset = configured(publish(tmp_path))
     assert counts(dataset) == {"train": [10, 0], "validation": [2, 3], "test": [2, 4]}
     assert dataset.channels == 3
@@ -50,7 +50,7 @@ def test_all_test_images(tmp_path):
     assert counts(dataset) == {"train": [9, 0], "validation": [1, 0], "test": [4, 7]}
 
 
-def test_one_class_after_another(tmp_path):
+def test_one_class_can_follow_another(tmp_path):
     dataset = configured(publish(tmp_path))
     dataset.configure(4, (8, 8), class_label="grid", drop_remainder=False)
     assert counts(dataset) == {"train": [8, 0], "validation": [1, 1], "test": [1, 1]}
@@ -59,13 +59,23 @@ def test_one_class_after_another(tmp_path):
     assert dataset.test_files == configured(tmp_path, "grid").test_files
 
 
+def test_everything_about_the_images_is_forwarded(tmp_path):
+    dataset = configured(publish(tmp_path), aspect="pad")
+    folder = dataset._folder
+    for name in ("channels", "levels", "notes", "test_files", "test_folder", "test_masks", "test_padding"):
+        assert getattr(dataset, name) is getattr(folder, name)
+    for split in ("train", "validation", "test"):
+        for name in (split, f"{split}_normal", f"{split}_anomalous"):
+            assert getattr(dataset, name) is getattr(folder, name) is not None
+
+
 def test_each_class_has_its_fingerprint(tmp_path):
     dataset = MVTecAD(publish(tmp_path))
-    known = {dataset.fingerprint(label) for label in ("bottle", "grid", "bottle")}
-    assert len(known) == 2
+    fingerprints = {dataset.fingerprint(label) for label in ("bottle", "grid", "bottle")}
+    assert len(fingerprints) == 2
     assert dataset.test_folder == tmp_path / "bottle"
     fill(tmp_path / "bottle", seed=5, mode="RGB", train__good=1)
-    assert MVTecAD(tmp_path).fingerprint("bottle") not in known
+    assert MVTecAD(tmp_path).fingerprint("bottle") not in fingerprints
     with pytest.raises(InputError, match="class_label: expected a class"):
         dataset.fingerprint()
 
@@ -93,36 +103,36 @@ def test_the_publishers_archive(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("label", "told"),
+    ("label", "message"),
     [
-        (None, "expected a class of MVTecAD, received None: there are bottle, grid"),
-        ("botle", r"received 'botle': did you mean bottle\? There are bottle, grid"),
-        ("../bottle", r"did you mean bottle\? There are bottle, grid"),
-        (3, "received 3: there are bottle, grid"),
+        (None, "expected a class of MVTecAD, received None: valid names are bottle, grid"),
+        ("botle", r"received 'botle': did you mean bottle\? Valid names are bottle, grid"),
+        ("../bottle", r"did you mean bottle\? Valid names are bottle, grid"),
+        (3, "received 3: valid names are bottle, grid"),
     ],
 )
-def test_a_class_that_is_not_there(tmp_path, label, told):
-    with pytest.raises(InputError, match=f"class_label: .*{told}"):
+def test_an_unknown_class(tmp_path, label, message):
+    with pytest.raises(InputError, match=f"class_label: .*{message}"):
         configured(publish(tmp_path), label)
 
 
-def test_a_label_where_there_are_classes(tmp_path):
+def test_an_anomalous_label_is_refused(tmp_path):
     with pytest.raises(InputError, match="anomalous_label: 2 given; MVTecAD has classes: use class_label"):
         MVTecAD(publish(tmp_path)).configure(4, (8, 8), anomalous_label=2)
 
 
-def test_no_folder():
+def test_a_folder_is_required():
     with pytest.raises(
         InputError, match=r"needs --data-dir.*CC BY-NC-SA 4\.0.*https://www\.mvtec\.com/.*bottle, cable"
     ):
         load_dataset("MVTecAD")
 
 
-def test_the_folder_of_a_class(tmp_path):
+def test_the_folder_of_a_class_is_refused(tmp_path):
     with pytest.raises(InputError, match=f"is a class itself; .*above it, {tmp_path}, with the class_label bottle"):
         MVTecAD(publish(tmp_path) / "bottle")
 
 
-def test_another_folder(tmp_path):
+def test_a_folder_without_classes_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected folders such as bottle in it"):
         MVTecAD(fill(tmp_path, normal=3))

@@ -1,4 +1,4 @@
-"""The cracks in concrete: Negative is normal, Positive anomalous."""
+"""Images of concrete: Negative is normal, Positive is anomalous."""
 
 import zipfile
 
@@ -12,7 +12,7 @@ from tests.datasets.test_folder import counts, fill
 
 
 def publish(folder):
-    """30 images without and 9 with a crack; the latter are brighter."""
+    """Writes 30 images without a crack and 9 with a crack, all of noise."""
     fill(folder, mode="RGB", Negative=30)
     return fill(folder, seed=1, mode="RGB", Positive=9)
 
@@ -33,7 +33,7 @@ def test_the_seed_decides_the_splits(tmp_path):
     assert load_dataset("SurfaceCracks", tmp_path, seed=1).test_files != dataset.test_files
 
 
-def test_a_folder_within(tmp_path):
+def test_the_two_folders_may_be_one_level_deeper(tmp_path):
     publish(tmp_path / "Concrete Crack Images for Classification")
     assert counts(configured(tmp_path))["test"] == [6, 5]
 
@@ -54,12 +54,12 @@ def test_bad_images_are_refused_or_left_out(tmp_path):
     assert "3.png: is empty" in str(configured(tmp_path, on_bad_image="skip").notes)
 
 
-def test_no_folder():
+def test_a_folder_is_required():
     with pytest.raises(InputError, match=r"needs --data-dir.*mendeley\.com/datasets/5y9wdsg2zt.*Negative and Positive"):
         load_dataset("SurfaceCracks")
 
 
-def test_another_folder(tmp_path):
+def test_a_folder_without_the_two_folders_is_refused(tmp_path):
     fill(tmp_path, Negative=3)
     (tmp_path / "Concrete.rar").touch()
     with pytest.raises(

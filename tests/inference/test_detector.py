@@ -1,4 +1,4 @@
-"""A finished run as something that scores: the same files get the scores of the run's own `scores.csv`."""
+"""The detector of a finished run and `predict`: the same files get the scores of the run's `scores.csv`."""
 
 import csv
 import io
@@ -43,8 +43,8 @@ def run(images, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def own_scores(run):
-    """`scores.csv` by file."""
+def recorded_scores(run):
+    """The rows of `scores.csv` by file."""
     with open(run / "scores.csv", newline="") as file:
         return {row["file"]: row for row in csv.DictReader(file)}
 
@@ -54,17 +54,17 @@ def predict(*arguments):
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_scores_of_files_are_those_of_the_run(run, images, own_scores):
+def test_scores_of_files_are_those_of_the_run(run, images, recorded_scores):
     code, out, _ = predict(run, images / "test")
     assert code == 0
     rows = {row["file"].removeprefix(f"{images}/"): row for row in csv.DictReader(io.StringIO(out))}
-    assert set(own_scores) < set(rows)
+    assert set(recorded_scores) < set(rows)
     assert len(rows) == 16
     threshold = json.loads((run / "results.json").read_text())["test"]["threshold"]
-    for name, own in own_scores.items():
-        assert float(rows[name]["score"]) == pytest.approx(float(own["score"]), rel=1e-6)
-        assert float(rows[name]["calibrated"]) == pytest.approx(float(own["calibrated"]), abs=1e-5)
-        assert rows[name]["anomalous"] == ("yes" if float(own["score"]) >= threshold else "no")
+    for name, recorded in recorded_scores.items():
+        assert float(rows[name]["score"]) == pytest.approx(float(recorded["score"]), rel=1e-6)
+        assert float(rows[name]["calibrated"]) == pytest.approx(float(recorded["calibrated"]), abs=1e-5)
+        assert rows[name]["anomalous"] == ("yes" if float(recorded["score"]) >= threshold else "no")
 
 
 @pytest.mark.parametrize(
@@ -72,37 +72,38 @@ def test_scores_of_files_are_those_of_the_run(run, images, own_scores):
     [("PCA", 8, {}), ("KNN", 16, {}), ("GANomaly", 12, {"white_level": 4095})],
 )
 def test_scores_are_those_of_the_run_to_the_last_digit(tmp_path, method, bits, options):
-    """Images of any size and depth: files and arrays, alone and together, get what stands in scores.csv."""
+    """Files and arrays of any size and depth, alone and together, get the scores in scores.csv."""
     generator = np.random.default_rng(bits)
-    for place, count in (("train/good", 16), ("test/good", 6), ("test/hole", 6)):
-        (tmp_path / "images" / place).mkdir(parents=True)
+    for subfolder, count in (("train/good", 16), ("test/good", 6), ("test/hole", 6)):
+        (tmp_path / "images" / subfolder).mkdir(parents=True)
         for number in range(count):
             pixels = generator.integers(0, 2**bits, generator.integers(9, 40, 2))
-            pixels[pixels.shape[0] // 2 :] //= 2 if place == "test/hole" else 1
+            pixels[pixels.shape[0] // 2 :] //= 2 if subfolder == "test/hole" else 1
             deep = pixels.astype(np.uint8 if bits == 8 else np.uint16)
-            Image.fromarray(deep).save(tmp_path / "images" / place / f"{number}.tif")
+            Image.fromarray(deep).save(tmp_path / "images" / subfolder / f"{number}.tif")
     hyperparameters = detector_class(method).Hyperparameters(**{**TINY[method], "image_size": 16})
     dataset = ImageFolder(tmp_path / "images", **options)
     trial = Trial(method, hyperparameters, "images", "images", dataset, seed=0, reading=options)
     folder, results = run_trial(trial, tmp_path / "logs", plain_console(file=io.StringIO()))
     with open(folder / "scores.csv", newline="") as file:
-        own = {row["file"]: row["score"] for row in csv.DictReader(file)}
+        recorded = {row["file"]: np.float32(row["score"]) for row in csv.DictReader(file)}
     code, out, _ = predict(folder, tmp_path / "images" / "test")
     assert code == 0
     rows = {row["file"].removeprefix(f"{tmp_path}/images/"): row for row in csv.DictReader(io.StringIO(out))}
-    assert {name: np.float32(rows[name]["score"]) for name in own} == {n: np.float32(s) for n, s in own.items()}
+    assert {name: np.float32(rows[name]["score"]) for name in recorded} == recorded
     detector = anomaly_toolbox.load(folder)
-    arrays = [np.asarray(Image.open(tmp_path / "images" / name)) for name in own]
-    np.testing.assert_array_equal(detector.score_images(arrays), np.float32(list(own.values())))
+    arrays = [np.asarray(Image.open(tmp_path / "images" / name)) for name in recorded]
+    expected = np.array(list(recorded.values()))
+    np.testing.assert_array_equal(detector.score_images(arrays), expected)
     swapped = [array.astype(array.dtype.newbyteorder(">")) for array in arrays[3:4]]
-    np.testing.assert_array_equal(detector.score_images(swapped), np.float32([list(own.values())[3]]))
-    validation = [row for name, row in rows.items() if name not in own]
-    judged = [(float(row["score"]) >= results["validation"]["threshold"], row["anomalous"]) for row in validation]
-    assert {(True, "yes"), (False, "no")} >= set(judged)
-    assert any(is_anomalous for is_anomalous, _ in judged)  # the image that set the threshold reaches it
+    np.testing.assert_array_equal(detector.score_images(swapped), expected[3:4])
+    validation = [row for name, row in rows.items() if name not in recorded]
+    outcomes = [(float(row["score"]) >= results["validation"]["threshold"], row["anomalous"]) for row in validation]
+    assert {(True, "yes"), (False, "no")} >= set(outcomes)
+    assert any(is_anomalous for is_anomalous, _ in outcomes)  # the image that set the threshold reaches it
 
 
-def test_a_run_that_did_not_write_its_levels_reads_as_before(run, images, tmp_path):
+def test_a_run_without_recorded_levels_is_read_as_before(run, images, tmp_path):
     """Each image was rounded to its own levels."""
     hparams = json.loads((run / "hparams.json").read_text())
     assert hparams.pop("levels") == 255
@@ -110,11 +111,11 @@ def test_a_run_that_did_not_write_its_levels_reads_as_before(run, images, tmp_pa
     assert Reading.of_run({**hparams, "fingerprint_of_images": None}, 16).levels is None
 
 
-def test_images_of_more_bits_than_the_run_had_are_remarked(run, tmp_path):
+def test_a_note_on_images_with_more_bits_than_the_training_images(run, tmp_path):
     Image.fromarray(np.full((9, 9), 3000, np.uint16)).save(tmp_path / "deep.png")
     code, _, err = predict(run, tmp_path)
     assert code == 0
-    assert "some images have 16 bits, those that the run learnt from did not; 65,535 counts as white" in err
+    assert "some images have 16 bits, unlike the training images of the run; 65,535 counts as white" in err
 
 
 def test_heatmaps_are_not_scored_as_images(run, tmp_path):
@@ -128,10 +129,10 @@ def test_heatmaps_are_not_scored_as_images(run, tmp_path):
     assert "not scored: heatmaps (2)" in err
     code, _, err = predict(run, tmp_path / "new" / "heat")
     assert code == 2
-    assert "there are no images in it; expected PNG, JPEG, BMP or TIFF files; there are heatmaps (2)" in err
+    assert "contains no images; expected PNG, JPEG, BMP or TIFF files; found heatmaps (2)" in err
 
 
-def test_names_that_a_terminal_cannot_show_lose_nothing(run, tmp_path):
+def test_names_that_a_terminal_cannot_show_are_escaped(run, tmp_path):
     fill(tmp_path, **{".": 2})
     (tmp_path / "0.png").rename(tmp_path / "ü.png")
     command = [sys.executable, "-m", "anomaly_toolbox", "predict", run, tmp_path, "--heatmaps", tmp_path / "ö"]
@@ -142,7 +143,7 @@ def test_names_that_a_terminal_cannot_show_lose_nothing(run, tmp_path):
     assert names == [str(tmp_path / "1.png"), str(tmp_path / "ü.png")]
 
 
-def test_a_reader_that_goes_away_is_told_apart_from_bad_files(run, images):
+def test_a_closed_pipe_has_its_own_exit_code(run, images):
     command = f"{sys.executable} -m anomaly_toolbox predict {run} {images} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "141\n"
@@ -165,36 +166,36 @@ def test_arrays_and_files_score_the_same(run, images):
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "message"),
     [
         (np.zeros((4, 4, 2), np.uint8), r"expected images of shape \(height, width, 1 or 3\), received \(4, 4, 2\)"),
         (np.full((4, 4), 3.0), r"floats in \[0, 1\], received float64 from 3.0"),
         (np.zeros((4, 4), np.int64), "received int64"),
     ],
 )
-def test_arrays_that_are_no_images(run, image, told):
-    with pytest.raises(ValueError, match=told):
+def test_arrays_that_are_not_images_are_refused(run, image, message):
+    with pytest.raises(ValueError, match=message):
         anomaly_toolbox.load(run).score_images([image])
 
 
-def test_colours_are_the_same_grey_in_every_type(tmp_path):
+def test_colours_become_the_same_grey_in_every_type(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
     reading = Reading(16, 1)
-    of_bytes = reading.of_array(colours)
-    np.testing.assert_allclose(reading.of_array(colours / 255), of_bytes, atol=0.01)
-    np.testing.assert_allclose(reading.of_array(colours.astype(np.uint16) * 257), of_bytes, atol=0.01)
+    from_bytes = reading.of_array(colours)
+    np.testing.assert_allclose(reading.of_array(colours / 255), from_bytes, atol=0.01)
+    np.testing.assert_allclose(reading.of_array(colours.astype(np.uint16) * 257), from_bytes, atol=0.01)
 
 
 @pytest.mark.parametrize(
-    ("received", "told"),
+    ("received", "message"),
     [
         ("a.png", "expected a list of images, received one path"),
         (np.zeros((64, 64, 3), np.uint8), r"one image or 64; give a list"),
         ([[1, 2]], "received list"),
     ],
 )
-def test_what_is_no_list_of_images(run, received, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_single_image_is_refused(run, received, message):
+    with pytest.raises(ValueError, match=message):
         anomaly_toolbox.load(run).score_images(received)
 
 
@@ -213,19 +214,19 @@ def test_files_that_cannot_be_used_do_not_stop_the_rest(run, images, tmp_path):
         assert np.asarray(Image.open(tmp_path / "heat" / name)).shape == shape
 
 
-def test_what_is_there_is_not_overwritten(run, images, tmp_path):
+def test_an_existing_output_is_not_overwritten(run, images, tmp_path):
     output = tmp_path / "scores.csv"
     assert predict(run, images / "test", "--output", output)[0] == 0
     before = output.read_bytes()
     code, _, err = predict(run, images / "test" / "crack", "--output", output)
     assert (code, output.read_bytes()) == (2, before)
-    assert "is there already; --overwrite replaces it" in err
+    assert "already exists; --overwrite replaces it" in err
     assert predict(run, images / "test" / "crack", "--output", output, "--overwrite")[0] == 0
     assert len(output.read_text().splitlines()) == 9
 
 
-def test_heatmaps_replace_nothing(run, tmp_path):
-    """Not the images themselves, not by `..`, and not one another."""
+def test_heatmaps_replace_no_files(run, tmp_path):
+    """Neither the images, nor files outside of the folder, nor each other."""
     fill(tmp_path, size=(40, 40), here=1, elsewhere=1)
     (tmp_path / "here" / "0.jpg").write_bytes((tmp_path / "here" / "0.png").read_bytes())
     (tmp_path / "here" / "0.jpg.png").write_bytes((tmp_path / "here" / "0.png").read_bytes())
@@ -234,12 +235,12 @@ def test_heatmaps_replace_nothing(run, tmp_path):
     paths = [tmp_path / "here", tmp_path / "here" / "in" / ".." / ".." / "elsewhere"]
     assert predict(run, *paths, "--heatmaps", tmp_path / "here" / "in")[0] == 0
     assert {path: path.read_bytes() for path in before} == before
-    heat = set(tmp_path.rglob("*.heat.png"))
-    assert len(heat) == 4
-    assert all(path.is_relative_to(tmp_path / "here" / "in") for path in heat)
+    heatmaps = set(tmp_path.rglob("*.heat.png"))
+    assert len(heatmaps) == 4
+    assert all(path.is_relative_to(tmp_path / "here" / "in") for path in heatmaps)
     code, _, err = predict(run, tmp_path / "here", paths[1], "--heatmaps", tmp_path / "here" / "in")
     assert code == 2
-    assert "is there already; --overwrite replaces it" in err
+    assert "already exists; --overwrite replaces it" in err
     for given in (tmp_path / "here" / "0.png", tmp_path / "here"):
         code, _, err = predict(run, given, "--output", tmp_path / "here" / "0.png", "--overwrite")
         assert code == 2
@@ -269,10 +270,10 @@ def test_a_link_that_leads_nowhere_does_not_stop_the_rest(run, tmp_path):
         assert "2 images scored, 1 file could not be used" in err
 
 
-def test_wrong_paths(run, images, tmp_path):
-    for arguments, told in (
+def test_wrong_paths_are_refused(run, images, tmp_path):
+    for arguments, message in (
         ([run, tmp_path / "nowhere"], "nowhere: there is no such file or folder"),
-        ([run, tmp_path], "there are no images in it"),
+        ([run, tmp_path], "contains no images"),
         ([tmp_path, images], "is not the folder of a run: there is no hparams.json in it"),
         ([run, images, "--heatmaps", run / "scores.csv"], "--heatmaps .*scores.csv: is a file; expected a folder"),
         ([run, images, "--output", tmp_path], "expected a file"),
@@ -280,10 +281,10 @@ def test_wrong_paths(run, images, tmp_path):
         code, _, err = predict(*arguments)
         assert code == 2
         assert err.count("\n") == 1
-        assert re.search(told, err)
+        assert re.search(message, err)
 
 
-def test_unfinished_and_damaged_runs(run, tmp_path):
+def test_unfinished_and_damaged_runs_are_refused(run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "results.json").rename(tmp_path / "results.json")
@@ -300,3 +301,10 @@ def test_unfinished_and_damaged_runs(run, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ToolboxError, match=r"model\.weights\.h5 is damaged"):
         anomaly_toolbox.load(copy)
+
+
+def test_heat_range_is_an_alias(run):
+    """`heat_range` is the name of `heatmap_range` in earlier versions."""
+    detector = anomaly_toolbox.load(run)
+    recorded = json.loads((run / "results.json").read_text())["heat_range"]
+    assert detector.heat_range == detector.heatmap_range == tuple(recorded)

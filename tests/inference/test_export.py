@@ -1,4 +1,4 @@
-"""Exported detectors: every format says what the toolbox says, of every method and by every score, or is refused."""
+"""Exports: every format gives the outputs of the toolbox, for every method and every score, or is refused."""
 
 import json
 import sys
@@ -14,16 +14,16 @@ import anomaly_toolbox
 from anomaly_toolbox import evaluation
 from anomaly_toolbox.datasets.images import Reading, read_image
 from anomaly_toolbox.errors import InputError, ToolboxError
-from anomaly_toolbox.inference import export, formats
+from anomaly_toolbox.inference import export, formats, serving
 from anomaly_toolbox.models import METHODS, detector_class
 from anomaly_toolbox.runs import Run
 from tests.conftest import tiny_detector
 
-POSSIBLE = [
+SUPPORTED = [
     (method, file_format, score)
     for method in METHODS
     for file_format in formats.FORMATS
-    if (method, file_format) not in formats.IMPOSSIBLE
+    if (method, file_format) not in formats.UNSUPPORTED
     for score in typing.get_args(detector_class(method).Hyperparameters.model_fields["score"].annotation)
 ]
 
@@ -37,14 +37,15 @@ def trained():
 
 
 @pytest.fixture(scope="module")
-def said(trained):
-    """What every method says of its `pictures`: all scores, map and reconstruction."""
-    said = {}
+def expected_outputs(trained):
+    """Scores, anomaly map and reconstruction of each method's `example_images`."""
+    outputs = {}
     for method, detector in trained.items():
-        x = as_input(pictures(detector))
+        x = as_input(example_images(detector))
         scores, anomaly_map = detector.score_and_map(x)
-        said[method] = {name: values.numpy() for name, values in scores.items()}, anomaly_map, detector.reconstruct(x)
-    return said
+        score_arrays = {name: values.numpy() for name, values in scores.items()}
+        outputs[method] = score_arrays, anomaly_map, detector.reconstruct(x)
+    return outputs
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def run(trained, tmp_path):
 
 
 def as_if_trained(method, channels):
-    """With weights and figures of batch normalisation that a training might have left, and filled memory banks."""
+    """A detector with weights and batch statistics as after a training, and with filled memory banks."""
     tf.keras.utils.set_random_seed(0)
     detector, generator = tiny_detector(method, channels), np.random.default_rng(1)
     for weight in detector.variables:
@@ -68,12 +69,12 @@ def as_if_trained(method, channels):
     return detector
 
 
-def finished_run(folder, detector, aspect=None, score_min=0.0, score_max=1.0, threshold=0.5, levels=255, **known):
-    """A folder with what an export reads."""
+def finished_run(folder, detector, aspect=None, score_min=0.0, score_max=1.0, threshold=0.5, levels=255, **recorded):
+    """The folder of a finished run with the files that an export reads."""
     method = type(detector).__name__
     run = Run(folder, {"experiment": method, "hyperparameters": detector.hyperparameters.model_dump()})
     folder.mkdir()
-    run.record(channels=detector.image_shape[-1], aspect=aspect, levels=levels, **known)
+    run.record(channels=detector.image_shape[-1], aspect=aspect, levels=levels, **recorded)
     detector.save_networks(run.weights_path)
     run.scores_path.write_text("index,label,score\n")
     run.finish(
@@ -89,7 +90,7 @@ def finished_run(folder, detector, aspect=None, score_min=0.0, score_max=1.0, th
     return folder
 
 
-def pictures(detector):
+def example_images(detector):
     """Five noisy squares from dark to bright, (5, 16, 16, channels), uint8."""
     noise = np.random.default_rng(2).integers(0, 128, (5, *detector.image_shape))
     return (noise + 30 * np.arange(5).reshape(-1, 1, 1, 1)).astype(np.uint8)
@@ -99,13 +100,13 @@ def as_input(images):
     return tf.constant(2 * (images.astype(np.float32) / 255) - 1)
 
 
-def opened(path, file_format, signature="serving_default"):
-    """The exported function, arrays in and out."""
+def load_export(path, file_format, signature="serving_default"):
+    """The exported function, from an array to arrays by name."""
     match file_format:
         case "savedmodel":
             loaded = tf.saved_model.load(str(path))
-            judge = lambda images: loaded.signatures[signature](images=tf.constant(images))  # noqa: E731
-            return lambda images: {name: value.numpy() for name, value in judge(images).items()}
+            function = loaded.signatures[signature]
+            return lambda images: {name: value.numpy() for name, value in function(images=tf.constant(images)).items()}
         case "onnx":
             session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]
@@ -115,25 +116,25 @@ def opened(path, file_format, signature="serving_default"):
             return lambda images: interpreter.get_signature_runner(signature)(images=images)
 
 
-def exported(folder, file_format, **options):
+def run_export(folder, file_format, **options):
     if file_format == "onnx":
         pytest.importorskip("tf2onnx")
     return export.export(folder, file_format, **options)
 
 
-@pytest.mark.parametrize(("method", "file_format", "score"), POSSIBLE)
-def test_says_what_the_toolbox_says(trained, said, tmp_path, monkeypatch, method, file_format, score):
-    detector, (scores, anomaly_map, reconstruction) = trained[method], said[method]
-    images, scores = pictures(detector), scores[score]
+@pytest.mark.parametrize(("method", "file_format", "score"), SUPPORTED)
+def test_outputs_are_those_of_the_toolbox(trained, expected_outputs, tmp_path, monkeypatch, method, file_format, score):
+    detector, (scores, anomaly_map, reconstruction) = trained[method], expected_outputs[method]
+    images, scores = example_images(detector), scores[score]
     low, high = np.percentile(scores, [25, 75]).tolist()
     monkeypatch.setattr(detector, "hyperparameters", detector.hyperparameters.model_copy(update={"score": score}))
     threshold = float(np.sort(scores)[2:4].mean())
     folder = finished_run(tmp_path / "run", detector, score_min=low, score_max=high, threshold=threshold)
     if score != "paper":  # loading does not depend on it, and takes a second
         monkeypatch.setattr(export, "load_detector", lambda _: detector)
-    judge = opened(exported(folder, file_format), file_format)
-    found = judge(images)
-    assert {name: (values.dtype, values.shape) for name, values in found.items()} == {
+    function = load_export(run_export(folder, file_format), file_format)
+    outputs = function(images)
+    assert {name: (values.dtype, values.shape) for name, values in outputs.items()} == {
         "score": (np.float32, (5,)),
         "anomalous": (np.bool_, (5,)),
         "calibrated": (np.float32, (5,)),
@@ -141,19 +142,19 @@ def test_says_what_the_toolbox_says(trained, said, tmp_path, monkeypatch, method
         "reconstruction": (np.float32, images.shape),
     }
     small = 1e-4 * np.ptp(scores)
-    np.testing.assert_allclose(found["score"], scores, rtol=0, atol=small)
-    np.testing.assert_allclose(found["calibrated"], evaluation.rescale(scores, low, high), atol=small / (high - low))
-    np.testing.assert_array_equal(found["anomalous"], scores >= threshold)
-    assert found["anomalous"].sum() == 2
-    assert (found["calibrated"].min(), found["calibrated"].max()) == (0, 1)
-    np.testing.assert_allclose(found["map"], anomaly_map, atol=1e-4)
-    np.testing.assert_allclose(found["reconstruction"], (reconstruction + 1) / 2, atol=1e-4)
-    alone = np.concatenate([judge(images[i : i + 1])["score"] for i in (3, 1)])
+    np.testing.assert_allclose(outputs["score"], scores, rtol=0, atol=small)
+    np.testing.assert_allclose(outputs["calibrated"], evaluation.rescale(scores, low, high), atol=small / (high - low))
+    np.testing.assert_array_equal(outputs["anomalous"], scores >= threshold)
+    assert outputs["anomalous"].sum() == 2
+    assert (outputs["calibrated"].min(), outputs["calibrated"].max()) == (0, 1)
+    np.testing.assert_allclose(outputs["map"], anomaly_map, atol=1e-4)
+    np.testing.assert_allclose(outputs["reconstruction"], (reconstruction + 1) / 2, atol=1e-4)
+    alone = np.concatenate([function(images[i : i + 1])["score"] for i in (3, 1)])
     np.testing.assert_allclose(alone, scores[[3, 1]], rtol=0, atol=small)
 
 
-@pytest.mark.parametrize(("method", "file_format"), sorted(formats.IMPOSSIBLE))
-def test_what_a_format_cannot_hold_is_refused_by_name(trained, tmp_path, method, file_format):
+@pytest.mark.parametrize(("method", "file_format"), sorted(formats.UNSUPPORTED))
+def test_methods_that_a_format_does_not_support_are_refused_by_name(trained, tmp_path, method, file_format):
     folder = finished_run(tmp_path / "run", trained[method])
     with pytest.raises(InputError, match=f"^{method} cannot be exported to {file_format}, .* savedmodel can"):
         export.export(folder, file_format)
@@ -161,16 +162,16 @@ def test_what_a_format_cannot_hold_is_refused_by_name(trained, tmp_path, method,
 
 
 @pytest.mark.parametrize("file_format", ["savedmodel", "tflite"])
-def test_takes_floats_too(run, trained, file_format):
-    images = pictures(trained["PCA"])
-    path = exported(run, file_format)
-    of_bytes = opened(path, file_format)(images)
-    of_floats = opened(path, file_format, "float_images")(images.astype(np.float32) / 255)
-    for name, values in of_bytes.items():
-        np.testing.assert_allclose(of_floats[name], values, rtol=1e-4, atol=1e-5)
+def test_float_images_get_the_same_outputs(run, trained, file_format):
+    images = example_images(trained["PCA"])
+    path = run_export(run, file_format)
+    from_bytes = load_export(path, file_format)(images)
+    from_floats = load_export(path, file_format, "float_images")(images.astype(np.float32) / 255)
+    for name, values in from_bytes.items():
+        np.testing.assert_allclose(from_floats[name], values, rtol=1e-4, atol=1e-5)
 
 
-def known_to(path, file_format):
+def metadata_of(path, file_format):
     """The metadata of an export."""
     match file_format:
         case "savedmodel":
@@ -185,7 +186,7 @@ def known_to(path, file_format):
 @pytest.mark.parametrize("file_format", sorted(formats.FORMATS))
 def test_the_threshold_and_other_facts_are_in_the_metadata(trained, tmp_path, file_format):
     run = finished_run(tmp_path / "run", trained["PCA"], "pad", score_max=2.0, threshold=0.7, white_level=None)
-    known = known_to(exported(run, file_format), file_format)
+    metadata = metadata_of(run_export(run, file_format), file_format)
     expected = {
         "threshold": "0.7",
         "score_min": "0.0",
@@ -193,76 +194,80 @@ def test_the_threshold_and_other_facts_are_in_the_metadata(trained, tmp_path, fi
         "aspect": "pad",
         "classes": "normal, anomalous",
     }
-    assert expected.items() <= known.items()
-    assert known["producer"] == f"anomaly-toolbox {anomaly_toolbox.__version__}"
+    assert expected.items() <= metadata.items()
+    assert metadata["producer"] == f"anomaly-toolbox {anomaly_toolbox.__version__}"
     both = "uint8, black to white: 0 to 255, or float32, black to white: 0 to 1"
-    assert known["input"] == (both if file_format != "onnx" else "uint8, black to white: 0 to 255")
+    assert metadata["input"] == (both if file_format != "onnx" else "uint8, black to white: 0 to 255")
 
 
 @pytest.mark.parametrize("white_level", [None, 4095])
 @pytest.mark.parametrize("file_format", sorted(formats.FORMATS))
-def test_what_has_more_than_8_bits_goes_in_as_floats(trained, tmp_path, file_format, white_level):
-    """A run that learnt from 16 bits decides on 12 of them as the toolbox does."""
+def test_images_with_more_than_8_bits_are_given_as_floats(trained, tmp_path, file_format, white_level):
+    """The export of a 16-bit run gives the scores of the toolbox, also if only 12 bits are used."""
     folder = finished_run(tmp_path / "run", trained["PCA"], levels=65535, white_level=white_level)
-    path = exported(folder, file_format)
-    judge = opened(path, file_format, "serving_default" if file_format == "onnx" else "float_images")
+    path = run_export(folder, file_format)
+    function = load_export(path, file_format, "serving_default" if file_format == "onnx" else "float_images")
     images = np.random.default_rng(6).integers(0, 4096, (4, 23, 31)).astype(np.uint16)
     scores = anomaly_toolbox.load(folder).score_images(list(images))
-    found = judge((images / np.float32(white_level or 65535))[..., np.newaxis].astype(np.float32))["score"]
-    np.testing.assert_allclose(found, scores, rtol=2e-5)
-    assert "float32" in known_to(path, file_format)["input"]
-    assert known_to(path, file_format)["white_level"] == str(white_level or "")
+    outputs = function((images / np.float32(white_level or 65535))[..., np.newaxis].astype(np.float32))["score"]
+    np.testing.assert_allclose(outputs, scores, rtol=2e-5)
+    assert "float32" in metadata_of(path, file_format)["input"]
+    assert metadata_of(path, file_format)["white_level"] == str(white_level or "")
 
 
 @pytest.mark.parametrize("file_format", sorted(formats.FORMATS))
 @pytest.mark.parametrize("aspect", ["pad", "crop", None])
-def test_resizes_as_the_toolbox_does(trained, tmp_path, file_format, aspect):
-    """A photograph that is no square, and one that is too small."""
-    judge = opened(exported(finished_run(tmp_path / "run", trained["KNN"], aspect=aspect), file_format), file_format)
+def test_images_are_resized_as_by_the_toolbox(trained, tmp_path, file_format, aspect):
+    """A photograph that is not square, and one that is too small."""
+    function = load_export(
+        run_export(finished_run(tmp_path / "run", trained["KNN"], aspect=aspect), file_format), file_format
+    )
     for shape in ((61, 40, 3), (9, 13, 3)):
         photograph = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
         Image.fromarray(photograph).save(tmp_path / "photograph.png")
         x = 2 * read_image(tmp_path / "photograph.png", 16, 3, aspect or "stretch")[np.newaxis] - 1
-        np.testing.assert_allclose(judge(photograph[np.newaxis])["score"], trained["KNN"].scores(x)["paper"], rtol=1e-4)
+        np.testing.assert_allclose(
+            function(photograph[np.newaxis])["score"], trained["KNN"].scores(x)["paper"], rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("aspect", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("shape", [(16, 16), (32, 32), (61, 40), (17, 90), (9, 13), (1, 2), (101, 37), (200, 3)])
-def test_resizing_is_pillows(tmp_path, aspect, shape):
+def test_resizing_equals_pillows(tmp_path, aspect, shape):
     photograph = np.random.default_rng(4).integers(0, 256, (*shape, 1), dtype=np.uint8)
     Image.fromarray(photograph[..., 0]).save(tmp_path / "photograph.png")
     expected = 255 * read_image(tmp_path / "photograph.png", 16, 1, aspect)
     reading = Reading(16, 1, aspect, levels=255)
-    resized = 255 * export.resize(tf.constant(photograph[np.newaxis], tf.float32), reading, 255, 255)[0]
+    resized = 255 * serving.resize(tf.constant(photograph[np.newaxis], tf.float32), reading, 255, 255)[0]
     np.testing.assert_allclose(resized, expected, atol=1.01)
     assert np.mean(np.abs(resized - expected)) < 0.005  # one pixel may be just between two levels
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (61, 40), (9, 13)])
-def test_resizing_without_rounding_is_tensorflows(shape):
+def test_resizing_without_rounding_equals_tensorflows(shape):
     images = np.random.default_rng(5).uniform(0, 1, (2, *shape, 3)).astype(np.float32)
     expected = tf.image.resize(images, (16, 16), antialias=True)
-    np.testing.assert_allclose(export.resize(images, Reading(16, 3, levels=None), 1, None), expected, atol=1e-5)
+    np.testing.assert_allclose(serving.resize(images, Reading(16, 3, levels=None), 1, None), expected, atol=1e-5)
 
 
-def test_equal_validation_scores_calibrate_to_an_end(trained):
-    judge = export.judging_functions(trained["PCA"], Reading(16, 1), 1e3, 1e3, 1e3)["serving_default"]
-    assert judge(pictures(trained["PCA"]))["calibrated"].numpy().tolist() == [0] * 5
+def test_equal_validation_scores_calibrate_to_0(trained):
+    function = serving.serving_functions(trained["PCA"], Reading(16, 1), (1e3, 1e3), 1e3)["serving_default"]
+    assert function(example_images(trained["PCA"]))["calibrated"].numpy().tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("file_format", sorted(formats.FORMATS))
-def test_goes_where_it_is_told_and_replaces_only_when_told(run, tmp_path, file_format):
+def test_an_existing_output_is_replaced_only_with_overwrite(run, tmp_path, file_format):
     output = tmp_path / "new" / "folder" / "exported"
-    assert exported(run, file_format, output=output) == output
-    assert opened(output, file_format)(np.zeros((1, 16, 16, 1), np.uint8))
-    with pytest.raises(InputError, match="exported: is there already; --overwrite replaces it"):
+    assert run_export(run, file_format, output=output) == output
+    assert load_export(output, file_format)(np.zeros((1, 16, 16, 1), np.uint8))
+    with pytest.raises(InputError, match="exported: already exists; --overwrite replaces it"):
         export.export(run, file_format, output)
-    assert exported(run, file_format, output=output, overwrite=True) == output
+    assert run_export(run, file_format, output=output, overwrite=True) == output
     assert [path.name for path in output.parent.iterdir()] == ["exported"]
 
 
 @pytest.mark.parametrize("file_format", sorted(formats.FORMATS))
-def test_replaces_nothing_but_exports(run, tmp_path, file_format):
+def test_only_exports_are_replaced(run, tmp_path, file_format):
     folder = tmp_path / "photographs"
     folder.mkdir()
     (folder / "holiday.png").touch()
@@ -276,20 +281,20 @@ def test_replaces_nothing_but_exports(run, tmp_path, file_format):
 
 
 @pytest.mark.parametrize("file_format", sorted(formats.FORMATS))
-def test_a_failure_leaves_what_was_there(run, file_format, monkeypatch):
+def test_a_failure_keeps_the_earlier_export(run, file_format, monkeypatch):
     def fail(*_, **__):
         raise OSError("no room")
 
-    output = exported(run, file_format)
+    output = run_export(run, file_format)
     monkeypatch.setattr(export, "_save" if file_format == "savedmodel" else "atomic_write", fail)
     before = sorted(run.rglob("*"))
     with pytest.raises(ToolboxError, match=f"the conversion to {file_format} failed: OSError: no room"):
         export.export(run, file_format, overwrite=True)
     assert sorted(run.rglob("*")) == before
-    assert opened(output, file_format)(np.zeros((1, 16, 16, 1), np.uint8))
+    assert load_export(output, file_format)(np.zeros((1, 16, 16, 1), np.uint8))
 
 
-def test_what_is_missing_is_told(run, tmp_path, monkeypatch):
+def test_missing_runs_formats_and_packages_are_reported(run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no format is called 'onx': did you mean onnx"):
         export.export(run, "onx")
     with pytest.raises(InputError, match="elsewhere: is not the folder of a run: there is no hparams"):
@@ -301,7 +306,7 @@ def test_what_is_missing_is_told(run, tmp_path, monkeypatch):
 
 def test_a_damaged_run_is_refused(run):
     Run(run, {}).finish({"experiment": "PCA"})
-    with pytest.raises(ToolboxError, match=r"run: its files are damaged, or of another version.*restore the folder"):
+    with pytest.raises(ToolboxError, match=r"run: its files are damaged or of another version.*restore the folder"):
         export.export(run, "savedmodel")
     (run / "hparams.json").write_text("{}")
     with pytest.raises(ToolboxError, match=r"hparams\.json is damaged or missing"):

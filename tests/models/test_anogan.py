@@ -113,11 +113,11 @@ def test_the_search_is_adam_on_each_image_alone(detector, x):
 
 
 def test_the_score_is_the_loss_where_the_search_ends(detector, x):
-    z, loss = detector.search(x, tf.repeat(detector.beginnings, 8, axis=0))
+    z, loss = detector.search(x, tf.repeat(detector.starting_points, 8, axis=0))
     np.testing.assert_allclose(detector.anomaly_score(x), loss, rtol=1e-4)
     np.testing.assert_allclose(loss, detector.search_loss(x, detector.discriminator(x)[0], z), rtol=1e-6)
     detector.steps.assign(0)
-    z_0 = tf.repeat(detector.beginnings, 8, axis=0)
+    z_0 = tf.repeat(detector.starting_points, 8, axis=0)
     at_once = detector.search_loss(x, detector.discriminator(x)[0], z_0)
     np.testing.assert_allclose(detector.anomaly_score(x), at_once, rtol=1e-5)
     assert (loss < at_once).numpy().all()
@@ -136,7 +136,7 @@ def test_the_best_restart_counts(x):
     keras.utils.set_random_seed(0)
     detector = tiny_detector("AnoGAN", warm_start=False, restarts=3)
     spread(detector)
-    alone = [detector.search(x, tf.repeat(z_0[None], 8, axis=0))[1] for z_0 in detector.beginnings]
+    alone = [detector.search(x, tf.repeat(z_0[None], 8, axis=0))[1] for z_0 in detector.starting_points]
     z, loss = detector.best_search(x)
     np.testing.assert_allclose(loss, np.min(alone, axis=0), rtol=1e-3)
     assert len(set(np.argmin(alone, axis=0))) > 1
@@ -163,12 +163,12 @@ def test_the_warm_start(images):
     spread(detector)
     x = tf.constant(images)
     cold = detector.anomaly_score(x).numpy()
-    assert not detector.is_warm
+    assert not detector.has_fitted_encoder
     assert set(detector.scores(x)) == {"paper", "residual"}
     still = [detector.generator, detector.discriminator]
     before = [weight.numpy() for network in still for weight in network.weights]
     detector.after_fit(images)
-    assert detector.is_warm
+    assert detector.has_fitted_encoder
     for value, weight in zip(before, [weight for network in still for weight in network.weights], strict=True):
         np.testing.assert_array_equal(value, weight)  # only E is fitted
     warm = detector.anomaly_score(x).numpy()
@@ -185,7 +185,7 @@ def test_the_warm_start_is_stored(images, tmp_path):
     detector.save_networks(tmp_path / "model.weights.h5")
     other = tiny_detector("AnoGAN")
     other.load_networks(tmp_path / "model.weights.h5")
-    assert other.is_warm
+    assert other.has_fitted_encoder
 
 
 @pytest.mark.parametrize("score", ["latent_neighbours", "mahalanobis"])

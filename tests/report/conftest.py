@@ -12,26 +12,45 @@ from anomaly_toolbox.runs import Run
 from tests.conftest import made_up_results
 
 
-def write_run(folder, method, label, seed=0, separation=1.0, epochs=2, width=32, dataset="Digits"):
-    """A finished run whose figures follow from its scores; a larger separation finds more."""
+def write_run(
+    folder,
+    method,
+    label,
+    seed=0,
+    separation=1.0,
+    epochs=2,
+    width=32,
+    dataset="Digits",
+    scores=("paper", "residual"),
+    **hparams,
+):
+    """Writes a finished run of 180 normal and 20 anomalous test images.
+
+    Scores are normally distributed. `separation` is how many standard deviations the paper's scores of anomalous images
+    are higher on average; it is half of that for all other scores. The metrics are computed from the scores.
+    """
     generator = np.random.default_rng([seed, label, len(method)])
     labels = np.repeat([0, 1], [180, 20])
-    scores = {name: generator.normal(labels * separation * part) for name, part in (("paper", 1), ("residual", 0.5))}
+    values_of_scores = {}
+    for name in scores:
+        values_of_scores[name] = generator.normal(labels * separation * (1 if name == "paper" else 0.5))
     results = made_up_results(method, label, dict.fromkeys(scores, 0.5), "paper", seed, epochs, dataset)
-    for name, values in scores.items():
-        figures = evaluation.metrics(labels, values, threshold=0.5)
-        figures["auprc_interval"] = evaluation.auprc_interval(labels, values, resamples=20)
-        results["test"]["scores"][name] = figures
+    for name, values in values_of_scores.items():
+        metrics = evaluation.metrics(labels, values, threshold=0.5)
+        metrics["auprc_interval"] = evaluation.auprc_interval(labels, values, resamples=20)
+        results["test"]["scores"][name] = metrics
     hyperparameters = {"anomalous_label": label, "class_label": None, "epochs": epochs, "width": width}
-    run = Run(folder, {"experiment": method, "dataset": dataset, "hyperparameters": hyperparameters, "seed": seed})
+    trial = {"experiment": method, "dataset": dataset, "hyperparameters": hyperparameters, "seed": seed}
+    run = Run(folder, {**trial, **hparams})
     with run.locked():
         run.begin()
         with open(run.scores_path, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["index", "label", "score", "calibrated", *scores])
-            columns = scores["paper"], scores["paper"], *scores.values()
-            for index, row in enumerate(zip(labels, *columns, strict=True)):
-                writer.writerow([index, *row])
+            paper_values = values_of_scores["paper"]
+            columns = [paper_values, paper_values, *values_of_scores.values()]
+            for index, fields in enumerate(zip(labels, *columns, strict=True)):
+                writer.writerow([index, *fields])
         run.weights_path.write_bytes(b"weights")
         for name in ("most_anomalous.png", "most_wrong.png"):
             Image.fromarray(generator.integers(0, 255, (30, 120), np.uint8)).save(folder / name)
@@ -41,7 +60,7 @@ def write_run(folder, method, label, seed=0, separation=1.0, epochs=2, width=32,
 
 @pytest.fixture
 def log_dir(tmp_path):
-    """Three methods on two labels, one of them with two seeds; damaged runs, an unfinished and a double one."""
+    """Three methods on two labels, one with two seeds; also damaged runs, an unfinished run and a copy of a run."""
     logs = tmp_path / "logs"
     for label in (2, 10):
         write_run(logs / f"GANomaly/Digits/label={label}", "GANomaly", label, separation=1.0)

@@ -1,7 +1,9 @@
-"""Tables that can be computed again from the runs, and a page that works in a browser."""
+"""The files of a report: tables that can be recomputed from the runs, and a page that works in a browser."""
 
 import csv
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -10,17 +12,18 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.report import page
+from anomaly_toolbox.report import command
 from anomaly_toolbox.report.gather import gather
 from tests.report.conftest import write_run
 
 
-def auprc_of(folder):
-    table = np.genfromtxt(folder / "scores.csv", delimiter=",", names=True)
+def auprc_of(run_folder):
+    """AUPRC, recomputed from `scores.csv`."""
+    table = np.genfromtxt(run_folder / "scores.csv", delimiter=",", names=True)
     return average_precision_score(table["label"], table["score"])
 
 
-def test_every_folder_is_told_of(log_dir):
+def test_every_run_folder_is_compared_or_left_out_with_a_reason(log_dir):
     gathered = gather(log_dir)
     assert len(gathered.finished) == 7
     reasons = {str(folder.relative_to(log_dir)): reason for folder, reason in gathered.left_out}
@@ -32,18 +35,29 @@ def test_every_folder_is_told_of(log_dir):
     assert len(reasons) == 5
 
 
-def test_the_csv_can_be_computed_again(log_dir):
-    page.write(log_dir, log_dir)
-    rows = list(csv.DictReader((log_dir / "results_table.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["dataset", "method", "score", "choice", "figure", "2", "10", "mean"]
-    values = {(row["method"], row["score"], row["figure"]): row for row in rows}
-    found = values["EGBAD", "paper", "auprc"]
+def test_a_run_is_no_copy_of_a_run_that_was_left_out(tmp_path):
+    """The second run has other images. The third has the images of the first and the setting of the second."""
+    write_run(tmp_path / "1", "KNN", 2, width=32, fingerprint_of_images="a")
+    write_run(tmp_path / "2", "KNN", 2, width=64, fingerprint_of_images="b")
+    write_run(tmp_path / "3", "KNN", 2, width=64, fingerprint_of_images="a")
+    gathered = gather(tmp_path)
+    assert [run.folder.name for run in gathered.finished] == ["1", "3"]
+    reason = "its images are not those of 1, which has the same dataset name"
+    assert gathered.left_out == [(tmp_path / "2", reason)]
+
+
+def test_the_csv_can_be_recomputed(log_dir):
+    command.write(log_dir, log_dir)
+    lines = list(csv.DictReader((log_dir / "results_table.csv").read_text().splitlines()))
+    assert list(lines[0]) == ["dataset", "method", "score", "choice", "figure", "2", "10", "mean"]
+    values = {(line["method"], line["score"], line["figure"]): line for line in lines}
+    written = values["EGBAD", "paper", "auprc"]
     expected = [auprc_of(log_dir / f"EGBAD/Digits/<{label}>") for label in (2, 10)]
-    assert [float(found["2"]), float(found["10"])] == pytest.approx(expected, rel=1e-5)
-    assert float(found["mean"]) == pytest.approx(np.mean(expected), rel=1e-5)
-    of_seeds = [auprc_of(log_dir / "GANomaly/Digits" / name) for name in ("label=2", "label=2,seed=1")]
-    assert float(values["GANomaly", "paper", "auprc"]["2"]) == pytest.approx(np.mean(of_seeds), rel=1e-5)
-    assert float(values["GANomaly", "paper", "auprc_low"]["2"]) == pytest.approx(min(of_seeds), rel=1e-5)
+    assert [float(written["2"]), float(written["10"])] == pytest.approx(expected, rel=1e-5)
+    assert float(written["mean"]) == pytest.approx(np.mean(expected), rel=1e-5)
+    auprc_of_seeds = [auprc_of(log_dir / "GANomaly/Digits" / name) for name in ("label=2", "label=2,seed=1")]
+    assert float(values["GANomaly", "paper", "auprc"]["2"]) == pytest.approx(np.mean(auprc_of_seeds), rel=1e-5)
+    assert float(values["GANomaly", "paper", "auprc_low"]["2"]) == pytest.approx(min(auprc_of_seeds), rel=1e-5)
     assert values["GANomaly", "paper", "seeds"]["2"] == "2"
     assert values["KNN", "paper", "prevalence"]["mean"] == "0.1"
     assert values["KNN", "paper", "score_seconds"]["10"] == "2"
@@ -51,18 +65,18 @@ def test_the_csv_can_be_computed_again(log_dir):
 
 
 def test_the_markdown_has_every_table(log_dir):
-    page.write(log_dir, log_dir / "out" / "deep")
+    command.write(log_dir, log_dir / "out" / "deep")
     text = (log_dir / "out" / "deep" / "results_table.md").read_text()
     assert "| method | 2 | 10 | mean |" in text
     assert "×2" in text
     for title in ("AUROC:", "Training, seconds:", "Scoring the test images, seconds:", "Seeds:", "## Left out"):
         assert title in text
     assert "`GANomaly/Digits/label=5`: unfinished: 1 of 2 epochs done" in text
-    assert "EGBAD loses to KNN" in text
+    assert "EGBAD has a lower AUPRC than the baseline KNN" in text
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes, and the ids."""
+    """Collects the tags of a page with their attributes, and its ids."""
 
     def __init__(self, text):
         super().__init__()
@@ -74,8 +88,8 @@ class Tags(HTMLParser):
         self.ids += [value for name, value in attrs if name == "id"]
 
 
-def test_the_page_is_whole_and_loads_nothing(log_dir):
-    page.write(log_dir, log_dir)
+def test_the_page_is_complete_and_loads_nothing(log_dir):
+    command.write(log_dir, log_dir)
     text = (log_dir / "report.html").read_text()
     tags = Tags(text)
     images = [attributes for tag, attributes in tags.tags if tag == "img"]
@@ -87,12 +101,12 @@ def test_the_page_is_whole_and_loads_nothing(log_dir):
     assert len(tags.ids) == len(set(tags.ids))
     assert not [tag for tag, attributes in tags.tags if tag == "link" and not attributes["href"].startswith("data:")]
     assert not [tag for tag, attributes in tags.tags if tag == "script" and "src" in attributes]
-    assert "#0a0b" not in text  # a stand-in colour that was forgotten
+    assert "#0a0b" not in text  # a placeholder colour that was not replaced
     assert "unfinished: 1 of 2 epochs done" in text
 
 
-def test_charts_are_files_too(log_dir):
-    paths, n_left_out = page.write(log_dir, log_dir / "out")
+def test_charts_are_also_written_as_files(log_dir):
+    paths, n_left_out = command.write(log_dir, log_dir / "out")
     assert n_left_out == 5
     for name in ("Digits_auprc.svg", "Digits_other_scores.svg"):
         assert log_dir / "out" / name in paths
@@ -102,22 +116,50 @@ def test_charts_are_files_too(log_dir):
         assert "GANomaly" in "".join(root.itertext())
 
 
-def test_a_log_folder_without_runs(tmp_path):
+def test_methods_with_the_papers_score_alone(tmp_path):
+    """Such a method has no best other score; neither has a label that only such methods were run on."""
+    logs = tmp_path / "logs"
+    write_run(logs / "a", "Mine", 2, scores=["paper"])
+    paths, _ = command.write(logs, tmp_path / "first")
+    assert "Digits_other_scores.svg" not in [path.name for path in paths]
+    assert "best other score" not in (tmp_path / "first" / "results_table.md").read_text()
+    write_run(logs / "b", "KNN", 10, epochs=0)
+    paths, _ = command.write(logs, tmp_path / "second")
+    assert "Digits_other_scores.svg" in [path.name for path in paths]
+    table = (tmp_path / "second" / "results_table.md").read_text().partition("best other score")[2]
+    assert "| prevalence | - | 0.100 | - |" in table
+
+
+def test_a_log_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(InputError, match="there are no runs in it"):
-        page.write(tmp_path, tmp_path)
+        command.write(tmp_path, tmp_path)
     with pytest.raises(InputError, match="there is no such folder"):
-        page.write(tmp_path / "none", tmp_path)
+        command.write(tmp_path / "none", tmp_path)
     write_run(tmp_path / "logs" / "a", "KNN", 2, epochs=0)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: is a file; expected a folder"):
-        page.write(tmp_path / "logs", tmp_path / "file")
+        command.write(tmp_path / "logs", tmp_path / "file")
 
 
-def test_only_unfinished_runs(tmp_path):
+def test_a_report_of_unfinished_runs_alone(tmp_path):
     folder = write_run(tmp_path / "a", "KNN", 2, epochs=0)
     (folder / "results.json").unlink()
-    page.write(tmp_path, tmp_path)
+    command.write(tmp_path, tmp_path)
     assert "unfinished" in (tmp_path / "report.html").read_text()
+
+
+def test_importing_the_report_changes_nothing_in_the_process():
+    program = (
+        "import importlib, warnings\n"
+        "import jinja2, matplotlib, rich.progress, sklearn.metrics\n"
+        "settings, filters = dict(matplotlib.rcParams), list(warnings.filters)\n"
+        "for name in ('command', 'tables'):\n"
+        "    importlib.import_module(f'anomaly_toolbox.report.{name}')\n"
+        "assert dict(matplotlib.rcParams) == settings\n"
+        "assert warnings.filters == filters\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.fixture
@@ -137,9 +179,9 @@ def browser():
     driver.quit()
 
 
-def test_in_a_browser(log_dir, browser):
-    """Nothing is complained of, sorting sorts, a phone shows no wider page, and dark is dark."""
-    page.write(log_dir, log_dir)
+def test_the_page_in_a_browser(log_dir, browser):
+    """The browser logs no error, columns can be sorted, the page fits a phone, and the dark theme is applied."""
+    command.write(log_dir, log_dir)
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     browser.get((log_dir / "report.html").as_uri())
@@ -163,7 +205,7 @@ def test_in_a_browser(log_dir, browser):
     assert click(2) == "descending"
     assert [float(value) for value in column(2)] == sorted(auprc, reverse=True)
     assert click(1) == "ascending"
-    assert column(1) == sorted(column(1), key=int)  # numbers, not texts
+    assert column(1) == sorted(column(1), key=int)  # sorted as numbers, not as text
     click(0)
     assert column(0) == sorted(column(0))
 

@@ -1,4 +1,4 @@
-"""What is kept, when training stops, and that a checkpoint brings all of it back."""
+"""The choice of the best epoch, patience, and checkpoints."""
 
 import keras
 import numpy as np
@@ -23,8 +23,8 @@ def detector():
     return tiny_detector("GANomaly")
 
 
-def after(detector, folder, select_by, patience=None):
-    """A `KeepBest` that has seen the epochs of `LOGS`, and after which of them it wanted to stop."""
+def after_all_epochs(detector, folder, select_by, patience=None):
+    """A `KeepBest` after the epochs of `LOGS`, and for each epoch whether it stopped the training."""
     keep_best = KeepBest(folder, select_by, patience)
     keep_best.set_model(detector)
     stops = []
@@ -35,21 +35,21 @@ def after(detector, folder, select_by, patience=None):
 
 
 @pytest.mark.parametrize(("select_by", "best"), [("auprc", 2), ("auroc", 1), ("loss", 3), ("last", 4)])
-def test_the_figure_decides_and_the_first_of_equals_wins(detector, tmp_path, select_by, best):
-    keep_best, stops = after(detector, tmp_path, select_by)
+def test_the_epoch_with_the_best_metric_is_kept_and_the_first_of_equals(detector, tmp_path, select_by, best):
+    keep_best, stops = after_all_epochs(detector, tmp_path, select_by)
     assert keep_best.best_epoch == best
     assert keep_best.path.exists()
     assert not any(stops)
 
 
 def test_patience_counts_epochs_without_a_better_one(detector, tmp_path):
-    assert after(detector, tmp_path, "auroc", patience=2)[1] == [False, False, True, True]
-    assert after(detector, tmp_path, "last", patience=1)[1] == [False] * 4
+    assert after_all_epochs(detector, tmp_path, "auroc", patience=2)[1] == [False, False, True, True]
+    assert after_all_epochs(detector, tmp_path, "last", patience=1)[1] == [False] * 4
 
 
-def test_a_checkpoint_brings_back_weights_optimizers_and_the_best_so_far(detector, tmp_path):
+def test_a_checkpoint_restores_weights_optimizers_and_the_best_epoch(detector, tmp_path):
     detector.train_step(tf.random.uniform((8, 16, 16, 1), -1, 1))
-    keep_best, _ = after(detector, tmp_path, "loss")
+    keep_best, _ = after_all_epochs(detector, tmp_path, "loss")
     timing = Timing(8)
     timing.seconds_before = 100.0
     timing.on_train_begin()
@@ -58,21 +58,21 @@ def test_a_checkpoint_brings_back_weights_optimizers_and_the_best_so_far(detecto
     checkpoint.on_epoch_end(3, LOGS[3])
     assert {path.name for path in tmp_path.iterdir()} == {"state.json", "epoch-4.weights.h5", "best-3.weights.h5"}
 
-    other, kept = tiny_detector("GANomaly"), KeepBest(tmp_path, "loss", None)
-    going_on = Timing(8)
-    assert Checkpoint(tmp_path, kept, going_on).restore(other) == 4
-    assert 100 < going_on.seconds < 130
-    assert (kept.best_epoch, kept.best) == (3, -0.1)
+    restored, restored_best = tiny_detector("GANomaly"), KeepBest(tmp_path, "loss", None)
+    restored_timing = Timing(8)
+    assert Checkpoint(tmp_path, restored_best, restored_timing).restore(restored) == 4
+    assert 100 < restored_timing.seconds < 130
+    assert (restored_best.best_epoch, restored_best.best) == (3, -0.1)
     for name, optimizer in detector.optimizers.items():
-        assert int(other.optimizers[name].iterations) == int(optimizer.iterations) == 1
-        for mine, theirs in zip(optimizer.variables, other.optimizers[name].variables, strict=True):
-            np.testing.assert_array_equal(mine, theirs)
-    for mine, theirs in zip(detector.weights, other.weights, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+        assert int(restored.optimizers[name].iterations) == int(optimizer.iterations) == 1
+        for saved_variable, variable in zip(optimizer.variables, restored.optimizers[name].variables, strict=True):
+            np.testing.assert_array_equal(variable, saved_variable)
+    for saved_weight, weight in zip(detector.weights, restored.weights, strict=True):
+        np.testing.assert_array_equal(weight, saved_weight)
 
 
-def test_damage_is_told(detector, tmp_path):
-    keep_best, _ = after(detector, tmp_path, "auprc")
+def test_a_damaged_checkpoint_is_reported(detector, tmp_path):
+    keep_best, _ = after_all_epochs(detector, tmp_path, "auprc")
     checkpoint = Checkpoint(tmp_path, keep_best, Timing(8))
     assert checkpoint.restore(detector) == 0
     checkpoint.set_model(detector)

@@ -1,4 +1,4 @@
-"""One trial from data to figures: what it writes, that it repeats, and that it survives."""
+"""One trial from images to metrics: its files, reproducible results, and how it continues when interrupted."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ from anomaly_toolbox.datasets.digits import Digits
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.inference.detector import load_detector
 from anomaly_toolbox.models import detector_class
-from anomaly_toolbox.runs import Run
+from anomaly_toolbox.runs import FORMAT, Run
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
 from anomaly_toolbox.training.trial import Trial, run_trial
 from tests.conftest import TINY
@@ -47,13 +47,13 @@ def columns_of(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run of three epochs: its folder, its results and what it said."""
-    said = io.StringIO()
-    folder, results = run(tmp_path_factory.mktemp("logs"), plain_console(file=said), epochs=3)
-    return folder, results, said.getvalue()
+    """A finished run of three epochs: its folder, its results and its output."""
+    output = io.StringIO()
+    folder, results = run(tmp_path_factory.mktemp("logs"), plain_console(file=output), epochs=3)
+    return folder, results, output.getvalue()
 
 
-def test_the_folder_holds_what_it_should(finished):
+def test_the_run_folder_holds_all_files(finished):
     folder, _, _ = finished
     names = {path.name for path in folder.iterdir() if not path.name.startswith(("events", ".lock"))}
     assert names == {
@@ -69,13 +69,14 @@ def test_the_folder_holds_what_it_should(finished):
     }
 
 
-def test_the_results_say_what_was_run(finished):
+def test_the_results_describe_the_trial(finished):
     folder, results, _ = finished
     written = json.loads((folder / "results.json").read_text())
     assert set(written.pop("sha256")) == {"hparams.json", "model.weights.h5", "scores.csv", "results.json"}
+    assert written.pop("format") == FORMAT
     assert results == written
-    told = {name: results[name] for name in ("experiment", "dataset", "anomalous_label", "seed", "epochs")}
-    assert told == {"experiment": "GANomaly", "dataset": "Digits", "anomalous_label": 2, "seed": 0, "epochs": 3}
+    description = {name: results[name] for name in ("experiment", "dataset", "anomalous_label", "seed", "epochs")}
+    assert description == {"experiment": "GANomaly", "dataset": "Digits", "anomalous_label": 2, "seed": 0, "epochs": 3}
     assert 1 <= results["selected_epoch"] <= 3
     assert results["train_images_per_second"] > 0
     assert results["train_seconds"] > 0
@@ -87,17 +88,17 @@ def test_the_results_say_what_was_run(finished):
     assert {"tensorflow", "keras", "numpy"} <= set(hparams["versions"])
 
 
-def test_scores_csv_reproduces_every_figure(finished):
+def test_scores_csv_reproduces_every_metric(finished):
     folder, results, _ = finished
     columns = columns_of(folder)
     labels, test = columns["label"], results["test"]
     assert columns["index"].tolist() == list(range(360))
     assert test["auprc"] == average_precision_score(labels, columns["score"])
     assert test["auroc"] == roc_auc_score(labels, columns["score"])
-    for name, of_score in test["scores"].items():
-        again = evaluation.metrics(labels, columns[name], of_score["threshold"])
+    for name, recorded in test["scores"].items():
+        again = evaluation.metrics(labels, columns[name], recorded["threshold"])
         again["auprc_interval"] = evaluation.auprc_interval(labels, columns[name])
-        assert again == of_score
+        assert again == recorded
     assert test["scores"]["paper"]["auprc"] == test["auprc"]
 
 
@@ -127,11 +128,11 @@ def test_the_detector_can_be_loaded_and_scores_the_same(finished):
     np.testing.assert_allclose(load_detector(folder)(images), columns_of(folder)["score"], rtol=1e-4)
 
 
-def test_it_says_how_many_images_there_are(finished):
-    _, _, said = finished
-    assert "train: 972 normal, 106 anomalous images" in said
-    assert "test: 325 normal, 35 anomalous images" in said
-    assert said.count("validation AUPRC") == 3
+def test_the_numbers_of_images_are_printed(finished):
+    _, _, output = finished
+    assert "train: 972 normal, 106 anomalous images" in output
+    assert "test: 325 normal, 35 anomalous images" in output
+    assert output.count("validation AUPRC") == 3
 
 
 def test_tensorboard_has_every_curve(finished):
@@ -154,12 +155,12 @@ def steps_of(folder, tag):
     return [event.step for event in events.Tensors(tag)]
 
 
-def test_every_run_is_a_row_of_its_own_below_any_log_folder(tmp_path):
+def test_every_run_is_one_row_of_the_hparams_tab_below_any_log_folder(tmp_path):
     """The name of a run's folder may be the same for several methods and in several log folders."""
     folders = [tmp_path / logs / method / "seed=0" for logs in "ab" for method in ("KNN", "PCA")]
     for folder in folders:
         folder.mkdir(parents=True)
-        for _ in range(2):  # a run that goes on is still one row
+        for _ in range(2):  # an interrupted run that continues is still one row
             summaries.summarise_hyperparameters(folder, {"seed": 0, "width": None})
     context = backend_context.Context(base_plugin.TBContext(data_provider=provider_of(tmp_path)))
     request = api_pb2.ListSessionGroupsRequest(slice_size=100, allowed_statuses=[0, 1, 2, 3])
@@ -176,20 +177,20 @@ def provider_of(folder):
 
 def test_a_finished_run_is_skipped(finished):
     folder, results, _ = finished
-    said = io.StringIO()
+    output = io.StringIO()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
-    assert run(folder.parents[2], plain_console(file=said), epochs=3) == (folder, results)
-    assert "finished before, skipped" in said.getvalue()
+    assert run(folder.parents[2], plain_console(file=output), epochs=3) == (folder, results)
+    assert "finished before, skipped" in output.getvalue()
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
 
 
-def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatch):
-    """Stopped in the middle of epoch 3, and again before the test; the shuffling, Adam and the best so far go on."""
-    whole, results, _ = finished
-    written = summaries.Summaries.on_train_batch_end
+def test_an_interrupted_training_continues_with_the_same_results(finished, tmp_path, monkeypatch):
+    """It stops in epoch 3, and again before the run is finished; shuffling, Adam and the best epoch continue."""
+    uninterrupted, results, _ = finished
+    on_train_batch_end = summaries.Summaries.on_train_batch_end
 
     def stop_in_epoch_3(self, batch, logs=None):
-        written(self, batch, logs)
+        on_train_batch_end(self, batch, logs)
         if self._epoch == 2 and batch == 7:
             self.writer.flush()
             raise Stop
@@ -204,13 +205,13 @@ def test_interrupted_it_goes_on_and_ends_the_same(finished, tmp_path, monkeypatc
         patch.setattr(Run, "finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(tmp_path, epochs=3)
-    said = io.StringIO()
-    _, again = run(tmp_path, plain_console(file=said), epochs=3)
+    output = io.StringIO()
+    _, again = run(tmp_path, plain_console(file=output), epochs=3)
     for tag in tags_of(folder):
         steps = steps_of(folder, tag)
-        assert steps == sorted(set(steps)), tag  # each once, and rising
-        assert steps == steps_of(whole, tag)
-    assert "continuing after epoch 3 of 3" in said.getvalue()
+        assert steps == sorted(set(steps)), tag  # each step once, in order
+        assert steps == steps_of(uninterrupted, tag)
+    assert "continuing after epoch 3 of 3" in output.getvalue()
     for part in ("validation", "test", "selected_epoch"):
         assert again[part] == results[part]
 
@@ -227,8 +228,8 @@ def stop(*_, **__):
     raise Stop
 
 
-def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, monkeypatch):
-    """AnoGAN, stopped while its encoder is fitted, which begins anew, and in its search, which goes on where it was."""
+def test_an_interrupted_encoder_fit_and_search_continue_with_the_same_results(tmp_path, monkeypatch):
+    """AnoGAN stops while its encoder is fitted, which begins anew, and in its search, which continues."""
     changes = {"method": "AnoGAN", "epochs": 1, "validation_size": 100, "batch_size": 60, "gamma": 3}
     _, results = run(tmp_path / "whole", **changes)
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", -1)
@@ -245,12 +246,12 @@ def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, m
         )
         with pytest.raises(Stop):
             run(tmp_path / "stopped", **changes)
-    said = io.StringIO()
+    output = io.StringIO()
     with monkeypatch.context() as patch:
-        patch.setattr(gallery, "draw", stop)  # everything is scored, and that is kept
+        patch.setattr(gallery, "draw", stop)  # everything is scored, and the scores are kept
         with pytest.raises(Stop):
-            run(tmp_path / "stopped", plain_console(file=said), **changes)
-    assert "scoring continues after 240 of 360 test images" in said.getvalue()
+            run(tmp_path / "stopped", plain_console(file=output), **changes)
+    assert "scoring continues after 240 of 360 test images" in output.getvalue()
     _, again = run(tmp_path / "stopped", **changes)
     assert again["score_images_per_second"] is again["score_seconds"] is None
     for part in ("validation", "test", "selected_epoch"):
@@ -258,13 +259,13 @@ def test_an_interrupted_conclusion_and_search_go_on_and_end_the_same(tmp_path, m
     assert {"latent_neighbours", "mahalanobis"} <= set(results["test"]["scores"])
 
 
-def test_scores_of_other_networks_do_not_count(tmp_path):
+def test_scores_of_other_networks_are_ignored(tmp_path):
     keep = callbacks.KeepScores(tmp_path / "scores.npz", "key")
     assert keep.restore() == ({}, 0)
     np.savez(tmp_path / "scores.npz", key="key", batches=2, paper=np.arange(4.0))
     scores, batches = keep.restore()
     assert (scores["paper"].tolist(), batches) == ([0, 1, 2, 3], 2)
-    assert callbacks.KeepScores(tmp_path / "scores.npz", "others").restore() == ({}, 0)
+    assert callbacks.KeepScores(tmp_path / "scores.npz", "other key").restore() == ({}, 0)
     (tmp_path / "scores.npz").write_bytes(b"damaged")
     assert keep.restore() == ({}, 0)
 
@@ -288,12 +289,12 @@ def baseline(method, **changes):
     return Trial(method, schema(**{**TINY[method], "anomalous_label": 2, **changes}), "Digits", "Digits", Digits(), 0)
 
 
-def test_knn_beats_a_guess(tmp_path):
+def test_knn_is_better_than_chance(tmp_path):
     _, results = run_trial(baseline("KNN", memory_size=2000), tmp_path, plain_console(file=io.StringIO()))
     assert results["test"]["auprc"] > 5 * results["test"]["prevalence"]
 
 
-def test_another_score_may_decide(tmp_path):
+def test_another_score_may_be_selected(tmp_path):
     folder, results = run(tmp_path, epochs=1, score="latent_neighbours")
     assert results["score"] == "latent_neighbours"
     assert results["test"]["auprc"] == results["test"]["scores"]["latent_neighbours"]["auprc"]
@@ -306,8 +307,8 @@ def test_a_sample_of_the_validation_images(tmp_path):
     assert results["test"]["n_normal"] == 325
 
 
-def test_overwriting_with_what_cannot_be_loses_nothing(tmp_path):
-    """A finished run stays as it is while the new one cannot begin."""
+def test_overwriting_with_a_run_that_fails_keeps_the_earlier_run(tmp_path):
+    """The finished run stays as it is if the images of the new one are refused."""
     folder, results = run(tmp_path, method="PCA")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     broken = dataclasses.replace(trial(method="PCA"), dataset=Unsteady())
@@ -317,7 +318,7 @@ def test_overwriting_with_what_cannot_be_loses_nothing(tmp_path):
     assert run(tmp_path, method="PCA") == (folder, results)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_reported(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "best_threshold", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -330,17 +331,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
 
 
 def test_patience_and_the_last_epoch(tmp_path):
-    """A rate at which nothing changes: the first epoch stays the best, and two epochs later it is enough."""
-    said = io.StringIO()
-    _, results = run(tmp_path, plain_console(file=said), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
-    n_epochs = said.getvalue().count("validation AUPRC")
+    """With a tiny learning rate the networks hardly change, so an early epoch stays the best and patience runs out."""
+    output = io.StringIO()
+    _, results = run(tmp_path, plain_console(file=output), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
+    n_epochs = output.getvalue().count("validation AUPRC")
     assert n_epochs <= 5
-    assert f"stopped after epoch {n_epochs}: no epoch was better for 2 epochs (patience)" in said.getvalue()
+    assert f"stopped after epoch {n_epochs}: no epoch was better for 2 epochs (patience)" in output.getvalue()
     assert results["selected_epoch"] == n_epochs - 2
     assert (results["epochs"], results["steps"]) == (n_epochs, 15 * n_epochs)
     folder, results = run(tmp_path, epochs=2, select_by="last", step_log_frequency=1000)
     assert results["selected_epoch"] == 2
-    assert steps_of(folder, "losses/d_loss") == [1, 15, 30]  # a training of few steps has a curve, too
+    assert steps_of(folder, "losses/d_loss") == [1, 15, 30]  # a short training has a curve, too
 
 
 def test_a_batch_larger_than_the_training_set(tmp_path):
@@ -354,19 +355,19 @@ class NoAnomalousValidation(Digits):
         self._validation = self._validation_normal
 
 
-def test_without_anomalies_in_validation_the_loss_decides(tmp_path):
-    said = io.StringIO()
+def test_without_anomalous_validation_images_the_loss_selects_the_epoch(tmp_path):
+    output = io.StringIO()
     without = dataclasses.replace(trial(epochs=2), dataset=NoAnomalousValidation())
-    _, results = run_trial(without, tmp_path, plain_console(file=said))
-    assert "the epoch with the lowest loss is kept" in said.getvalue()
-    assert said.getvalue().count("validation residual") == 2
+    _, results = run_trial(without, tmp_path, plain_console(file=output))
+    assert "the epoch with the lowest loss is kept" in output.getvalue()
+    assert output.getvalue().count("validation residual") == 2
     assert results["validation"]["auprc"] is None
     assert results["validation"]["threshold"] == results["validation"]["score_max"]
     assert results["test"]["auprc"] > 0
 
 
 class OtherAnomalies(Digits):
-    """Validation's anomalous images are white."""
+    """The anomalous validation images are white."""
 
     def configure(self, *arguments, **options):
         super().configure(*arguments, **options)
@@ -375,7 +376,7 @@ class OtherAnomalies(Digits):
         )
 
 
-def test_heat_does_not_depend_on_anomalous_validation_images(tmp_path):
+def test_the_heatmap_range_does_not_depend_on_anomalous_validation_images(tmp_path):
     _, results = run(tmp_path / "a", method="PCA")
     other = dataclasses.replace(trial(method="PCA"), dataset=OtherAnomalies())
     _, others = run_trial(other, tmp_path / "b", plain_console(file=io.StringIO()))
@@ -391,26 +392,26 @@ class Unsteady(Digits):
         self._test = self._test.unbatch().shuffle(1000).batch(60)
 
 
-def test_a_split_that_comes_in_another_order_each_time_is_refused_by_name(tmp_path):
+def test_a_split_with_another_order_each_time_is_refused_by_name(tmp_path):
     unsteady = dataclasses.replace(trial(method="PCA"), dataset=Unsteady())
     with pytest.raises(ToolboxError, match=r"^Unsteady\.test gives other images, or in another order"):
         run_trial(unsteady, tmp_path, plain_console(file=io.StringIO()))
     assert not list(tmp_path.rglob("results.json"))
 
 
-def test_files_for_other_images_than_the_tested_ones_are_noticed(tmp_path):
+def test_a_wrong_number_of_test_files_is_refused(tmp_path):
     other = dataclasses.replace(trial(method="PCA"), dataset=Digits())
     other.dataset.test_files = ["1.png"]
     with pytest.raises(ToolboxError, match=r"Digits\.test_files has 1 names, expected one for each of the 360"):
         run_trial(other, tmp_path, plain_console(file=io.StringIO()))
 
 
-def test_a_training_that_diverges_is_told_as_that(tmp_path):
+def test_a_training_that_diverges_is_reported(tmp_path):
     with pytest.raises(ToolboxError, match=r"^training diverged: \w+ is (inf|nan) in epoch 1; try a lower"):
         run(tmp_path, contextual_loss_weight=1e39)
 
 
-def test_without_a_label_the_dataset_chooses(tmp_path):
+def test_without_a_label_the_default_of_the_dataset_is_used(tmp_path):
     folder, results = run(tmp_path, method="PCA", anomalous_label=None)
     assert results["anomalous_label"] == 2
     assert folder.name.startswith("anomalous_label=2")

@@ -1,0 +1,166 @@
+"""The parts of a comparison: finished runs, cells and rows."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+PAPER = "paper"
+LABELS = ("anomalous_label", "class_label")
+#: How the settings of a row were chosen.
+EACH_LABEL = "each label's setting"
+ONE_SETTING = "one setting"
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A finished run.
+
+    Attributes:
+        hyperparameters: values by name, as in `hparams.json`.
+        results: the content of `results.json`.
+        folder: the run folder, None if it is on another machine.
+    """
+
+    hyperparameters: Mapping[str, Any]
+    results: Mapping[str, Any]
+    folder: Path | None
+
+    @property
+    def method(self) -> str:
+        """The registered name of the method."""
+        return str(self.results["experiment"])
+
+    @property
+    def label(self) -> str:
+        """The anomalous label, the class label, or both; `all` for a dataset that has neither."""
+        labels = [str(self.results[name]) for name in LABELS if self.results[name] is not None]
+        return " ".join(labels) or "all"
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there were anomalous test images. A run without them has no metrics to compare."""
+        return self.results["test"]["auprc"] is not None
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The hyperparameters other than the label."""
+        return {name: value for name, value in self.hyperparameters.items() if name not in LABELS}
+
+    def file(self, name: str) -> Path:
+        """The path of a file in the run folder.
+
+        Raises:
+            ValueError: the run folder is on another machine.
+        """
+        if self.folder is None:
+            raise ValueError(f"the folder of this run of {self.method} is on another machine")
+        return self.folder / name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one method, setting and label, which differ only in their seed.
+
+    Attributes:
+        runs: ordered by seed.
+        score: the name of the score whose metrics are compared.
+    """
+
+    runs: Sequence[ComparedRun]
+    score: str
+
+    @property
+    def auprc(self) -> float:
+        """AUPRC on the test images, the mean over seeds."""
+        return statistics.fmean(self._test_values("auprc"))
+
+    @property
+    def auroc(self) -> float:
+        """AUROC on the test images, the mean over seeds."""
+        return statistics.fmean(self._test_values("auroc"))
+
+    @property
+    def prevalence(self) -> float:
+        """The share of anomalous test images, which is the chance level of AUPRC."""
+        return statistics.fmean(self._test_values("prevalence"))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% bootstrap interval of AUPRC for a single run; the lowest and the highest AUPRC for several seeds."""
+        if len(self.runs) == 1:
+            low, high = self.runs[0].results["test"]["scores"][self.score]["auprc_interval"]
+            return low, high
+        values = self._test_values("auprc")
+        return min(values), max(values)
+
+    def validation_mean(self, metric: str) -> float | None:
+        """The mean over seeds of `auprc` or `auroc` on the validation images; None if a run lacks it."""
+        return mean_if_complete(
+            run.results["validation"]["scores"].get(self.score, {}).get(metric) for run in self.runs
+        )
+
+    def pixel_metric(self, metric: str) -> float | None:
+        """The mean over seeds of a metric of the anomaly maps, such as `pro`; None for a dataset without masks."""
+        return mean_if_complete(run.results["test"].get(metric) for run in self.runs)
+
+    def seconds(self, work: str) -> float | None:
+        """The mean over seeds of the time that `train` or `score` took, in seconds; None if it was not recorded."""
+        return mean_if_complete(run.results.get(f"{work}_seconds") for run in self.runs)
+
+    def _test_values(self, metric: str) -> list[float]:
+        return [run.results["test"]["scores"][self.score][metric] for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a comparison table.
+
+    Attributes:
+        method: the registered name of the method.
+        score: the name of the score whose metrics are compared.
+        choice: how the settings were chosen, EACH_LABEL or ONE_SETTING; empty if there was only one setting.
+        cells: a cell for each label on which the method was run.
+    """
+
+    method: str
+    score: str
+    choice: str
+    cells: Mapping[str, Cell]
+
+    @property
+    def name(self) -> str:
+        """The heading of the row, such as `GANomaly` or `GANomaly (residual), one setting`."""
+        score = "" if self.score == PAPER else f" ({self.score})"
+        choice = f", {self.choice}" if self.choice else ""
+        return f"{self.method}{score}{choice}"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the method is a baseline, which is not trained in epochs."""
+        first_cell = next(iter(self.cells.values()))
+        return not first_cell.runs[0].results["epochs"]
+
+    @cached_property
+    def mean_auprc(self) -> float:
+        """The mean test AUPRC over the labels on which the method was run."""
+        return statistics.fmean(cell.auprc for cell in self.cells.values())
+
+
+def labels_of(runs: Iterable[ComparedRun]) -> list[str]:
+    """The labels of the runs: numbers by their value, then names."""
+    return sorted({run.label for run in runs}, key=lambda label: (not label.isdigit(), label.zfill(9)))
+
+
+def methods_of(runs: Iterable[ComparedRun]) -> list[str]:
+    """The methods of the runs: those that are trained in epochs, then the baselines, each group by name."""
+    return [method for _, method in sorted({(not run.results["epochs"], run.method) for run in runs})]
+
+
+def mean_if_complete(values: Iterable[float | None]) -> float | None:
+    """The mean of the values; None if one is missing or there are none."""
+    values = list(values)
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present and len(present) == len(values) else None
