@@ -48,8 +48,8 @@ def _black_and_white(X: np.ndarray) -> tuple[float, float]:
 def _seeded(seed: int) -> Iterator[None]:
     """Seeds `random` and NumPy, and restores the caller's states at the end.
 
-    Keras draws the seeds of initial weights and of dropout from `random`. NumPy is seeded for methods that are not built
-    in. No method draws from TensorFlow's global generator.
+    Keras draws the seeds of initial weights and of dropout from `random`. Methods that are not built in may draw from
+    NumPy. No method draws from TensorFlow's global generator.
     """
     python_state = random.getstate()
     numpy_state = np.random.get_state()

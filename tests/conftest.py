@@ -1,4 +1,4 @@
-"""What several tests share: quiet TensorFlow, tiny detectors, and small data in the real formats."""
+"""Helpers for several tests: quiet TensorFlow, tiny detectors, and small datasets in the real formats."""
 
 import gzip
 import os
@@ -14,7 +14,7 @@ from anomaly_toolbox.models import detector_class
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-# What makes each method small enough for a test; a test fails if a registered method is missing here.
+# Hyperparameters that make each method small enough for tests. A test fails if a registered method is missing here.
 TINY_IMAGES = {"image_size": 16, "batch_size": 8, "memory_size": 40}
 TINY_NETWORKS = {**TINY_IMAGES, "width": 4, "latent_vector_size": 6, "epochs": 2}
 TINY = {
@@ -34,39 +34,43 @@ def tiny_detector(method: str, channels: int = 1, **changes):
     return detector
 
 
-def weights_of(*networks):
-    """Trainable weights by name, as they are now."""
+def copy_weights(*networks):
+    """The current values of the trainable weights, by path."""
     return {weight.path: weight.numpy() for network in networks for weight in network.trainable_variables}
 
 
-def moved(before, *networks):
-    """Whether a weight differs from what `weights_of` gave."""
-    return any(not np.array_equal(before[path], value) for path, value in weights_of(*networks).items())
+def has_changed(before, *networks):
+    """Whether any trainable weight differs from its value in `before`, which `copy_weights` returned."""
+    return any(not np.array_equal(before[path], value) for path, value in copy_weights(*networks).items())
 
 
-def only(player, detector, monkeypatch):
-    """Lets only one player take its step."""
+def update_only(optimizer, detector, monkeypatch):
+    """Makes training steps update the networks of one optimizer only."""
     update = detector.update
-    plays = lambda name, *rest, **options: name != player or update(name, *rest, **options)  # noqa: E731
-    monkeypatch.setattr(detector, "update", plays)
+
+    def update_if_chosen(name, *arguments, **options):
+        if name == optimizer:
+            update(name, *arguments, **options)
+
+    monkeypatch.setattr(detector, "update", update_if_chosen)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """An IDX file of bytes, gzipped if the name ends in .gz; written without the code under test."""
+    """Writes an IDX file of bytes, gzipped if the name ends in .gz. It does not use the code under test."""
     content = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 @pytest.fixture
 def images() -> np.ndarray:
-    """Eleven smooth random images, (11, 16, 16, 1) in [-1, 1]; eleven is no multiple of any batch size used here."""
+    """Eleven smooth random images, (11, 16, 16, 1) in [-1, 1]. Eleven is not a multiple of any batch size in the tests."""
     generator = np.random.default_rng(7)
     coarse = generator.uniform(-1, 1, (11, 4, 4, 1))
     return np.kron(coarse, np.ones((1, 4, 4, 1))).astype(np.float32)
 
 
 def write_idx_folder(folder: Path) -> None:
-    """The four files of an MNIST-like dataset: 650 + 20 images of 6x5 pixels for each of the labels 0, 1 and 2."""
+    """Writes four files like those of MNIST: 650 + 20 images of 6x5 pixels for each of the labels 0, 1 and 2."""
     generator = np.random.default_rng(3)
     for split, per_label, suffix in (("train", 650, ".gz"), ("t10k", 20, "")):
         labels = generator.permutation(np.repeat([0, 1, 2], per_label))
@@ -85,12 +89,11 @@ def idx_folder(tmp_path) -> Path:
 
 
 def made_up_results(method, label, auprc_of_scores, score="paper", seed=0, epochs=2, dataset="Digits"):
-    """What `results.json` would say of a run with these figures; validation has the same ones."""
-    figures = {"auroc": 0.5, "f1": 0.5, "threshold": 0.5, "prevalence": 0.1, "n_normal": 90, "n_anomalous": 10}
-    scores = {
-        name: {**figures, "auprc": auprc, "auprc_interval": [auprc - 0.01, auprc + 0.01]}
-        for name, auprc in auprc_of_scores.items()
-    }
+    """The content of `results.json` for a run with these metrics on test and validation images."""
+    metrics = {"auroc": 0.5, "f1": 0.5, "threshold": 0.5, "prevalence": 0.1, "n_normal": 90, "n_anomalous": 10}
+    scores = {}
+    for name, auprc in auprc_of_scores.items():
+        scores[name] = {**metrics, "auprc": auprc, "auprc_interval": [auprc - 0.01, auprc + 0.01]}
     return {
         "experiment": method,
         "dataset": dataset,

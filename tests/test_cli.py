@@ -1,4 +1,4 @@
-"""The command: what it takes, and one line for each mistake."""
+"""The command line: its options, its environment variables, and one line for each mistake."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from anomaly_toolbox.cli import main
-from anomaly_toolbox.sweeps import command as sweep
+from anomaly_toolbox.sweeps import command as sweep_command
 from tests.conftest import TINY
 
 TINY_SETS = [f"--set={name}={value}" for name, value in TINY["GANomaly"].items()]
@@ -24,18 +24,18 @@ def invoke(*arguments):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What the command would run, without running it."""
-    calls = []
-    monkeypatch.setattr(sweep, "run", calls.append)
-    return calls
+def plans(monkeypatch):
+    """The plans of all commands of a test, which do not run."""
+    plans = []
+    monkeypatch.setattr(sweep_command, "run", plans.append)
+    return plans
 
 
 def test_every_option_is_explained():
     text = invoke("--help").output
-    options = "experiment run-all dataset data-dir hps-path tuning no-tuning sampler trials pruner workers storage"
-    options += (
-        " aspect on-bad-image all-test-images white-level sweep-name set log-dir seed overwrite require-gpu debug"
+    options = (
+        "experiment run-all dataset data-dir aspect on-bad-image all-test-images white-level hps-path tuning no-tuning "
+        "sampler trials pruner workers storage sweep-name set log-dir seed overwrite require-gpu debug"
     )
     for option in options.split():
         assert re.search(rf"--{option}\b", text)
@@ -56,44 +56,42 @@ def test_every_option_is_explained():
         (["--no-tuning"], False),
     ],
 )
-def test_all_ways_to_ask_for_tuning(asked, arguments, expected):
+def test_tuning_is_a_flag_and_takes_a_boolean(plans, arguments, expected):
     for command in (
         ["--experiment", "GANomaly", "--dataset", "Digits", *arguments],
         [*arguments, "--experiment", "GANomaly", "--dataset", "Digits"],
     ):
         assert invoke(*command).exit_code == 0
-        assert asked.pop().options.tuning is expected
+        assert plans.pop().options.tuning is expected
 
 
-def test_names_in_any_case(asked):
+def test_letter_case_of_names_is_ignored(plans):
     assert invoke("--experiment", "ganomalyexperiment", "--dataset", "digits").exit_code == 0
-    assert (asked[0].options.methods, asked[0].options.dataset, asked[0].options.dataset_name) == (
-        ["GANomaly"],
-        "digits",
-        "Digits",
-    )
+    options = plans[0].options
+    assert (options.methods, options.dataset, options.dataset_name) == (["GANomaly"], "digits", "Digits")
 
 
-def test_run_all_is_every_method(asked):
+def test_run_all_runs_every_method(plans):
     from anomaly_toolbox.models import METHODS
 
     assert invoke("--run-all", "--dataset", "Digits").exit_code == 0
-    assert asked[0].options.methods == list(METHODS)
+    assert plans[0].options.methods == list(METHODS)
 
 
-def test_options_may_come_from_the_environment(asked):
+def test_environment_variables_set_options(plans):
     environment = {"ANOMALY_BOX_LOG_DIR": "/logs", "ANOMALY_BOX_DATA_DIR": "/data"}
     CliRunner().invoke(main, ["--experiment", "GANomaly", "--dataset", "MNIST"], env=environment)
-    assert (str(asked[0].options.log_dir), str(asked[0].options.data_dir)) == ("/logs", "/data")
+    assert (str(plans[0].options.log_dir), str(plans[0].options.data_dir)) == ("/logs", "/data")
 
 
 @pytest.mark.parametrize("name", ["", *main.commands])
-def test_every_option_may_come_from_the_environment(name):
-    """By the name that a person would give it: ANOMALY_BOX_SET, ANOMALY_BOX_PREDICT_FORMAT."""
+def test_every_option_has_an_environment_variable(name):
+    """The variable is named like the option: ANOMALY_BOX_SET, ANOMALY_BOX_PREDICT_FORMAT."""
     command = main.commands[name] if name else main
     with click.Context(main, auto_envvar_prefix="ANOMALY_BOX") as context:
         context = click.Context(command, parent=context, info_name=name) if name else context
-        for option in [each for each in command.params if isinstance(each, click.Option) and each.name != "version"]:
+        options = [option for option in command.params if isinstance(option, click.Option) and option.name != "version"]
+        for option in options:
             variable = f"{context.auto_envvar_prefix}_{option.opts[-1].lstrip('-').upper().replace('-', '_')}"
             value = option.type.choices[0] if isinstance(option.type, click.Choice) else "1"
             with pytest.MonkeyPatch.context() as patch:
@@ -101,26 +99,26 @@ def test_every_option_may_come_from_the_environment(name):
                 assert option.resolve_envvar_value(context) == value
 
 
-def test_set_adds_to_what_the_environment_sets(asked):
+def test_set_adds_to_its_environment_variable(plans):
     environment = {"ANOMALY_BOX_SET": "epochs=3 width=8", "ANOMALY_BOX_EPOCHS": "5"}
     result = CliRunner().invoke(main, [*RUN, "--set", "width=16", "--set", "patience=none"], env=environment)
-    ((_, hyperparameters),) = asked[0].first_trials
+    ((_, hyperparameters),) = plans[0].first_trials
     assert (hyperparameters.epochs, hyperparameters.width, hyperparameters.patience) == (3, 16, None)
     assert "the environment variable ANOMALY_BOX_EPOCHS matches no option and is ignored" in result.output
     assert CliRunner().invoke(main, RUN, env={"ANOMALY_BOX_SET": "nonsense=1"}).exit_code == 2
 
 
-def test_a_folder_that_is_called_like_a_known_dataset_is_told(asked, tmp_path, monkeypatch):
+def test_a_folder_with_the_name_of_a_known_dataset_is_noted(plans, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     result = invoke("--experiment", "PCA", "--dataset", "digits")
     assert "note: Digits is a known dataset; --dataset ./digits would read the folder digits instead" in result.output
-    assert asked[0].options.dataset_name == "Digits"
+    assert plans[0].options.dataset_name == "Digits"
     assert "note" not in invoke("--experiment", "PCA", "--dataset", "./digits").output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--experiment", "PCA", "--dataset", "Digits", "--set", "image_sise=8"], "did you mean image_size"),
         (["--experiment", "PCA", "--dataset", "Digits", "--hps-path", "none.json"], "there is no such file"),
@@ -130,19 +128,21 @@ def test_a_folder_that_is_called_like_a_known_dataset_is_told(asked, tmp_path, m
         (["export", "none"], "none: is not the folder of a run"),
     ],
 )
-def test_mistakes_are_told_before_tensorflow_is_imported(tmp_path, arguments, told):
+def test_mistakes_are_reported_before_tensorflow_is_imported(tmp_path, arguments, message):
     program = (
         f"import sys; sys.argv[1:] = {arguments!r}\n"
         "from anomaly_toolbox.cli import main\n"
         "try: main()\n"
         "finally: print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr
-    assert told in done.stderr
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (finished.returncode, finished.stdout) == (2, "[]\n"), finished.stderr
+    assert message in finished.stderr
 
 
-def test_without_standard_streams_the_work_is_done_all_the_same(tmp_path):
+def test_a_command_without_standard_streams_finishes(tmp_path):
     command = f"{sys.executable} -m anomaly_toolbox --experiment PCA --dataset Digits --set image_size=8 <&- >&- 2>&-"
     assert subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False).returncode == 0
     assert len(list(tmp_path.rglob("results.json"))) == 1
@@ -152,7 +152,7 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["--dataset", "Digits"], 2, "give either --experiment NAME or --run-all"),
         ([*RUN, "--run-all"], 2, "give either"),
@@ -179,30 +179,30 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
         ([*RUN, "--require-gpu"], 1, "--require-gpu: TensorFlow finds no GPU"),
     ],
 )
-def test_mistakes_in_one_line(tmp_path, monkeypatch, arguments, code, told):
+def test_each_mistake_is_one_line(tmp_path, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind=None: [])
     result = invoke(*arguments)
     assert result.exit_code == code
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: ")
-    assert told in line
+    assert message in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("arguments", [["--tunin"], [*RUN, "--seed", "-1"], [*RUN, "--seed", "x"], [*RUN, "more"]])
-def test_mistakes_that_click_tells(arguments):
+def test_mistakes_that_click_reports_are_one_line(arguments):
     result = invoke(*arguments)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: ")
 
 
-def test_a_folder_that_may_not_be_read(idx_folder, monkeypatch):
-    def forbidden(folder):
+def test_a_folder_without_read_permission(idx_folder, monkeypatch):
+    def refuse(folder):
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr("pathlib.Path.iterdir", forbidden)
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
     result = invoke("--experiment", "GANomaly", "--dataset", "MNIST", "--data-dir", idx_folder)
     assert (result.exit_code, result.stderr) == (1, f"Error: {idx_folder}: Permission denied\n")
 
@@ -225,7 +225,7 @@ def test_a_log_folder_that_cannot_be_written(tmp_path):
 
 
 def test_a_changed_python_file_is_noticed(tmp_path):
-    """A finished run is not taken for one of the new images."""
+    """A finished run is not reused for other images."""
     source = "from anomaly_toolbox.datasets.digits import Digits\n\n\nclass Parts(Digits):\n    pass\n"
     command = ["--experiment", "PCA", "--dataset", tmp_path / "Parts.py", "--set", "image_size=8"]
     command += ["--log-dir", tmp_path / "logs"]
@@ -238,28 +238,29 @@ def test_a_changed_python_file_is_noticed(tmp_path):
     assert "the images have changed since this run was made" in result.stderr
 
 
-def test_a_traceback_only_with_debug(monkeypatch):
-    monkeypatch.setattr(sweep, "run", lambda *_, **__: 1 / 0)
-    quiet, loud = invoke(*RUN), invoke(*RUN, "--debug")
-    assert quiet.exit_code == loud.exit_code == 1
-    assert quiet.stderr.splitlines() == ["Error: ZeroDivisionError: division by zero (--debug shows where)"]
-    assert "Traceback" in loud.stderr
+def test_the_traceback_is_printed_with_debug_only(monkeypatch):
+    monkeypatch.setattr(sweep_command, "run", lambda *_, **__: 1 / 0)
+    without_debug = invoke(*RUN)
+    with_debug = invoke(*RUN, "--debug")
+    assert without_debug.exit_code == with_debug.exit_code == 1
+    assert without_debug.stderr.splitlines() == ["Error: ZeroDivisionError: division by zero (--debug shows where)"]
+    assert "Traceback" in with_debug.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch):
+def test_ctrl_c_prints_how_to_continue(monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "run", interrupt)
+    monkeypatch.setattr(sweep_command, "run", interrupt)
     result = invoke(*RUN)
     assert result.exit_code == 130
     assert result.stderr.splitlines() == [
-        "Interrupted. The same command goes on after the last finished epoch, if there was one."
+        "Interrupted. Run the same command again to continue after the last finished epoch."
     ]
 
 
 def test_a_grid_survives_a_trial_that_fails(tmp_path):
-    """The second trial's batch is too large; the first and the third finish, and the table shows them."""
+    """The batch of the second trial is too large; the first trial finishes, and the table shows it."""
     section = {name: {"type": "Discrete", "values": [value]} for name, value in TINY["GANomaly"].items()}
     section |= {"batch_size": {"type": "Discrete", "values": [64, 5000]}, "epochs": {"type": "Discrete", "values": [1]}}
     (tmp_path / "hps.json").write_text(json.dumps({"ganomaly": section}))
@@ -270,8 +271,8 @@ def test_a_grid_survives_a_trial_that_fails(tmp_path):
     assert len(list((tmp_path / "logs").rglob("results.json"))) == 1
 
 
-def test_kill_9_and_the_same_command_again(idx_folder, tmp_path):
-    """In a real process, in the middle of an epoch; the figures equal those of a run that nothing happened to."""
+def test_the_same_command_continues_a_run_after_kill_9(idx_folder, tmp_path):
+    """A real process is killed in the middle of an epoch; the metrics equal those of a run that was not killed."""
     command = [sys.executable, "-m", "anomaly_toolbox", "--experiment", "GANomaly", "--dataset", "MNIST"]
     command += ["--data-dir", str(idx_folder), *TINY_SETS, "--set", "epochs=6"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -281,22 +282,22 @@ def test_kill_9_and_the_same_command_again(idx_folder, tmp_path):
             [*command, "--log-dir", str(folder)], stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    victim = start(tmp_path / "killed")
-    for line in victim.stdout:
+    killed = start(tmp_path / "killed")
+    for line in killed.stdout:
         if line.startswith("epoch 2/6"):
             break
     time.sleep(0.05)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
     assert not list((tmp_path / "killed").rglob("results.json"))
 
-    again, whole = start(tmp_path / "killed"), start(tmp_path / "whole")
-    assert "continuing after epoch" in again.communicate()[0]
-    whole.communicate()
-    assert (again.returncode, whole.returncode) == (0, 0)
-    figures = []
-    for folder in ("killed", "whole"):
+    continued, uninterrupted = start(tmp_path / "killed"), start(tmp_path / "uninterrupted")
+    assert "continuing after epoch" in continued.communicate()[0]
+    uninterrupted.communicate()
+    assert (continued.returncode, uninterrupted.returncode) == (0, 0)
+    metrics = []
+    for folder in ("killed", "uninterrupted"):
         (path,) = (tmp_path / folder).rglob("results.json")
         results = json.loads(path.read_text())
-        figures.append({name: results[name] for name in ("validation", "test", "selected_epoch")})
-    assert figures[0] == figures[1]
+        metrics.append({name: results[name] for name in ("validation", "test", "selected_epoch")})
+    assert metrics[0] == metrics[1]

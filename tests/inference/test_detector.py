@@ -147,7 +147,7 @@ def test_a_closed_pipe_has_its_own_exit_code(run, images):
     command = f"{sys.executable} -m anomaly_toolbox predict {run} {images} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "141\n"
-    assert "Stopped: whatever reads the output, such as head, has closed it." in done.stderr
+    assert "Stopped: the program that reads the output, such as head, closed it." in done.stderr
 
 
 def test_arrays_and_files_score_the_same(run, images):

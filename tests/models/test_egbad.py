@@ -1,4 +1,4 @@
-"""EGBAD's equations, its three players, and the averaged weights."""
+"""EGBAD: its equations, its three optimizers, and its averaged weights."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from anomaly_toolbox.models import layers
 from anomaly_toolbox.models.egbad import EGBAD, EGBADHyperparameters
-from tests.conftest import moved, only, tiny_detector, weights_of
+from tests.conftest import copy_weights, has_changed, tiny_detector, update_only
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def x(images):
     return tf.constant(images[:8])
 
 
-def pairs(detector, x):
-    """Logits of (x, E(x)) and of (G(z), z) as the next step will see them."""
+def logits_of_pairs(detector, x):
+    """The logits of (x, E(x)) and of (G(z), z), with the z of the next training step."""
     detector.begin_epoch(0)
     z = layers.normal((8, 6), detector.noise)
     detector.begin_epoch(0)
@@ -32,7 +32,7 @@ def pairs(detector, x):
 
 
 def test_losses_are_equation_3(detector, x):
-    real, fake = pairs(detector, x)
+    real, fake = logits_of_pairs(detector, x)
     reported = {name: float(value) for name, value in detector.train_step(x).items()}
     d = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
     expected = {
@@ -45,41 +45,41 @@ def test_losses_are_equation_3(detector, x):
     assert reported == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("player", ["d", "g", "e"])
-def test_each_player_moves_only_its_own_network(detector, x, player, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["d", "g", "e"])
+def test_each_optimizer_changes_only_its_own_network(detector, x, optimizer, monkeypatch):
     networks = {"d": detector.discriminator, "g": detector.generator, "e": detector.encoder}
-    before = {name: weights_of(network) for name, network in networks.items()}
-    only(player, detector, monkeypatch)
+    before = {name: copy_weights(network) for name, network in networks.items()}
+    update_only(optimizer, detector, monkeypatch)
     detector.train_step(x)
-    assert [name for name, network in networks.items() if moved(before[name], network)] == [player]
+    assert [name for name, network in networks.items() if has_changed(before[name], network)] == [optimizer]
 
 
-@pytest.mark.parametrize(("player", "real_goes", "fake_goes"), [("d", 1, -1), ("g", 0, 1), ("e", -1, 0)])
-def test_generator_and_encoder_want_the_opposite_of_the_discriminator(
-    detector, x, player, real_goes, fake_goes, monkeypatch
+@pytest.mark.parametrize(("optimizer", "real_direction", "fake_direction"), [("d", 1, -1), ("g", 0, 1), ("e", -1, 0)])
+def test_generator_and_encoder_change_the_logits_against_the_discriminator(
+    detector, x, optimizer, real_direction, fake_direction, monkeypatch
 ):
-    only(player, detector, monkeypatch)
-    real, fake = pairs(detector, x)
+    update_only(optimizer, detector, monkeypatch)
+    real, fake = logits_of_pairs(detector, x)
     for _ in range(5):
         detector.begin_epoch(0)
         detector.train_step(x)
-    real_after, fake_after = pairs(detector, x)
+    real_after, fake_after = logits_of_pairs(detector, x)
     direction = lambda before, after: np.sign(np.round(after.mean() - before.mean(), 6))  # noqa: E731
-    assert (direction(real, real_after), direction(fake, fake_after)) == (real_goes, fake_goes)
+    assert (direction(real, real_after), direction(fake, fake_after)) == (real_direction, fake_direction)
 
 
 @pytest.mark.parametrize("scoring", ["feature_matching", "cross_entropy"])
-def test_the_score(x, scoring):
-    """α ‖x − G(E(x))‖₁ + (1 − α) L_D, against NumPy in float64; norms are sums."""
+def test_the_score_is_the_papers(x, scoring):
+    """Compares α ‖x − G(E(x))‖₁ + (1 − α) L_D with NumPy in float64; norms are sums."""
     keras.utils.set_random_seed(0)
     detector = tiny_detector("EGBAD", scoring=scoring, alpha=0.75)
     encoder, generator, discriminator = detector.averages
     code = encoder(x)
     x_hat = generator(code)
     features, logits = (np.asarray(value, np.float64) for value in discriminator(x, code))
-    of_x_hat = np.asarray(discriminator(x_hat, code)[0], np.float64)
+    features_hat = np.asarray(discriminator(x_hat, code)[0], np.float64)
     d_part = {
-        "feature_matching": np.abs(features - of_x_hat).sum(axis=1),
+        "feature_matching": np.abs(features - features_hat).sum(axis=1),
         "cross_entropy": -np.log(1 / (1 + np.exp(-logits[:, 0]))),
     }[scoring]
     residual = np.abs(np.asarray(x, np.float64) - np.asarray(x_hat, np.float64)).sum(axis=(1, 2, 3))
@@ -87,42 +87,45 @@ def test_the_score(x, scoring):
 
 
 def test_images_are_scored_by_the_averaged_weights(detector, x):
-    """After step n they are (1 - decay) of the way to the players', decay = min(0.999, n / (9 + n))."""
-    live = (detector.encoder, detector.generator, detector.discriminator)
-    state = lambda networks: [weight.numpy() for network in networks for weight in network.weights]  # noqa: E731
-    average = state(detector.averages)
+    """The decay in step n is min(0.999, n / (9 + n))."""
+    trained_networks = (detector.encoder, detector.generator, detector.discriminator)
+    trained_weights = [weight for network in trained_networks for weight in network.weights]
+    averaged_weights = [weight for network in detector.averages for weight in network.weights]
+    expected = [weight.numpy() for weight in averaged_weights]
     for n in (1, 2, 3):
         detector.train_step(x)
         decay = n / (9 + n)
-        average = [decay * a + (1 - decay) * w for a, w in zip(average, state(live), strict=True)]
-    for expected, averaged in zip(average, state(detector.averages), strict=True):
-        np.testing.assert_allclose(averaged, expected, rtol=1e-5, atol=1e-7)
+        for i, weight in enumerate(trained_weights):
+            expected[i] = decay * expected[i] + (1 - decay) * weight.numpy()
+    for value, averaged_weight in zip(expected, averaged_weights, strict=True):
+        np.testing.assert_allclose(averaged_weight, value, rtol=1e-5, atol=1e-7)
     scores = detector.anomaly_score(x).numpy()
-    for network in live:
-        for weight in network.weights:
-            weight.assign(tf.zeros_like(weight))
+    for weight in trained_weights:
+        weight.assign(tf.zeros_like(weight))
     np.testing.assert_array_equal(detector.anomaly_score(x), scores)
 
 
-def test_without_averaging_the_players_score(x):
+def test_without_averaging_the_trained_networks_score(x):
     detector = tiny_detector("EGBAD", weight_averaging=0.0)
     detector.train_step(x)
     np.testing.assert_allclose(detector.reconstruct(x), detector.generator(detector.encoder(x)), rtol=1e-5, atol=1e-6)
 
 
-def test_a_reconstruction_term_changes_the_encoder_alone(x):
-    results = []
+def test_the_reconstruction_loss_changes_only_the_encoder(x):
+    weights = []
     for weight in (0.0, 100.0):
         keras.utils.set_random_seed(0)
         detector = tiny_detector("EGBAD", reconstruction_loss_weight=weight, discriminator_dropout=0.0)
         detector.train_step(x)
-        results.append([list(weights_of(n).values()) for n in (detector.encoder, detector.generator)])
-    (encoder, generator), (pulled, same) = results
-    assert not all(np.array_equal(a, b) for a, b in zip(encoder, pulled, strict=True))
-    assert all(np.array_equal(a, b) for a, b in zip(generator, same, strict=True))
+        encoder_weights = list(copy_weights(detector.encoder).values())
+        generator_weights = list(copy_weights(detector.generator).values())
+        weights.append((encoder_weights, generator_weights))
+    (encoder, generator), (encoder_with_loss, generator_with_loss) = weights
+    assert not all(np.array_equal(a, b) for a, b in zip(encoder, encoder_with_loss, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(generator, generator_with_loss, strict=True))
 
 
-def test_dropout_is_for_training_only(x):
+def test_dropout_acts_only_in_training(x):
     detector = tiny_detector("EGBAD", discriminator_dropout=0.9)
     code = detector.encoder(x)
     logits = lambda training: np.array(detector.discriminator(x, code, training=training)[1])  # noqa: E731

@@ -1,4 +1,4 @@
-"""GANomaly's equations, and that its discriminator stays of use."""
+"""GANomaly: its equations, and the floor of its discriminator's loss."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.models.ganomaly import GANomaly, GANomalyHyperparameters
-from tests.conftest import moved, only, tiny_detector, weights_of
+from tests.conftest import copy_weights, has_changed, tiny_detector, update_only
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def batch(images):
 
 
 def test_losses_are_equations_1_and_8_to_11(detector, batch):
-    """Against NumPy in float64, from the networks' own outputs before the step."""
+    """Compares them with NumPy in float64, from the outputs of the networks before the step."""
     x_hat = detector.decoder(detector.encoder(batch, training=True), training=True)
     numbers = {
         "x": batch,
@@ -56,35 +56,32 @@ def test_score_is_equation_12(detector, images):
     np.testing.assert_allclose(detector.anomaly_score(images), np.sqrt(((z - z_hat) ** 2).sum(axis=1)), rtol=1e-4)
 
 
-def test_the_encoders_are_two(detector):
-    first, second = weights_of(detector.encoder), weights_of(detector.second_encoder)
+def test_the_two_encoders_have_different_weights(detector):
+    first, second = copy_weights(detector.encoder), copy_weights(detector.second_encoder)
     assert not any(np.array_equal(a, b) for a, b in zip(first.values(), second.values(), strict=True) if a.ndim > 1)
 
 
-@pytest.mark.parametrize("player", ["g", "d"])
-def test_each_player_moves_only_its_own_networks(detector, batch, player, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["g", "d"])
+def test_each_optimizer_changes_only_its_own_networks(detector, batch, optimizer, monkeypatch):
     generator = (detector.encoder, detector.decoder, detector.second_encoder)
-    before_g, before_d = weights_of(*generator), weights_of(detector.discriminator)
-    only(player, detector, monkeypatch)
+    before_g, before_d = copy_weights(*generator), copy_weights(detector.discriminator)
+    update_only(optimizer, detector, monkeypatch)
     detector.train_step(batch)
-    assert moved(before_g, *generator) == (player == "g")
-    assert moved(before_d, detector.discriminator) == (player == "d")
+    assert has_changed(before_g, *generator) == (optimizer == "g")
+    assert has_changed(before_d, detector.discriminator) == (optimizer == "d")
 
 
 def test_feature_matching_reaches_encoder_and_decoder(batch):
     keras.utils.set_random_seed(0)
     detector = tiny_detector("GANomaly", contextual_loss_weight=0.0, enc_loss_weight=0.0)
-    parts = {"encoder": detector.encoder, "decoder": detector.decoder, "second": detector.second_encoder}
-    before = {name: weights_of(part) for name, part in parts.items()}
+    networks = (detector.encoder, detector.decoder, detector.second_encoder)
+    before = [copy_weights(network) for network in networks]
     detector.train_step(batch)
-    assert {name: moved(before[name], part) for name, part in parts.items()} == {
-        "encoder": True,
-        "decoder": True,
-        "second": False,  # (8) does not pass through E
-    }
+    changes = [has_changed(weights, network) for weights, network in zip(before, networks, strict=True)]
+    assert changes == [True, True, False]  # (8) does not depend on the second encoder
 
 
-def test_the_discriminator_waits_below_its_floor(batch):
+def test_the_discriminator_is_not_updated_below_its_floor(batch):
     detector = tiny_detector("GANomaly", discriminator_loss_floor=100.0)
     state = [*detector.discriminator.trainable_variables, *detector.optimizers["d"].variables]
     before = [variable.numpy() for variable in state]
@@ -93,7 +90,7 @@ def test_the_discriminator_waits_below_its_floor(batch):
 
 
 def train_discriminator_against_a_blurred_copy(floor):
-    """d_loss at the end of 300 steps in which the generator stands still: the worst that can happen to D."""
+    """The losses of D in 300 steps with a fixed generator, which is the worst case for D."""
     keras.utils.set_random_seed(0)
     detector = tiny_detector("GANomaly", discriminator_loss_floor=floor, learning_rate=2e-3)
     x = tf.constant(np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 1)), tf.float32)
@@ -110,8 +107,8 @@ def train_discriminator_against_a_blurred_copy(floor):
     return [float(step()) for _ in range(300)]
 
 
-def test_the_discriminator_stays_of_use():
-    """Without the floor its loss vanishes, and its gradient too; with the floor it stays where it can still learn."""
+def test_the_floor_keeps_the_loss_of_the_discriminator_from_vanishing():
+    """Without the floor, the loss vanishes, and the gradient with it."""
     floor = GANomalyHyperparameters().discriminator_loss_floor
     assert train_discriminator_against_a_blurred_copy(0.0)[-1] < floor / 5
     assert min(train_discriminator_against_a_blurred_copy(floor)[-50:]) > floor / 2

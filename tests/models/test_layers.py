@@ -1,4 +1,4 @@
-"""The pyramid's depth follows from the image size."""
+"""The shapes of the shared networks, and dropout."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_up_mirrors_down(image_size, channels):
     assert np.abs(images).max() <= 1
 
 
-def test_dropout_leaves_out_its_share_and_keeps_the_mean():
+def test_dropout_drops_its_share_and_keeps_the_mean():
     layer, x = layers.Dropout(0.25), tf.ones((50, 13, 13, 8))
     y = layer(x, training=True).numpy()
     assert set(np.unique(y)) == {0.0, np.float32(4 / 3)}
@@ -42,9 +42,11 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
     np.testing.assert_array_equal(layers.Dropout(0.0)(x, training=True), x)
 
 
-def test_dropout_compiled_is_the_same():
-    """XLA's numbers are TensorFlow's, and fit sizes that are no multiple of four."""
-    one, other, x = layers.Dropout(0.5), layers.Dropout(0.5), tf.random.normal((7, 3))
-    other.noise.state.assign(one.noise.state)
-    compiled = tf.function(lambda x: other(x, training=True), jit_compile=True)
-    np.testing.assert_allclose(one(x, training=True), compiled(x), rtol=1e-6)
+def test_dropout_is_the_same_with_xla():
+    """The number of units, 21, is not a multiple of the four bytes of a random word."""
+    x = tf.random.normal((7, 3))
+    eager_dropout = layers.Dropout(0.5)
+    compiled_dropout = layers.Dropout(0.5)
+    compiled_dropout.noise.state.assign(eager_dropout.noise.state)
+    compiled = tf.function(lambda x: compiled_dropout(x, training=True), jit_compile=True)
+    np.testing.assert_allclose(eager_dropout(x, training=True), compiled(x), rtol=1e-6)

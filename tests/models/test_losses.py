@@ -1,4 +1,4 @@
-"""Each equation against numbers worked out by hand and against NumPy in float64."""
+"""The losses, compared with values computed by hand and with NumPy in float64."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import tensorflow as tf
 from anomaly_toolbox.models import losses
 
 
-def test_discriminator_loss_is_two_log_two_for_a_guess():
+def test_discriminator_loss_is_two_log_two_at_logits_0():
     zeros = tf.zeros((3, 1))
     assert losses.discriminator_loss(zeros, zeros).numpy() == pytest.approx(2 * np.log(2), rel=1e-6)
 
@@ -20,11 +20,11 @@ def test_discriminator_loss_is_equation_1():
 
 
 def test_discriminator_loss_falls_when_the_discriminator_is_right():
-    sure, unsure = tf.constant([[5.0]]), tf.constant([[0.1]])
-    assert losses.discriminator_loss(sure, -sure) < losses.discriminator_loss(unsure, -unsure)
+    large, small = tf.constant([[5.0]]), tf.constant([[0.1]])
+    assert losses.discriminator_loss(large, -large) < losses.discriminator_loss(small, -small)
 
 
-def test_discriminator_loss_stays_finite_where_log_of_a_sigmoid_would_not():
+def test_discriminator_loss_is_finite_for_extreme_logits():
     assert np.isfinite(losses.discriminator_loss(tf.constant([[-200.0]]), tf.constant([[200.0]])))
 
 
@@ -35,7 +35,7 @@ def test_generator_loss_is_the_non_saturating_form_of_equation_1():
     assert losses.generator_loss(tf.zeros((2, 1))).numpy() == pytest.approx(np.log(2), rel=1e-6)
 
 
-def test_generator_loss_has_a_gradient_where_the_discriminator_is_sure():
+def test_generator_loss_has_a_gradient_for_a_confident_discriminator():
     logit = tf.Variable([[-20.0]])
     with tf.GradientTape() as tape:
         loss = losses.generator_loss(logit)

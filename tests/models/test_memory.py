@@ -1,4 +1,4 @@
-"""What is remembered of normal images, against NumPy in float64."""
+"""The memory banks, compared with NumPy in float64."""
 
 import keras
 import numpy as np
@@ -8,8 +8,8 @@ import tensorflow as tf
 from anomaly_toolbox.models.memory import Mahalanobis, Neighbours, PrincipalComponents
 
 GENERATOR = np.random.default_rng(2)
-NORMAL = GENERATOR.normal(size=(40, 6)).astype(np.float32) * [1, 2, 3, 1, 0.5, 0.1]
-NORMAL = NORMAL.astype(np.float32)
+DEVIATIONS = [1, 2, 3, 1, 0.5, 0.1]
+NORMAL = (GENERATOR.normal(size=(40, 6)).astype(np.float32) * DEVIATIONS).astype(np.float32)
 OTHERS = GENERATOR.normal(size=(7, 6)).astype(np.float32)
 
 
@@ -19,73 +19,73 @@ def cosine_distances(a, b):
 
 
 def test_neighbours_by_hand():
-    """Directions at 0, 90 and 180 degrees from the first axis: cosine distances 0, 1 and 2."""
-    memory = Neighbours()
-    memory.fit(np.array([[3.0, 0], [0, 1], [-2, 0]], np.float32))
-    np.testing.assert_allclose(memory(tf.constant([[5.0, 0]])), [(0 + 1 + 2) / 3], atol=1e-6)
+    """Vectors at angles of 0, 90 and 180 degrees have the cosine distances 0, 1 and 2."""
+    bank = Neighbours()
+    bank.fit(np.array([[3.0, 0], [0, 1], [-2, 0]], np.float32))
+    np.testing.assert_allclose(bank(tf.constant([[5.0, 0]])), [(0 + 1 + 2) / 3], atol=1e-6)
 
 
 def test_neighbours_are_the_five_nearest():
-    memory = Neighbours()
-    memory.fit(NORMAL)
+    bank = Neighbours()
+    bank.fit(NORMAL)
     expected = np.sort(cosine_distances(OTHERS, NORMAL), axis=1)[:, :5].mean(axis=1)
-    np.testing.assert_allclose(memory(OTHERS), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(bank(OTHERS), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_neighbours_along_principal_components():
-    memory = Neighbours(components=2)
-    memory.fit(NORMAL)
+    bank = Neighbours(components=2)
+    bank.fit(NORMAL)
     centred = NORMAL.astype(np.float64) - NORMAL.mean(axis=0)
     axes = np.linalg.svd(centred)[2][:2]
     distances = cosine_distances((OTHERS - NORMAL.mean(axis=0)) @ axes.T, centred @ axes.T)
-    np.testing.assert_allclose(memory(OTHERS), np.sort(distances, axis=1)[:, :5].mean(axis=1), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(bank(OTHERS), np.sort(distances, axis=1)[:, :5].mean(axis=1), rtol=1e-3, atol=1e-5)
 
 
 def test_mahalanobis_by_hand():
-    """Independent dimensions of standard deviations 1 and 10; enough vectors for the shrinkage to vanish."""
+    """The dimensions are independent, with standard deviations 1 and 10. With so many vectors, shrinkage has no effect."""
     vectors = np.random.default_rng(0).normal(size=(200_000, 2)) * [1, 10] + [3, 0]
-    memory = Mahalanobis()
-    memory.fit(vectors.astype(np.float32))
-    np.testing.assert_allclose(memory(tf.constant([[5.0, 0], [3, 20], [3, 0]])), [2, 2, 0], atol=0.02)
+    bank = Mahalanobis()
+    bank.fit(vectors.astype(np.float32))
+    np.testing.assert_allclose(bank(tf.constant([[5.0, 0], [3, 20], [3, 0]])), [2, 2, 0], atol=0.02)
 
 
 def test_mahalanobis_uses_correlations():
     generator = np.random.default_rng(0)
     shared = generator.normal(size=(5000, 1))
     vectors = np.concatenate([shared, shared + 0.1 * generator.normal(size=(5000, 1))], axis=1)
-    memory = Mahalanobis()
-    memory.fit(vectors.astype(np.float32))
-    along, against = memory(tf.constant([[1.0, 1.0], [1.0, -1.0]])).numpy()
+    bank = Mahalanobis()
+    bank.fit(vectors.astype(np.float32))
+    along, against = bank(tf.constant([[1.0, 1.0], [1.0, -1.0]])).numpy()
     assert against > 10 * along
 
 
 def test_principal_components_and_back():
-    memory = PrincipalComponents(6)
-    memory.fit(NORMAL)
-    np.testing.assert_allclose(memory.inverse(memory(OTHERS)), OTHERS, atol=1e-5)
-    memory = PrincipalComponents(0.5)
-    memory.fit(NORMAL)
-    assert memory(OTHERS).shape == (7, 1)  # the third dimension has more than half of the variance
+    bank = PrincipalComponents(6)
+    bank.fit(NORMAL)
+    np.testing.assert_allclose(bank.inverse(bank(OTHERS)), OTHERS, atol=1e-5)
+    bank = PrincipalComponents(0.5)
+    bank.fit(NORMAL)
+    assert bank(OTHERS).shape == (7, 1)  # the third dimension has more than half of the variance
 
 
 @pytest.mark.parametrize("make", [Neighbours, lambda: Neighbours(3), Mahalanobis, lambda: PrincipalComponents(2)])
-def test_what_is_remembered_is_saved(make, tmp_path):
+def test_memory_banks_are_saved_with_the_weights(make, tmp_path):
     def model():
         model = keras.Sequential()
-        model.memory = make()
+        model.bank = make()
         model.built = True
         return model
 
     mine, other = model(), model()
     assert mine.memory.is_empty
-    mine.memory.fit(NORMAL)
+    mine.bank.fit(NORMAL)
     mine.save_weights(tmp_path / "m.weights.h5")
     other.load_weights(tmp_path / "m.weights.h5")
-    np.testing.assert_array_equal(mine.memory(OTHERS), other.memory(OTHERS))
+    np.testing.assert_array_equal(mine.bank(OTHERS), other.bank(OTHERS))
     assert len(mine.memory.stored) == len(other.memory.stored) > 0
 
 
 def test_few_vectors():
     for memory in (Neighbours(), Neighbours(64), Mahalanobis()):
-        memory.fit(NORMAL[:2])
-        assert np.isfinite(memory(OTHERS)).all()
+        bank.fit(NORMAL[:2])
+        assert np.isfinite(bank(OTHERS)).all()
