@@ -63,7 +63,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def images() -> np.ndarray:
-    """Eleven smooth random images, (11, 16, 16, 1) in [-1, 1]. Eleven is not a multiple of any batch size in the tests."""
+    """Eleven smooth random images, (11, 16, 16, 1) in [-1, 1]; no batch size in the tests divides eleven."""
     generator = np.random.default_rng(7)
     coarse = generator.uniform(-1, 1, (11, 4, 4, 1))
     return np.kron(coarse, np.ones((1, 4, 4, 1))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""scikit-learn's interface: its own checks, its signs, and that it trains."""
+"""The scikit-learn interface: scikit-learn's own checks, the signs of scores, and training."""
 
 import random
 
@@ -17,13 +17,13 @@ SMALL = {"image_size": 4, "batch_size": 16}
 
 
 @parametrize_with_checks([ImageOutlierDetector("KNN", hyperparameters=SMALL, contamination=0.25)])
-def test_checks_of_scikit_learn(estimator, check):
+def test_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
 @pytest.fixture
 def X():
-    """Forty grey images of 16x16 pixels with an edge, and three without."""
+    """Forty grey images of 16x16 pixels with an edge, and three outliers without it."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 40, (43, 16, 16), np.uint8)
     images[:40, :, 8:] += 200
@@ -43,21 +43,21 @@ def test_signs_are_those_of_an_outlier_detector(X, method):
     assert -detector.fit_predict(X[:40]).sum() == -36
 
 
-def test_numbers_of_any_range_and_colours(X):
+def test_values_of_any_range_and_colours(X):
     detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"])
-    X[0, 0, 0], X[0, 0, 1] = 0, 255  # black and white, which floats do not say
-    of_bytes = detector.fit(X).score_samples(X)
-    scaled = detector.fit(X * 5.0 - 100).score_samples(X * 5.0 - 100)
-    assert np.corrcoef(of_bytes, scaled)[0, 1] > 0.99
+    X[0, 0, 0], X[0, 0, 1] = 0, 255  # for floats, `fit` takes the lowest and highest value as black and white
+    scores = detector.fit(X).score_samples(X)
+    scores_of_floats = detector.fit(X * 5.0 - 100).score_samples(X * 5.0 - 100)
+    assert np.corrcoef(scores, scores_of_floats)[0, 1] > 0.99
     colours = np.stack([X, X[::-1], X], axis=-1)
     assert detector.fit(colours).score_samples(colours).shape == (43,)
     assert detector.detector_.image_shape == (16, 16, 3)
 
 
-@pytest.mark.parametrize("fitted", [np.float64, np.float32, np.int64, np.uint8, np.uint16])
-def test_the_same_numbers_mean_the_same_in_every_type(X, fitted):
+@pytest.mark.parametrize("fitted_dtype", [np.float64, np.float32, np.int64, np.uint8, np.uint16])
+def test_equal_values_have_equal_scores_in_every_type(X, fitted_dtype):
     detector = ImageOutlierDetector("PCA", hyperparameters={"image_size": 8, "explained_variance": 0.5})
-    expected = detector.fit(X.astype(fitted)).score_samples(X.astype(fitted))
+    expected = detector.fit(X.astype(fitted_dtype)).score_samples(X.astype(fitted_dtype))
     assert np.ptp(expected) > 0
     for dtype in (np.float64, np.float32, np.int32, np.int64, np.uint8, np.uint16):
         np.testing.assert_array_equal(detector.score_samples(X.astype(dtype)), expected)
@@ -77,7 +77,7 @@ def test_the_same_numbers_mean_the_same_in_every_type(X, fitted):
         (lambda X: X, lambda X: X.astype(np.uint16) * 257),
     ],
 )
-def test_numbers_of_another_range_are_refused(X, fitted, later):
+def test_values_of_another_range_are_refused(X, fitted, later):
     detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"]).fit(fitted(X))
     with pytest.raises(
         ValueError, match=r"X: received \w+ from .* to .*; in fit 0 was black and [\d.e+]+ white: scale"
@@ -85,7 +85,7 @@ def test_numbers_of_another_range_are_refused(X, fitted, later):
         detector.score_samples(later(X))
 
 
-def test_what_is_brighter_than_all_training_images_is_seen():
+def test_pixels_brighter_than_all_training_images_are_anomalous():
     dark = np.random.default_rng(0).uniform(0, 0.4, (20, 8, 8))
     detector = ImageOutlierDetector("PCA", hyperparameters={"image_size": 8}).fit(dark)
     bright, brighter = dark[:1].copy(), dark[:1].copy()
@@ -94,8 +94,8 @@ def test_what_is_brighter_than_all_training_images_is_seen():
     assert detector.score_samples(brighter) < detector.score_samples(bright)
 
 
-def test_an_anomaly_may_be_brighter_than_a_range_that_was_measured(X):
-    """Floats from 0 to 200 may well be images whose white is 255."""
+def test_anomalies_may_be_brighter_than_a_measured_range(X):
+    """Training images with floats from 0 to 150 may be dark ones, in which white is 255."""
     dark = np.minimum(X, 150).astype(float)
     detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"]).fit(dark)
     assert detector.score_samples(np.where(dark > 140, 255.0, dark)).shape == (43,)
@@ -104,20 +104,23 @@ def test_an_anomaly_may_be_brighter_than_a_range_that_was_measured(X):
 
 
 @pytest.mark.parametrize("method", ["PCA", "GANomaly"])
-def test_the_callers_random_numbers_go_on(X, method):
-    def drawn(between):
+def test_fit_keeps_the_global_random_states(X, method):
+    def draw():
+        return random.random(), np.random.rand(), float(tf.random.uniform(()))
+
+    def draw_before_and_after(action):
         random.seed(3)
         np.random.seed(3)
         tf.random.set_seed(3)
-        first = random.random(), np.random.rand(), float(tf.random.uniform(()))
-        between()
-        return first, (random.random(), np.random.rand(), float(tf.random.uniform(())))
+        before = draw()
+        action()
+        return before, draw()
 
     detector = ImageOutlierDetector(method, hyperparameters=TINY[method], random_state=0)
-    assert drawn(lambda: detector.fit(X)) == drawn(lambda: None)
+    assert draw_before_and_after(lambda: detector.fit(X)) == draw_before_and_after(lambda: None)
 
 
-def test_a_seed_decides_whatever_the_callers_random_numbers_are(X):
+def test_fit_does_not_depend_on_the_global_random_states(X):
     detector = ImageOutlierDetector("GANomaly", hyperparameters={**TINY["GANomaly"], "epochs": 1}, random_state=0)
     scores = []
     for seed in (1, 2):
@@ -127,13 +130,13 @@ def test_a_seed_decides_whatever_the_callers_random_numbers_are(X):
     np.testing.assert_array_equal(*scores)
 
 
-def test_a_training_that_diverges_is_told(X):
+def test_divergence_is_an_error(X):
     hyperparameters = {**TINY["GANomaly"], "contextual_loss_weight": 1e39}
     with pytest.raises(ToolboxError, match=r"^training diverged: g_loss is (inf|nan) in epoch 1; try a lower"):
         ImageOutlierDetector("GANomaly", hyperparameters=hyperparameters).fit(X)
 
 
-def test_wrong_input_is_told(X):
+def test_errors_about_input(X):
     with pytest.raises(ValueError, match=r"contamination: expected a share in \[0, 0.5\], received 'auto'"):
         ImageOutlierDetector("PCA", contamination="auto").fit(X)
     detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"]).fit(X)
@@ -142,8 +145,9 @@ def test_wrong_input_is_told(X):
 
 
 def test_parameters_and_a_grid_search(X):
-    places = [5, 20, 33]  # an outlier in each of three folds
-    X, y = np.insert(X[:36], places, X[40:], axis=0), np.insert(np.ones(36, int), places, -1)
+    positions = [5, 20, 33]  # an outlier in each of three folds
+    y = np.insert(np.ones(36, int), positions, -1)
+    X = np.insert(X[:36], positions, X[40:], axis=0)
     detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"])
     assert clone(detector).get_params() == detector.get_params()
     grid = {"hyperparameters": [{**TINY["PCA"], "explained_variance": share} for share in (0.2, 0.9)]}
@@ -152,13 +156,13 @@ def test_parameters_and_a_grid_search(X):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"contamination": 0.7}, "contamination"),
         ({"method": "PCB"}, "did you mean PCA"),
         ({"hyperparameters": {"width": 1}}, "hyperparameters .*width"),
     ],
 )
-def test_bad_parameters(X, options, told):
-    with pytest.raises(Exception, match=told):
+def test_errors_about_parameters(X, options, message):
+    with pytest.raises(Exception, match=message):
         ImageOutlierDetector(**{"method": "PCA", **options}).fit(X)

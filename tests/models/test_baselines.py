@@ -1,4 +1,4 @@
-"""PCA and KNN against NumPy."""
+"""PCA and KNN, compared with NumPy."""
 
 import numpy as np
 import pytest
@@ -13,29 +13,31 @@ def training_images():
     return (generator.integers(0, 256, (30, 16, 16, 1)) / 127.5 - 1).astype(np.float32)
 
 
-def test_pca_is_the_distance_to_the_leading_components(training_images, images):
+def test_pca_is_the_distance_to_the_projection(training_images, images):
     detector = tiny_detector("PCA", explained_variance=0.5)
     detector.fit_memory_banks(training_images)
     flat = training_images.reshape(30, -1).astype(np.float64)
     centred = flat - flat.mean(axis=0)
-    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
-    n = np.searchsorted(np.cumsum(singular**2) / np.sum(singular**2), 0.5) + 1
+    _, singular_values, axes = np.linalg.svd(centred, full_matrices=False)
+    explained_shares = np.cumsum(singular_values**2) / np.sum(singular_values**2)
+    leading = axes[: np.searchsorted(explained_shares, 0.5) + 1]
     x = images.reshape(len(images), -1) - flat.mean(axis=0)
-    missed = x - x @ axes[:n].T @ axes[:n]
-    np.testing.assert_allclose(detector.anomaly_score(tf.constant(images)), np.linalg.norm(missed, axis=1), rtol=1e-4)
+    expected = np.linalg.norm(x - x @ leading.T @ leading, axis=1)
+    np.testing.assert_allclose(detector.anomaly_score(tf.constant(images)), expected, rtol=1e-4)
 
 
 def test_knn_is_the_mean_distance_to_the_nearest(training_images, images):
     detector = tiny_detector("KNN", neighbours=3)
     detector.fit_memory_banks(training_images)
-    apart = np.linalg.norm(images.reshape(11, 1, -1) - training_images.reshape(1, 30, -1).astype(np.float64), axis=2)
-    expected = np.sort(apart, axis=1)[:, :3].mean(axis=1)
+    differences = images.reshape(11, 1, -1) - training_images.reshape(1, 30, -1).astype(np.float64)
+    distances = np.linalg.norm(differences, axis=2)
+    expected = np.sort(distances, axis=1)[:, :3].mean(axis=1)
     np.testing.assert_allclose(detector.anomaly_score(images), expected, rtol=1e-5)
-    nearest = training_images[np.argsort(apart, axis=1)[:, :3]].mean(axis=1)
-    np.testing.assert_allclose(detector.reconstruct(images), nearest, atol=1e-5)
+    mean_images = training_images[np.argsort(distances, axis=1)[:, :3]].mean(axis=1)
+    np.testing.assert_allclose(detector.reconstruct(images), mean_images, atol=1e-5)
 
 
-def test_a_training_image_is_its_own_nearest(training_images):
+def test_the_nearest_image_of_a_training_image_is_itself(training_images):
     detector = tiny_detector("KNN", neighbours=1)
     detector.fit_memory_banks(training_images)
     np.testing.assert_allclose(detector.anomaly_score(training_images), 0, atol=1e-3)

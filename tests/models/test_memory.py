@@ -42,7 +42,7 @@ def test_neighbours_along_principal_components():
 
 
 def test_mahalanobis_by_hand():
-    """The dimensions are independent, with standard deviations 1 and 10. With so many vectors, shrinkage has no effect."""
+    """The dimensions have standard deviations 1 and 10. With so many vectors, shrinkage has no effect."""
     vectors = np.random.default_rng(0).normal(size=(200_000, 2)) * [1, 10] + [3, 0]
     bank = Mahalanobis()
     bank.fit(vectors.astype(np.float32))
@@ -68,24 +68,24 @@ def test_principal_components_and_back():
     assert bank(OTHERS).shape == (7, 1)  # the third dimension has more than half of the variance
 
 
-@pytest.mark.parametrize("make", [Neighbours, lambda: Neighbours(3), Mahalanobis, lambda: PrincipalComponents(2)])
-def test_memory_banks_are_saved_with_the_weights(make, tmp_path):
-    def model():
+@pytest.mark.parametrize("make_bank", [Neighbours, lambda: Neighbours(3), Mahalanobis, lambda: PrincipalComponents(2)])
+def test_memory_banks_are_saved_with_the_weights(make_bank, tmp_path):
+    def make_model():
         model = keras.Sequential()
-        model.bank = make()
+        model.bank = make_bank()
         model.built = True
         return model
 
-    mine, other = model(), model()
-    assert mine.memory.is_empty
-    mine.bank.fit(NORMAL)
-    mine.save_weights(tmp_path / "m.weights.h5")
-    other.load_weights(tmp_path / "m.weights.h5")
-    np.testing.assert_array_equal(mine.bank(OTHERS), other.bank(OTHERS))
-    assert len(mine.memory.stored) == len(other.memory.stored) > 0
+    model, loaded = make_model(), make_model()
+    assert model.bank.is_empty
+    model.bank.fit(NORMAL)
+    model.save_weights(tmp_path / "m.weights.h5")
+    loaded.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(model.bank(OTHERS), loaded.bank(OTHERS))
+    assert len(model.bank.stored) == len(loaded.bank.stored) > 0
 
 
-def test_few_vectors():
-    for memory in (Neighbours(), Neighbours(64), Mahalanobis()):
-        bank.fit(NORMAL[:2])
-        assert np.isfinite(bank(OTHERS)).all()
+@pytest.mark.parametrize("bank", [Neighbours(), Neighbours(64), Mahalanobis()])
+def test_few_vectors(bank):
+    bank.fit(NORMAL[:2])
+    assert np.isfinite(bank(OTHERS)).all()

@@ -1,4 +1,4 @@
-"""What every registered method must do."""
+"""The contract of all registered methods."""
 
 import typing
 
@@ -10,7 +10,7 @@ from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.models import METHODS, detector_class, method_name
 from tests.conftest import TINY, tiny_detector
 
-BASELINES = {"KNN", "PCA"}  # fitted by scikit-learn, not in epochs
+BASELINES = {"KNN", "PCA"}  # they have no epochs
 
 
 def training_images():
@@ -19,7 +19,7 @@ def training_images():
 
 @pytest.fixture(params=sorted(METHODS), scope="module")
 def detector(request):
-    """Trained for a few steps, so that batch normalisation has figures of its own, and concluded."""
+    """A detector after a few training steps, which give batch normalisation its averages, with filled memory banks."""
     tf.keras.utils.set_random_seed(0)
     detector = tiny_detector(request.param)
     images = training_images()
@@ -31,10 +31,11 @@ def detector(request):
     return detector
 
 
-def in_batches(detector, images, size):
-    """Scores by `predict`, the last batch filled up as the toolbox does."""
-    filled = np.concatenate([images, np.zeros((-len(images) % size, *images.shape[1:]), np.float32)])
-    return detector.score_batches(tf.data.Dataset.from_tensor_slices(filled).batch(size), len(images))
+def scores_in_batches(detector, images, batch_size):
+    """The scores from compiled steps. As in the toolbox, the last batch is padded."""
+    padding = np.zeros((-len(images) % batch_size, *images.shape[1:]), np.float32)
+    padded = np.concatenate([images, padding])
+    return detector.score_batches(tf.data.Dataset.from_tensor_slices(padded).batch(batch_size), len(images))
 
 
 def test_every_method_is_tested():
@@ -42,12 +43,12 @@ def test_every_method_is_tested():
 
 
 @pytest.mark.parametrize("name", ["GANomaly", "ganomaly", "GANOMALY", "GANomalyExperiment"])
-def test_names_in_any_case(name):
+def test_names_are_found_in_any_letter_case(name):
     assert method_name(name) == "GANomaly"
 
 
-def test_an_unknown_name_is_told_the_nearest():
-    with pytest.raises(InputError, match="did you mean GANomaly"):
+def test_the_error_for_an_unknown_name_has_the_most_similar_one():
+    with pytest.raises(InputError, match="no method is called 'ganomali': did you mean GANomaly"):
         method_name("ganomali")
 
 
@@ -59,25 +60,25 @@ def test_every_hyperparameter_is_described_and_has_a_default():
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - BASELINES))
-def test_every_network_moves(method):
+def test_training_changes_every_weight(method):
     tf.keras.utils.set_random_seed(0)
     detector = tiny_detector(method)
     before = {weight.path: weight.numpy() for weight in detector.trainable_variables}
     detector.fit(tf.data.Dataset.from_tensors(training_images()[:8]), verbose=0, shuffle=False)
     detector.after_fit(training_images())
-    still = [w.path for w in detector.trainable_variables if np.array_equal(before[w.path], w.numpy())]
+    unchanged = [w.path for w in detector.trainable_variables if np.array_equal(before[w.path], w.numpy())]
     assert len(before) > 4
-    assert not still
+    assert not unchanged
 
 
-def test_the_score_that_decides_is_one_of_those_it_knows(detector, images):
+def test_the_selected_score_can_be_any_score_of_the_detector(detector, images):
     choices = typing.get_args(detector.Hyperparameters.model_fields["score"].annotation)
     assert choices == tuple(sorted(detector.scores(images), key=choices.index))
     assert choices[:2] == ("paper", "residual")
 
 
-def test_scores_are_finite_different_and_one_an_image(detector, images):
-    scores = in_batches(detector, images, 8)
+def test_each_image_has_scores_that_are_finite_and_different(detector, images):
+    scores = scores_in_batches(detector, images, 8)
     assert {"paper", "residual"} <= set(scores)
     for values in scores.values():
         assert values.shape == (len(images),)
@@ -85,15 +86,15 @@ def test_scores_are_finite_different_and_one_an_image(detector, images):
         assert len(np.unique(values)) == len(images)
 
 
-def test_scores_do_not_depend_on_batch_mates_or_batch_size(detector, images):
-    together = in_batches(detector, images, 8)
-    shuffled = in_batches(detector, images[::-1], 4)
-    for name, values in together.items():
-        np.testing.assert_allclose(shuffled[name][::-1], values, rtol=1e-4, atol=1e-5)
+def test_scores_do_not_depend_on_the_other_images_or_the_batch_size(detector, images):
+    scores = scores_in_batches(detector, images, 8)
+    reversed_scores = scores_in_batches(detector, images[::-1], 4)
+    for name, values in scores.items():
+        np.testing.assert_allclose(reversed_scores[name][::-1], values, rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_equals_eager(detector, images):
-    compiled = in_batches(detector, images, 8)
+    compiled = scores_in_batches(detector, images, 8)
     for name, values in detector.scores(tf.constant(images)).items():
         np.testing.assert_allclose(values, compiled[name], rtol=1e-4, atol=1e-5)
 
@@ -110,33 +111,36 @@ def test_reconstructions_and_maps(detector, images):
     residuals = np.abs(images - reconstructions).mean(axis=-1)
     np.testing.assert_allclose(detector.scores(images)["residual"], residuals.mean(axis=(1, 2)), rtol=1e-5)
     maps = detector.anomaly_map(tf.constant(images)).numpy()
-    unusual = unusual_places(detector, images)
-    np.testing.assert_allclose(maps, residuals * unusual, rtol=1e-3, atol=1e-6)
+    distances = local_feature_distances(detector, images)
+    np.testing.assert_allclose(maps, residuals * distances, rtol=1e-3, atol=1e-6)
     if type(detector).__name__ not in BASELINES:
-        assert np.ptp(unusual) > 0.1
-        of_normal = unusual_places(detector, training_images())
-        assert np.sqrt((of_normal**2).mean()) == pytest.approx(1, abs=0.3)
+        assert np.ptp(distances) > 0.1
+        normal_distances = local_feature_distances(detector, training_images())
+        assert np.sqrt((normal_distances**2).mean()) == pytest.approx(1, abs=0.3)
 
 
-def unusual_places(detector, images):
-    """The weights of the residuals in a map, computed without TensorFlow from what D's first convolution finds."""
+def local_feature_distances(detector, images):
+    """The factors of the residuals in an anomaly map, (n, size, size), computed by NumPy from D's first convolution."""
     method = type(detector).__name__
     if method in BASELINES:
         return np.ones(images.shape[:3])
-    of_images = detector.averages[2].of_x if method == "EGBAD" else detector.discriminator.features
-    convolution, activation = of_images.layers[:2]
-    found = activation(convolution(images)).numpy().astype(np.float64)
-    vectors = np.zeros((*found.shape[:3], 2 * found.shape[3]))
-    for row, column in np.ndindex(found.shape[1:3]):
-        window = found[:, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
-        vectors[:, row, column] = np.concatenate([window.mean(axis=(1, 2)), (window**2).mean(axis=(1, 2))], axis=-1)
-    mean, whitening = (detector.memory_banks["patches"].arrays[name].numpy() for name in ("mean", "whitening"))
-    unusual = np.sqrt((((vectors - mean) @ whitening) ** 2).mean(axis=-1))
-    return np.kron(unusual, np.ones((1, 2, 2)))
+    network = detector.averages[2].of_x if method == "EGBAD" else detector.discriminator.features
+    convolution, activation = network.layers[:2]
+    features = activation(convolution(images)).numpy().astype(np.float64)
+    vectors = np.zeros((*features.shape[:3], 2 * features.shape[3]))
+    for row, column in np.ndindex(features.shape[1:3]):
+        window = features[:, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+        means = window.mean(axis=(1, 2))
+        mean_squares = (window**2).mean(axis=(1, 2))
+        vectors[:, row, column] = np.concatenate([means, mean_squares], axis=-1)
+    arrays = detector.memory_banks["patches"].arrays
+    whitened = (vectors - arrays["mean"].numpy()) @ arrays["whitening"].numpy()
+    distances = np.sqrt((whitened**2).mean(axis=-1))
+    return np.kron(distances, np.ones((1, 2, 2)))
 
 
 def test_saved_networks_score_the_same(detector, images, tmp_path):
-    """With all that was memory_images, also where another memory was filled already."""
+    """The memory banks are saved too, and replace those that are already filled."""
     path = tmp_path / "model.weights.h5"
     detector.save_networks(path)
     other = tiny_detector(type(detector).__name__)
@@ -146,11 +150,11 @@ def test_saved_networks_score_the_same(detector, images, tmp_path):
     expected = detector.scores(images)
     for name, values in other.scores(images).items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-5)
-    assert set(in_batches(other, images, 8)) == set(expected)
+    assert set(scores_in_batches(other, images, 8)) == set(expected)
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - BASELINES))
-def test_optimizers_are_built_but_not_in_the_saved_networks(method, tmp_path):
+def test_optimizers_are_built_but_not_saved_with_the_networks(method, tmp_path):
     detector = tiny_detector(method)
     assert all(optimizer.built for optimizer in detector.optimizers.values())
     detector.save_networks(tmp_path / "model.weights.h5")

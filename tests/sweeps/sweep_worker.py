@@ -1,8 +1,8 @@
-"""A worker of a sweep whose trials only wait; started as a process by `test_sweep.py`, to be killed.
+"""A worker of a sweep whose trials only sleep. `test_sweep.py` starts it as a process and kills it.
 
     python -m tests.sweeps.sweep_worker STORAGE FOLDER SECONDS
 
-Writes a line to FOLDER/runs for each trial that it ends.
+It writes a line to FOLDER/runs for each trial that it finishes.
 """
 
 import os
@@ -22,37 +22,37 @@ WIDTHS, LABELS = (1, 2, 3), (7, 8)
 
 
 class Hyperparameters(BaseModel):
-    """The least that a sweep needs."""
+    """The smallest schema that a sweep works with."""
 
     anomalous_label: int
     width: int
 
 
 def demo_sweep(location: str, folder: Path, name: str = "demo", widths=WIDTHS) -> Sweep:
-    """Two rows of three trials each."""
-    rows = [
-        StudySpec("Method", Hyperparameters, {"anomalous_label": label}, {"width": Discrete(tuple(widths))})
-        for label in LABELS
-    ]
-    how = Search("grid", None, "none", 0)
-    return Sweep(name, rows, how, "Data", open_storage(location), folder)
+    """A sweep of two studies of three trials each."""
+    studies = []
+    for label in LABELS:
+        settings = {"width": Discrete(tuple(widths))}
+        studies.append(StudySpec("Method", Hyperparameters, {"anomalous_label": label}, settings))
+    search = Search("grid", None, "none", 0)
+    return Sweep(name, studies, search, "Data", open_storage(location), folder)
 
 
 def main(location: str, folder: Path, seconds: float) -> None:
-    """Prepares the sweep and works until it is over."""
+    """Prepares the sweep and works until all trials have ended."""
     storage.HEARTBEAT_SECONDS, storage.GRACE_SECONDS = 1, 3
     sweep.SECONDS_BETWEEN_CHECKS = 0.1
 
-    def run(row, hyperparameters, trial):
-        print("begun", row.name, hyperparameters.width, flush=True)
+    def run(study, hyperparameters, trial):
+        print("started", study.name, hyperparameters.width, flush=True)
         time.sleep(seconds)
         with open(folder / "runs", "a") as file:
-            file.write(f"{row.name} {hyperparameters.width} {os.getpid()}\n")
+            file.write(f"{study.name} {hyperparameters.width} {os.getpid()}\n")
         return {"validation": {"auprc": 0.1 * hyperparameters.width}}
 
-    mine = demo_sweep(location, folder)
-    mine.prepare()
-    mine.work(run)
+    demo = demo_sweep(location, folder)
+    demo.prepare()
+    demo.work(run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hyperparameter files: what is taken, and what each mistake is told."""
+"""Hyperparameter files: valid domains, and the message for each mistake."""
 
 import json
 
@@ -24,37 +24,37 @@ def discrete(*values):
     return {"type": "Discrete", "values": list(values)}
 
 
-def domains(path=None, overrides=()):
-    return hps.domains(GANomalyHyperparameters, "GANomaly", path, overrides)
+def read_domains(path=None, overrides=()):
+    return hps.read_domains(GANomalyHyperparameters, "GANomaly", path, overrides)
 
 
-def first(path=None, overrides=()):
-    return hps.first_trial(GANomalyHyperparameters, domains(path, overrides))
+def first_trial(path=None, overrides=()):
+    return hps.first_trial(GANomalyHyperparameters, read_domains(path, overrides))
 
 
-def test_defaults_are_the_papers():
-    trial = first()
+def test_defaults_are_those_of_the_paper():
+    trial = first_trial()
     assert (trial.width, trial.latent_vector_size, trial.batch_size, trial.learning_rate) == (64, 100, 64, 2e-4)
     assert (trial.adversarial_loss_weight, trial.contextual_loss_weight, trial.enc_loss_weight) == (1, 50, 1)
 
 
-def test_without_tuning_the_first_of_each(write):
-    trial = first(write({"epochs": discrete(3, 5), "width": discrete(8, 16)}))
+def test_the_first_trial_has_the_first_value_of_each_domain(write):
+    trial = first_trial(write({"epochs": discrete(3, 5), "width": discrete(8, 16)}))
     assert (trial.epochs, trial.width) == (3, 8)
 
 
 def test_a_grid_is_every_combination(write):
-    found = domains(write({"epochs": discrete(3, 5, 3), "width": discrete(8, 16)}))
+    grid = read_domains(write({"epochs": discrete(3, 5, 3), "width": discrete(8, 16)}))
     expected = [(3, 8), (3, 16), (5, 8), (5, 16)]
-    assert [(c["epochs"], c["width"]) for c in hps.combinations(found)] == expected
-    assert hps.count_combinations(found) == 4
+    assert [(values["epochs"], values["width"]) for values in hps.combinations(grid)] == expected
+    assert hps.count_combinations(grid) == 4
 
 
-def test_a_grid_that_is_too_large_asks_for_trials(write):
-    found = domains(write({"epochs": discrete(*range(1, 102)), "width": discrete(*range(1, 101))}))
-    with pytest.raises(InputError, match=r"10,100 combinations, more than 10,000; say with --trials"):
-        hps.combinations(found)
-    assert hps.combination(found, 10_099) == {"epochs": 101, "width": 100}
+def test_a_grid_that_is_too_large(write):
+    grid = read_domains(write({"epochs": discrete(*range(1, 102)), "width": discrete(*range(1, 101))}))
+    with pytest.raises(InputError, match=r"10,100 combinations, more than 10,000; choose with --trials"):
+        hps.combinations(grid)
+    assert hps.combination(grid, 10_099) == {"epochs": 101, "width": 100}
 
 
 def test_a_file_of_the_earlier_toolbox(write):
@@ -72,8 +72,8 @@ def test_a_file_of_the_earlier_toolbox(write):
         "step_log_frequency": discrete(50),
     }
     path = write(json.dumps({"descargan": {"whatever": 1}, "ganomaly": section}))
-    assert len(hps.combinations(domains(path))) == 12
-    assert first(path).adversarial_loss_weight == 1.0
+    assert len(hps.combinations(read_domains(path))) == 12
+    assert first_trial(path).adversarial_loss_weight == 1.0
 
 
 def test_intervals(write):
@@ -82,23 +82,23 @@ def test_intervals(write):
         "width": {"type": "IntInterval", "min": 8, "max": 64},
         "image_size": {"type": "IntInterval", "min": 16, "max": 64},
     }
-    found = domains(write(section))
-    assert found["learning_rate"] == hps.Interval(1e-4, 1e-2, log=True, step=None)
-    assert found["width"] == hps.Interval(8, 64, log=False, step=1)
-    assert found["image_size"].step == 16  # as the hyperparameter wants it
-    assert first(write(section)).learning_rate == 1e-4
-    assert hps.count_combinations(found) == float("inf")
+    domains = read_domains(write(section))
+    assert domains["learning_rate"] == hps.Interval(1e-4, 1e-2, log=True, step=None)
+    assert domains["width"] == hps.Interval(8, 64, log=False, step=1)
+    assert domains["image_size"].step == 16  # the schema allows multiples of 16 only
+    assert first_trial(write(section)).learning_rate == 1e-4
+    assert hps.count_combinations(domains) == float("inf")
     with pytest.raises(InputError, match=r"learning_rate: a grid needs Discrete values.*--sampler random"):
-        hps.check_grid(found, "")
+        hps.as_grid(domains, "")
 
 
-def test_set_replaces_what_the_file_says(write):
-    found = domains(write({"epochs": discrete(3, 5)}), overrides=["epochs=7", "select_by=last"])
-    assert found == {"epochs": hps.Discrete((7,)), "select_by": hps.Discrete(("last",))}
+def test_set_replaces_domains_of_the_file(write):
+    domains = read_domains(write({"epochs": discrete(3, 5)}), overrides=["epochs=7", "select_by=last"])
+    assert domains == {"epochs": hps.Discrete((7,)), "select_by": hps.Discrete(("last",))}
 
 
 @pytest.mark.parametrize(
-    ("section", "told"),
+    ("section", "message"),
     [
         ("{", "is not JSON"),
         ("[1]", "expected an object"),
@@ -127,7 +127,7 @@ def test_set_replaces_what_the_file_says(write):
         ({"enc_loss_weight": {"type": "RealInterval", "min": 0, "max": 1, "log": True}}, "true only where min > 0"),
         ({"image_size": {"type": "IntInterval", "min": 16, "max": 64, "log": True}}, "multiple of 16.*leave log out"),
         ({"learning_rate": {"type": "RealInterval", "min": 0.1, "max": 1, "step": 2}}, "may have log; received"),
-        ({"anomalous_label": {"type": "IntInterval", "min": 0, "max": 9}}, "labels are listed, as Discrete values"),
+        ({"anomalous_label": {"type": "IntInterval", "min": 0, "max": 9}}, "labels must be Discrete values"),
         ({"epochs": discrete(2.5)}, "ganomaly.epochs: should be a valid integer, received 2.5"),
         ({"epochs": discrete(True)}, "ganomaly.epochs: should be a valid integer, received true"),
         ({"image_size": discrete(20)}, "ganomaly.image_size: should be a multiple of 16"),
@@ -137,10 +137,10 @@ def test_set_replaces_what_the_file_says(write):
         ({"epochs": discrete(3, 0)}, "ganomaly.epochs.*received 0"),
     ],
 )
-def test_mistakes_name_file_section_and_key(write, section, told):
+def test_mistakes_name_file_section_and_key(write, section, message):
     path = write(section)
-    with pytest.raises(InputError, match=told) as caught:
-        domains(path)
+    with pytest.raises(InputError, match=message) as caught:
+        read_domains(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -148,58 +148,58 @@ def test_mistakes_name_file_section_and_key(write, section, told):
 @pytest.mark.parametrize("override", ["epochs", "epoch=3", "epochs=three", "epochs=0"])
 def test_mistakes_in_set(override):
     with pytest.raises(InputError, match="--set"):
-        domains(overrides=[override])
+        read_domains(overrides=[override])
 
 
 @pytest.mark.parametrize(
     ("override", "value"),
     [("patience=none", None), ("patience=None", None), ("validation_size=null", None), ("epochs=3", 3)],
 )
-def test_values_as_the_documents_print_them(override, value):
-    assert getattr(first(overrides=[override]), override.partition("=")[0]) == value
+def test_words_for_no_value(override, value):
+    assert getattr(first_trial(overrides=[override]), override.partition("=")[0]) == value
 
 
 @pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("FALSE", False)])
 def test_true_and_false(text, value):
     schema = hyperparameters_of("AnoGAN")
-    assert hps.domains(schema, "AnoGAN", overrides=[f"warm_start={text}"])["warm_start"].first is value
+    assert hps.read_domains(schema, "AnoGAN", overrides=[f"warm_start={text}"])["warm_start"].first is value
 
 
-def test_a_label_may_be_a_word_that_means_something_elsewhere():
-    assert first(overrides=["anomalous_label=True"]).anomalous_label == "True"
+def test_a_label_may_be_a_word_such_as_true():
+    assert first_trial(overrides=["anomalous_label=True"]).anomalous_label == "True"
     with pytest.raises(InputError, match=r'select_by: .*received "none"'):
-        first(overrides=["select_by=none"])
+        first_trial(overrides=["select_by=none"])
 
 
 @pytest.mark.parametrize("name", ["ganomaly", "GANomaly", "GANOMALY"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_sections_in_any_case_and_a_byte_order_mark(write, name, mark):
+def test_letter_case_of_sections_and_a_byte_order_mark_are_ignored(write, name, mark):
     path = write(mark + json.dumps({name: {"epochs": discrete(3)}}))
-    assert first(path).epochs == 3
-    assert hps.sections(path) == {"ganomaly"}
+    assert first_trial(path).epochs == 3
+    assert hps.section_names(path) == {"ganomaly"}
 
 
-def test_one_section_in_two_cases(write):
-    with pytest.raises(InputError, match=r"hps\.json: 'ganomaly' and 'GANomaly' are one section"):
-        domains(write('{"ganomaly": {}, "GANomaly": {}}'))
+def test_one_section_with_two_names(write):
+    with pytest.raises(InputError, match=r"hps\.json: 'ganomaly' and 'GANomaly' name the same section"):
+        read_domains(write('{"ganomaly": {}, "GANomaly": {}}'))
 
 
 @pytest.mark.parametrize("kind", [["Discrete"], {}, None, 3])
-def test_a_type_that_is_no_text(write, kind):
+def test_an_unknown_type_of_domain(write, kind):
     with pytest.raises(InputError, match=r"ganomaly\.epochs: expected .*Discrete"):
-        domains(write({"epochs": {"type": kind, "values": [3]}}))
+        read_domains(write({"epochs": {"type": kind, "values": [3]}}))
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        domains(tmp_path / "none.json")
+        read_domains(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("name", ["demo", "fashion_mnist", "mnist", "paper", "tuning"])
-def test_the_files_that_come_along_are_valid(name, request):
+def test_the_hyperparameter_files_of_the_toolbox_are_valid(name, request):
     path = request.config.rootpath / "hps" / f"{name}.json"
     for method in METHODS:
-        if method.lower() in hps.sections(path):
+        if method.lower() in hps.section_names(path):
             schema = detector_class(method).Hyperparameters
-            assert hps.first_trial(schema, hps.domains(schema, method, path))
+            assert hps.first_trial(schema, hps.read_domains(schema, method, path))
             assert hyperparameters_of(method) is schema
