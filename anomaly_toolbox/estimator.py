@@ -30,7 +30,7 @@ from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, fill_b
 from anomaly_toolbox.models.hyperparameters import validate
 
 OVERSHOOT = 0.25  # how far later values may leave the range from black to white, as a share of it
-DARKEST = 1 / 128  # share of the brightest training value; if all values of another type are below, so is their white
+DARKEST = 1 / 128  # if all values of another type are below this share of the brightest training value, white differs
 
 
 def _black_and_white(X: np.ndarray) -> tuple[float, float]:

@@ -1,1 +1,1 @@
-"""Throughput and quality, run by hand: ratios within one run, since absolute times differ between machines."""
+"""Benchmarks of speed and quality, run by hand. They compare within one run, because machines differ in speed."""

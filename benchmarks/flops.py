@@ -1,4 +1,4 @@
-"""Counts the multiply-adds of convolutions and matrix products, from the shapes of the layers' own operations."""
+"""Counts the floating-point operations of convolutions and matrix products, from the shapes in a compiled graph."""
 
 import math
 
@@ -6,12 +6,20 @@ import tensorflow as tf
 
 
 def gflop(function: tf.types.experimental.PolymorphicFunction, *arguments: tf.TensorSpec) -> float:
-    """Gigaflop of one call, a multiply-add being two; only what the results need, padding included.
+    """The cost of one call in GFLOP; a multiply-add counts as two operations.
 
-    NaN if there is a loop, whose turns a graph does not tell.
+    Padding counts, and operations that the results do not need do not count.
+
+    Args:
+        function: a `tf.function`.
+        arguments: the shapes and types of its arguments.
+
+    Returns:
+        The cost, or NaN if the function has a loop, because a graph does not hold the number of iterations.
     """
     graph = function.get_concrete_function(*arguments).graph
-    needed, waiting = set(), [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    needed = set()
+    waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
     while waiting:
         operation = waiting.pop()
         if operation not in needed:
@@ -23,15 +31,18 @@ def gflop(function: tf.types.experimental.PolymorphicFunction, *arguments: tf.Te
 
 
 def _multiply_adds(operation: tf.Operation) -> int:
-    size = lambda tensor: math.prod(tensor.shape)  # noqa: E731
     match operation.type:
-        case "Conv2D":  # each output pixel takes one kernel of (height, width, channels in)
-            return size(operation.outputs[0]) * math.prod(operation.inputs[1].shape[:3])
+        case "Conv2D":  # inputs: images, kernel
+            output, kernel = operation.outputs[0], operation.inputs[1]
+            return math.prod(output.shape) * math.prod(kernel.shape[:3])
         case "Conv2DBackpropInput":  # inputs: sizes, kernel, gradient of the output
-            return size(operation.inputs[2]) * math.prod(operation.inputs[1].shape[:3])
+            kernel, gradient = operation.inputs[1], operation.inputs[2]
+            return math.prod(gradient.shape) * math.prod(kernel.shape[:3])
         case "Conv2DBackpropFilter":  # inputs: images, sizes, gradient of the output
-            return size(operation.inputs[2]) * math.prod(operation.outputs[0].shape[:3])
+            gradient, kernel_gradient = operation.inputs[2], operation.outputs[0]
+            return math.prod(gradient.shape) * math.prod(kernel_gradient.shape[:3])
         case "MatMul":
-            left = operation.inputs[0].shape
-            return size(operation.outputs[0]) * left[0 if operation.get_attr("transpose_a") else 1]
+            output, left = operation.outputs[0], operation.inputs[0]
+            inner_size = left.shape[0] if operation.get_attr("transpose_a") else left.shape[1]
+            return math.prod(output.shape) * inner_size
     return 0

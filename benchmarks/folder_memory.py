@@ -1,10 +1,10 @@
-"""How much memory a folder of images takes: it must not grow with the number of files once they are kept on disk.
+"""Measures the memory for a folder of images, which must not grow with the number of files.
 
     python -m benchmarks.folder_memory --files 1000 --files 20000
 
-For each number, photographs of 256x256 RGB pixels are made up as JPEG files; then a process of its own reads the folder
-at the given size and looks at every image twice, as training does. Told are the seconds this took, the memory it had at
-most beyond what TensorFlow alone takes, and how many bytes all images together are at that size.
+For each number of files, the benchmark writes JPEG files of 256x256 RGB pixels. A new process reads the folder at the
+given image size and passes over all images twice, as training does. The output is the peak memory beyond that of
+TensorFlow, the memory that all decoded images would take together, and the time in seconds.
 """
 
 import multiprocessing
@@ -28,67 +28,70 @@ from anomaly_toolbox.console import plain_console
 SIDE = 256
 
 
-def write_photographs(folder: Path, number: int, console: Console) -> None:
-    """Nine in ten are normal."""
+def write_photographs(folder: Path, count: int, console: Console) -> None:
+    """Writes smooth random images as JPEG files; one in ten is anomalous."""
     generator = np.random.default_rng(0)
-    for index in track(range(number), f"making {number:,} files", console=console, transient=True):
-        kind = folder / ("anomalous" if index % 10 == 9 else "normal")
-        kind.mkdir(exist_ok=True)
+    for index in track(range(count), f"writing {count:,} files", console=console, transient=True):
+        subfolder = folder / ("anomalous" if index % 10 == 9 else "normal")
+        subfolder.mkdir(exist_ok=True)
         coarse = Image.fromarray(generator.integers(0, 256, (8, 8, 3), np.uint8))
-        coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(kind / f"{index}.jpg")
+        coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(subfolder / f"{index}.jpg")
 
 
-def measure(folder: Path, size: int, answers: multiprocessing.Queue) -> None:
-    """Puts seconds and bytes into `answers`."""
+def measure(folder: Path, image_size: int, results: multiprocessing.Queue) -> None:
+    """Passes over a folder twice, and puts the time in seconds and the peak memory in bytes into `results`."""
     from anomaly_toolbox.datasets.folder import ImageFolder
 
-    before, highest, is_over = _own_memory(), [0], threading.Event()
+    memory_before = _private_memory()
+    peak_memory = 0
+    is_finished = threading.Event()
 
-    def watch() -> None:
-        while not is_over.wait(0.05):
-            highest[0] = max(highest[0], _own_memory())
+    def watch_memory() -> None:
+        nonlocal peak_memory
+        while not is_finished.wait(0.05):
+            peak_memory = max(peak_memory, _private_memory())
 
-    watching = threading.Thread(target=watch)
-    watching.start()
-    began = time.perf_counter()
+    watcher = threading.Thread(target=watch_memory)
+    watcher.start()
+    started = time.perf_counter()
     dataset = ImageFolder(folder)
-    dataset.configure(64, (size, size), drop_remainder=False)
+    dataset.configure(64, (image_size, image_size), drop_remainder=False)
     for split in (dataset.train, dataset.validation, dataset.test) * 2:
         for _ in split:
             pass
-    seconds = time.perf_counter() - began
-    is_over.set()
-    watching.join()
-    answers.put((seconds, highest[0] - before))
+    seconds = time.perf_counter() - started
+    is_finished.set()
+    watcher.join()
+    results.put((seconds, peak_memory - memory_before))
 
 
-def _own_memory() -> int:
-    """Bytes that the process cannot give back: pages of files, which it can, are left out."""
+def _private_memory() -> int:
+    """The memory of this process in bytes, without pages of files, which the system can take back."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
-    raise click.ClickException("this benchmark reads /proc/self/status, which Linux alone has")
+    raise click.ClickException("this benchmark reads /proc/self/status, which only Linux has")
 
 
 @click.command()
-@click.option("--files", multiple=True, default=(1000, 20_000), show_default=True, help="How many files; repeatable.")
-@click.option("--image-size", default=160, show_default=True, help="Side that images are resized to.")
+@click.option("--files", multiple=True, default=(1000, 20_000), show_default=True, help="Number of files; repeatable.")
+@click.option("--image-size", default=160, show_default=True, help="Side length of the resized images, in pixels.")
 def main(files: tuple[int, ...], image_size: int) -> None:
-    """Measures the memory that folders of images take."""
+    """Measure the memory for folders of images."""
     console = plain_console()
     spawn = multiprocessing.get_context("spawn")
-    for number in files:
+    for count in files:
         with tempfile.TemporaryDirectory() as folder:
-            write_photographs(Path(folder), number, console)
-            answers = spawn.Queue()
-            process = spawn.Process(target=measure, args=(Path(folder), image_size, answers))
+            write_photographs(Path(folder), count, console)
+            results = spawn.Queue()
+            process = spawn.Process(target=measure, args=(Path(folder), image_size, results))
             process.start()
-            seconds, n_bytes = answers.get()
+            seconds, peak_bytes = results.get()
             process.join()
-        together = number * image_size**2 * 3 / 2**20
-        taken = n_bytes / 2**20
+        peak_mib = peak_bytes / 2**20
+        images_mib = count * image_size**2 * 3 / 2**20
         console.print(
-            f"{number:7,} files: {taken:6,.0f} MiB at most, for {together:6,.0f} MiB of images, {seconds:.0f} s"
+            f"{count:7,} files: {peak_mib:6,.0f} MiB at most, for {images_mib:6,.0f} MiB of images, {seconds:.0f} s"
         )
 
 

@@ -1,9 +1,9 @@
-"""What the two factors of an anomaly map are worth alone: residuals, and how unusual D finds the surroundings.
+"""Measures the two factors of an anomaly map separately: the residual and the local feature distance.
 
     python -m benchmarks.maps logs/GANomaly/brick/RUN textures/brick
 
-takes a finished run on a folder of images with masks, such as `benchmarks.textures` makes, and measures both factors
-and their product, which is the detector's map, on the test images.
+The benchmark takes a finished run on a folder of images with masks, such as `benchmarks.textures` writes. It measures
+both factors and their product, which is the anomaly map, on the test images.
 """
 
 import os
@@ -22,14 +22,14 @@ from anomaly_toolbox.evaluation import pixel_metrics
 from anomaly_toolbox.inference.detector import load_detector
 from anomaly_toolbox.models import losses
 
-FIGURES = ("pixel_auroc", "pixel_auprc", "pro")
+METRICS = ("pixel_auroc", "pixel_auprc", "pro")
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def main(run: Path, folder: Path) -> None:
-    """Measures residuals, unusual surroundings and anomaly maps of RUN on the test images of FOLDER."""
+    """Measure residuals, local feature distances and anomaly maps of RUN on the test images of FOLDER."""
     detector = load_detector(run)
     dataset = ImageFolder(folder)
     dataset.configure(detector.hyperparameters.batch_size, detector.image_shape[:2], drop_remainder=False)
@@ -41,11 +41,11 @@ def main(run: Path, folder: Path) -> None:
         residuals.append(losses.l1_per_pixel(images, reconstructions).numpy())
         maps.append(detector.map_from_reconstruction(images, reconstructions).numpy())
     residuals, maps = np.concatenate(residuals), np.concatenate(maps)
-    table = Table("", *FIGURES, box=None)
-    unusual = maps / np.maximum(residuals, np.finfo(np.float32).tiny)
-    for name, values in (("residual", residuals), ("unusual surroundings", unusual), ("map", maps)):
-        figures = pixel_metrics(dataset.test_masks, values)
-        table.add_row(name, *(f"{figures[figure]:.3f}" for figure in FIGURES))
+    distances = maps / np.maximum(residuals, np.finfo(np.float32).tiny)
+    table = Table("", *METRICS, box=None)
+    for name, values in (("residual", residuals), ("local feature distance", distances), ("map", maps)):
+        measured = pixel_metrics(dataset.test_masks, values)
+        table.add_row(name, *(f"{measured[metric]:.3f}" for metric in METRICS))
     plain_console().print(table)
 
 

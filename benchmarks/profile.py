@@ -1,8 +1,8 @@
-"""What a training step spends its time on: the operations of the XLA program, by kind, from TensorFlow's profiler.
+"""Profiles a training step: the time of the operations of its XLA program, by kind, from TensorFlow's profiler.
 
     python -m benchmarks.profile --experiment EGBAD
 
-Times are those of the threads together, so they add up to more than the step where two threads work.
+The times of all threads are added, so with several threads their sum is more than the duration of a step.
 """
 
 import collections
@@ -24,9 +24,23 @@ from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.models import METHODS, detector_class, method_name
 from anomaly_toolbox.sweeps import hps
 
-#: For what the compiler left without a name: the kind by what its instructions do.
-RANDOM, SUMS, MOVES = "random numbers", "sums (batch normalisation, gradients of biases)", "copies and transpositions"
-MOVING = {
+RANDOM = "random numbers"
+SUMS = "sums (batch normalisation, gradients of biases)"
+COPIES = "copies and transpositions"
+OTHER = "other"
+
+#: The kind of an operation is that of the first pattern found in its name.
+PATTERNS = {
+    RANDOM: r"random",
+    "batch normalisation": r"batch_normalization|moments",
+    "dropout, without its random numbers": r"dropout",
+    "matrix products": r"MatMul|^dot",
+    "convolutions": r"[Cc]onv",
+    "activations": r"[Rr]elu|[Tt]anh|Softplus|Sigmoid",
+    "Adam and averaged weights": r"adam|Assign|^add_|^mul_|^sub_",
+}
+#: Instructions that only move values.
+COPYING_OPCODES = {
     "bitcast",
     "broadcast",
     "concatenate",
@@ -38,75 +52,81 @@ MOVING = {
     "slice",
     "transpose",
 }
-#: The first pattern that is found in the name of an operation tells its kind.
-KINDS = {
-    RANDOM: r"random",
-    "batch normalisation": r"batch_normalization|moments",
-    "dropout, without its random numbers": r"dropout",
-    "matrix products": r"MatMul|^dot",
-    "convolutions": r"[Cc]onv",
-    "activations": r"[Rr]elu|[Tt]anh|Softplus|Sigmoid",
-    "Adam and averaged weights": r"adam|Assign|^add_|^mul_|^sub_",
-}
 
 
-def kinds_of_operations(module: hlo_pb2.HloModuleProto) -> dict[str, str]:
-    """The kind of each instruction of a program; a fusion's is that of most of what was fused."""
-    inside = {computation.id: computation.instructions for computation in module.computations}
-    kinds = {}
-    for instructions in inside.values():
-        for instruction in instructions:
-            parts = [part for called in instruction.called_computation_ids for part in inside[called]]
-            named = [name for part in [instruction, *parts] if (name := part.metadata.op_name)]
-            found = collections.Counter(kind for name in named if (kind := kind_of(name)))
-            nameless = kind_of(instruction.opcode) or kind_of_nameless({part.opcode for part in [instruction, *parts]})
-            kinds[instruction.name] = found.most_common(1)[0][0] if found else nameless
-    return kinds
+def kind_of_name(name: str) -> str | None:
+    """The kind of an operation with this name; None if no pattern is found."""
+    for kind, pattern in PATTERNS.items():
+        if re.search(pattern, name):
+            return kind
+    return None
 
 
-def kind_of_nameless(opcodes: set[str]) -> str:
-    """The kind of an instruction that is made of these operations; generators of random numbers shift and xor."""
-    if "xor" in opcodes:
+def kind_of_opcodes(opcodes: set[str]) -> str:
+    """The kind of an instruction without a name, by the instructions that it consists of."""
+    if "xor" in opcodes:  # only generators of random numbers use it
         return RANDOM
     if opcodes & {"reduce", "reduce-window"}:
         return SUMS
-    return MOVES if opcodes - {"fusion", "call"} <= MOVING else "other"
+    return COPIES if opcodes - {"fusion", "call"} <= COPYING_OPCODES else OTHER
 
 
-def kind_of(name: str) -> str | None:
-    """The kind that a name of an operation tells of."""
-    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), None)
+def kinds_of_instructions(module: hlo_pb2.HloModuleProto) -> dict[str, str]:
+    """The kind of each instruction of a program; a fusion has the most frequent kind of the instructions inside it."""
+    computations = {computation.id: computation.instructions for computation in module.computations}
+    kinds = {}
+    for instructions in computations.values():
+        for instruction in instructions:
+            parts = [instruction]
+            for computation_id in instruction.called_computation_ids:
+                parts += computations[computation_id]
+            named_kinds = [kind_of_name(part.metadata.op_name) for part in parts if part.metadata.op_name]
+            counts = collections.Counter(kind for kind in named_kinds if kind is not None)
+            if counts:
+                kind = counts.most_common(1)[0][0]
+            else:
+                kind = kind_of_name(instruction.opcode) or kind_of_opcodes({part.opcode for part in parts})
+            kinds[instruction.name] = kind
+    return kinds
 
 
-def seconds_by_kind(profile: Path) -> collections.Counter:
-    """Seconds of all threads, by the kind of the operation."""
+def seconds_by_kind(profile: Path) -> collections.Counter[str]:
+    """The time of all threads in seconds, by the kind of the operation.
+
+    Args:
+        profile: a file of TensorFlow's profiler, `*.xplane.pb`.
+    """
     space = xplane_pb2.XSpace()
     space.ParseFromString(profile.read_bytes())
-    kinds, seconds = {}, collections.Counter()
+    kinds = {}
     for plane in space.planes:
-        for metadata in plane.event_metadata.values() if plane.name == "/host:metadata" else ():
-            for stat in metadata.stats:
-                kinds |= kinds_of_operations(hlo_pb2.HloProto.FromString(stat.bytes_value).hlo_module)
+        if plane.name == "/host:metadata":  # holds the compiled programs
+            for metadata in plane.event_metadata.values():
+                for stat in metadata.stats:
+                    program = hlo_pb2.HloProto.FromString(stat.bytes_value)
+                    kinds |= kinds_of_instructions(program.hlo_module)
+    seconds = collections.Counter[str]()
     for plane in space.planes:
-        operation = {number for number, stat in plane.stat_metadata.items() if stat.name == "hlo_op"}
+        operation_ids = {stat_id for stat_id, stat in plane.stat_metadata.items() if stat.name == "hlo_op"}
         for line in plane.lines:
             for event in line.events:
-                if any(stat.metadata_id in operation for stat in event.stats):
+                if any(stat.metadata_id in operation_ids for stat in event.stats):
                     name = plane.event_metadata[event.metadata_id].name
-                    seconds[kinds.get(name, "other")] += event.duration_ps / 1e12
+                    seconds[kinds.get(name, OTHER)] += event.duration_ps / 1e12
     return seconds
 
 
 @click.command()
-@click.option("--experiment", default="EGBAD", show_default=True, help=f"One of {', '.join(METHODS)}.")
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, as for anomaly-box.")
-@click.option("--channels", default=1, show_default=True, help="Channels of the images.")
-@click.option("--steps", default=20, show_default=True, help="Training steps.")
+@click.option("--experiment", default="EGBAD", show_default=True, help=f"The method: {', '.join(METHODS)}.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Hyperparameter, as in anomaly-box.")
+@click.option("--channels", default=1, show_default=True, help="Number of channels of the images.")
+@click.option("--steps", default=20, show_default=True, help="Number of training steps.")
 def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int) -> None:
-    """Shows what the training steps of a method spend their time on."""
+    """Show which operations the training steps of a method spend their time on."""
     experiment = method_name(experiment)
     cls = detector_class(experiment)
-    hp = hps.first_trial(cls.Hyperparameters, hps.domains(cls.Hyperparameters, experiment, overrides=overrides))
+    domains = hps.read_domains(cls.Hyperparameters, experiment, overrides=overrides)
+    hp = hps.first_trial(cls.Hyperparameters, domains)
     detector = cls(hp, channels)
     detector.compile()
     images = tf.random.uniform((hp.batch_size, *detector.image_shape), -1, 1, seed=0)
@@ -119,10 +139,10 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int)
         seconds = seconds_by_kind(profile)
     table = Table(title=f"{experiment}, batch {hp.batch_size} {' '.join(overrides)}", box=None, pad_edge=False)
     table.add_column("operations")
-    for column in ("ms a step", "share"):
-        table.add_column(column, justify="right")
-    for kind, of_kind in seconds.most_common():
-        table.add_row(kind, f"{1000 * of_kind / steps:.1f}", f"{of_kind / seconds.total():.0%}")
+    table.add_column("ms per step", justify="right")
+    table.add_column("share", justify="right")
+    for kind, duration in seconds.most_common():
+        table.add_row(kind, f"{1000 * duration / steps:.1f}", f"{duration / seconds.total():.0%}")
     plain_console().print(table)
 
 

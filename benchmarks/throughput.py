@@ -1,10 +1,11 @@
-"""How fast a method trains and scores, as a share of what the machine can do at best.
+"""Measures the speed of training and scoring as a share of the peak of the machine.
 
     python -m benchmarks.throughput --experiment GANomaly
 
-The machine's best is a product of two 2048x2048 float32 matrices, repeated for about as long as the training beside it
-in each round, since a shared machine is fast one moment and slow the next; shares are of the same round's peak, and the
-median of all rounds counts. Training is Keras's `fit` with its loop, not the compiled step alone.
+The peak is the speed of a product of two 2048x2048 float32 matrices. Each round measures the peak for about as long as
+the training, because the speed of a shared machine varies from moment to moment. A share compares with the peak of the
+same round, and the median over all rounds is printed. Training is Keras's `fit` with its loop, not only the compiled
+step.
 """
 
 import os
@@ -30,14 +31,14 @@ SIDE = 2048
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long `action` takes."""
-    began = time.perf_counter()
+    """The duration of a call of `action`."""
+    started = time.perf_counter()
     action()
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def peak_gflops(repeats: int = 20) -> float:
-    """Gigaflop a second of the matrix product."""
+    """The speed of the matrix product in GFLOP per second."""
     matrix = tf.random.normal((SIDE, SIDE))
     product = tf.function(lambda: tf.reduce_sum(matrix @ matrix))
     product()
@@ -45,9 +46,9 @@ def peak_gflops(repeats: int = 20) -> float:
 
 
 def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) -> float:
-    """Images a second that the input pipeline delivers alone, from its second epoch on.
+    """The speed of the input pipeline alone, from its second epoch on.
 
-    It is given 20,000 random 28x28 images, or as many as take 1 GiB in its cache.
+    The dataset has 20,000 random images of 28x28 pixels, or fewer if their cache would take more than 1 GiB.
     """
     generator = np.random.default_rng(0)
     count = min(20_000, 2**30 // (4 * image_size**2 * channels))
@@ -57,23 +58,28 @@ def pipeline_images_per_second(batch_size: int, image_size: int, channels: int) 
     n_normal = count - count // 10
     steps = n_normal // batch_size
     batches = iter(training_batches(dataset.train_normal, batch_size, (image_size, image_size, channels), n_normal, 0))
-    epoch = lambda: [next(batches) for _ in range(steps)]  # noqa: E731
-    epoch()  # fills the cache
-    return steps * batch_size / min(seconds(epoch) for _ in range(3))
+
+    def run_epoch() -> None:
+        for _ in range(steps):
+            next(batches)
+
+    run_epoch()  # fills the cache
+    return steps * batch_size / min(seconds(run_epoch) for _ in range(3))
 
 
 @click.command()
-@click.option("--experiment", default="GANomaly", show_default=True, help=f"One of {', '.join(METHODS)}.")
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="A hyperparameter, as for anomaly-box.")
-@click.option("--channels", default=1, show_default=True, help="Channels of the images.")
-@click.option("--steps", default=10, show_default=True, help="Training steps in a round.")
-@click.option("--rounds", default=6, show_default=True, help="Rounds; the median counts.")
+@click.option("--experiment", default="GANomaly", show_default=True, help=f"The method: {', '.join(METHODS)}.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Hyperparameter, as in anomaly-box.")
+@click.option("--channels", default=1, show_default=True, help="Number of channels of the images.")
+@click.option("--steps", default=10, show_default=True, help="Number of training steps in a round.")
+@click.option("--rounds", default=6, show_default=True, help="Number of rounds.")
 def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int, rounds: int) -> None:
-    """Measures training, scoring and the input pipeline of a method at its paper's sizes, or others."""
+    """Measure training, scoring and the input pipeline of a method, by default at the sizes of its paper."""
     console = plain_console()
     experiment = method_name(experiment)
     cls = detector_class(experiment)
-    hp = hps.first_trial(cls.Hyperparameters, hps.domains(cls.Hyperparameters, experiment, overrides=overrides))
+    domains = hps.read_domains(cls.Hyperparameters, experiment, overrides=overrides)
+    hp = hps.first_trial(cls.Hyperparameters, domains)
     batch_size = hp.batch_size
     detector = cls(hp, channels)
     detector.compile()
@@ -83,15 +89,20 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int,
 
     images = tf.random.uniform(spec.shape, -1, 1, seed=0)
     endless = tf.data.Dataset.from_tensors(images).repeat()
-    train = lambda: detector.fit(endless, steps_per_epoch=steps, verbose=0, shuffle=False)  # noqa: E731
 
-    def score():
+    def train() -> None:
+        detector.fit(endless, steps_per_epoch=steps, verbose=0, shuffle=False)
+
+    def score() -> None:
         with detector.fast_validation():
             detector.predict(endless, steps=steps, verbose=0)
 
-    train(), score()  # compiles
+    train()  # compiles
+    score()
 
-    peaks, training, scoring = [], [], []
+    peaks: list[float] = []
+    training: list[float] = []
+    scoring: list[float] = []
     for _ in track(range(rounds), "measuring", console=console, transient=True):
         peaks.append(peak_gflops())
         training.append(steps * batch_size / seconds(train))
@@ -100,12 +111,15 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int,
     console.print(f"matrix-product peak  {np.median(peaks):10,.1f} GFLOP/s")
     for name, rates, cost in (("training", training, per_training_image), ("scoring", scoring, per_scored_image)):
         shares = np.array(rates) * cost / np.array(peaks)
-        of_peak = f"{np.median(shares):.0%} of the peak (rounds: {shares.min():.0%} to {shares.max():.0%})"
-        told = "searched as after an epoch" if np.isnan(cost) else f"{cost:.3f} GFLOP an image, {of_peak}"
-        console.print(f"{name:19}  {np.median(rates):10,.0f} images/s, {told}", soft_wrap=True)
+        if np.isnan(cost):
+            detail = "with the search of a validation"
+        else:
+            share = f"{np.median(shares):.0%} of the peak (rounds: {shares.min():.0%} to {shares.max():.0%})"
+            detail = f"{cost:.3f} GFLOP per image, {share}"
+        console.print(f"{name:19}  {np.median(rates):10,.0f} images/s, {detail}", soft_wrap=True)
     delivered = pipeline_images_per_second(batch_size, hp.image_size, channels)
     ratio = delivered / np.median(training)
-    console.print(f"{'input pipeline':19}  {delivered:10,.0f} images/s, {ratio:.0f} times the training")
+    console.print(f"{'input pipeline':19}  {delivered:10,.0f} images/s, {ratio:.0f} times the speed of training")
 
 
 if __name__ == "__main__":

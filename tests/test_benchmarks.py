@@ -1,4 +1,4 @@
-"""The benchmark counts right; what it times is never tested."""
+"""The parts of the benchmarks that do not measure time."""
 
 import math
 
@@ -12,25 +12,25 @@ from benchmarks import textures
 from benchmarks.flops import gflop
 
 
-def test_convolutions_and_products_by_hand():
-    layer = tf.random.normal((3, 3, 2, 5))
+def test_the_cost_of_convolutions_and_matrix_products():
+    kernel = tf.random.normal((3, 3, 2, 5))
 
     @tf.function
     def convolution(x):
-        return tf.nn.conv2d(x, layer, strides=2, padding="SAME")
+        return tf.nn.conv2d(x, kernel, strides=2, padding="SAME")
 
-    # 4 images, 4x4x5 outputs, each of 3x3x2 multiply-adds
+    # 4 images have 4x4x5 outputs each, and an output takes 3x3x2 multiply-adds.
     assert gflop(convolution, tf.TensorSpec((4, 8, 8, 2))) == pytest.approx(2 * 4 * 4 * 4 * 5 * 3 * 3 * 2 / 1e9)
 
     @tf.function
     def product(x):
-        tf.nn.conv2d(tf.ones((1, 8, 8, 2)), layer, strides=1, padding="SAME")
+        tf.nn.conv2d(tf.ones((1, 8, 8, 2)), kernel, strides=1, padding="SAME")
         return tf.matmul(x, x, transpose_a=True)
 
     assert gflop(product, tf.TensorSpec((7, 3))) == pytest.approx(2 * 3 * 3 * 7 / 1e9)
 
 
-def test_gradients_cost_as_much_as_the_way_there():
+def test_each_of_two_gradients_costs_as_much_as_the_forward_pass():
     kernel = tf.Variable(tf.random.normal((3, 3, 2, 5)))
 
     @tf.function
@@ -44,7 +44,7 @@ def test_gradients_cost_as_much_as_the_way_there():
     assert gflop(gradients, tf.TensorSpec((4, 8, 8, 2))) == pytest.approx(3 * forward)
 
 
-def test_a_loop_is_not_counted():
+def test_the_cost_of_a_loop_is_unknown():
     @tf.function
     def loop(x):
         return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.matmul(y, y)), (0, x))[1]
@@ -62,5 +62,5 @@ def test_textures_with_defects_and_their_masks(tmp_path):
     assert [mask.any() for mask in dataset.test_masks] == [kind != "good" for kind in kinds]
     piece = photograph[:32, :32]
     for kind in textures.DEFECTS:
-        spoilt, mask = textures.defect(piece, kind, np.random.default_rng(0))
-        assert 0 < np.count_nonzero(spoilt != piece) <= np.count_nonzero(mask) < 32 * 32 / 4
+        anomalous, mask = textures.add_defect(piece, kind, np.random.default_rng(0))
+        assert 0 < np.count_nonzero(anomalous != piece) <= np.count_nonzero(mask) < 32 * 32 / 4

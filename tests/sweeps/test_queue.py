@@ -60,10 +60,9 @@ def test_requeue_copies_a_trial_without_its_user_attributes(study):
     `Study.enqueue_trial` does not record which trial it repeats, and the retry callback copies the user attributes.
     """
     message = "is there a public way now to requeue a trial without its user attributes?"
+    options_of_callback = parameters(RetryHeartbeatStaleTrialCallback.__init__)
+    assert options_of_callback == {"max_retry", "inherit_intermediate_values"}, message
     assert parameters(optuna.Study.enqueue_trial) == {"params", "user_attrs", "skip_if_exists"}, message
-    assert parameters(RetryHeartbeatStaleTrialCallback.__init__) == {"max_retry", "inherit_intermediate_values"}, (
-        message
-    )
     study.enqueue_trial({"width": 3})
     trial = study.ask()
     trial.suggest_int("width", 1, 9)
@@ -119,18 +118,20 @@ def test_repetitions_are_recorded(study):
 
 
 def test_quiet_optuna_restores_verbosity_and_warnings():
-    verbosity, filters = optuna.logging.get_verbosity(), list(warnings.filters)
-    with quiet_optuna():
-        assert optuna.logging.get_verbosity() == optuna.logging.ERROR
-        assert warnings.filters != filters
-    assert (optuna.logging.get_verbosity(), warnings.filters) == (verbosity, filters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        before = optuna.logging.get_verbosity(), list(warnings.filters)
+        with quiet_optuna():
+            assert optuna.logging.get_verbosity() == optuna.logging.ERROR
+            assert warnings.filters[0][2] is optuna.exceptions.ExperimentalWarning
+        assert (optuna.logging.get_verbosity(), warnings.filters) == before
 
 
 def test_imports_change_neither_verbosity_nor_warnings():
-    """All libraries are imported first, because some of them add filters of their own."""
+    """The program imports other libraries first, because some of them add warning filters."""
     program = """
 import importlib, pkgutil, warnings
-import filelock, keras, matplotlib, optuna, optuna.storages.journal, pandas, sklearn, sqlalchemy, tensorflow
+import filelock, matplotlib, optuna, optuna.storages.journal, rich, sklearn, sqlalchemy, tensorflow
 import anomaly_toolbox.sweeps as package
 
 before = optuna.logging.get_verbosity(), list(warnings.filters)
