@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST_VENV := .venv-oldest
 BIN := $(VENV)/bin
+# Two processes share the test files; each imports TensorFlow once.
+PYTEST := -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: help demo test test-fast test-oldest lint docs clean
 
@@ -19,13 +21,13 @@ demo: $(VENV)/.installed
 	$(BIN)/anomaly-box --experiment GANomaly --dataset Digits --hps-path hps/demo.json
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-oldest: $(OLDEST_VENV)/.installed-dev
-	$(OLDEST_VENV)/bin/python -m pytest
+	$(OLDEST_VENV)/bin/python $(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ import click
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import matplotlib
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ from anomaly_toolbox.files import atomic_write
 from anomaly_toolbox.inference.detector import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.anogan import LOOPS_WITH_XLA, AnoGAN
+from anomaly_toolbox.pictures import STYLE
 from anomaly_toolbox.sweeps import hps
 from anomaly_toolbox.training.trial import Trial, run_trial
 from benchmarks.throughput import seconds
@@ -90,6 +92,7 @@ def auprc(search: Search, split: ScoringSplit, gamma: int, is_warm: bool) -> flo
     return float(average_precision_score(split.labels, scores))
 
 
+@matplotlib.rc_context(STYLE)
 def draw(path: Path, cold: dict[int, float], warm: dict[int, float], prevalence: float) -> None:
     """Plots the AUPRC against Γ.
 

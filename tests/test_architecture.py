@@ -29,7 +29,8 @@ REGISTRIES = {"anomaly_toolbox.models", "anomaly_toolbox.datasets"}
 WITHOUT_TENSORFLOW = [
     *("errors", "files", "console", "streams", "runs", "evaluation", "models.hyperparameters"),
     *("report.rows", "report.comparison", "report.tables", "report.page", "report.command"),
-    *("sweeps.hps", "sweeps.plan", "sweeps.search", "sweeps.storage", "sweeps.sweep", "sweeps.workers"),
+    *("sweeps.hps", "sweeps.plan", "sweeps.search", "sweeps.storage", "sweeps.queue", "sweeps.liveness"),
+    *("sweeps.sweep", "sweeps.workers"),
     *("inference.predict", "inference.formats", "datasets.layout", "datasets.walk", "datasets.masks"),
 ]
 

@@ -142,6 +142,7 @@ def test_mistakes_are_reported_before_tensorflow_is_imported(tmp_path, arguments
     assert message in finished.stderr
 
 
+@pytest.mark.slow
 def test_a_command_without_standard_streams_finishes(tmp_path):
     command = f"{sys.executable} -m anomaly_toolbox --experiment PCA --dataset Digits --set image_size=8 <&- >&- 2>&-"
     assert subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False).returncode == 0
@@ -224,6 +225,7 @@ def test_a_log_folder_that_cannot_be_written(tmp_path):
     assert re.fullmatch(r"Error: .*/file/logs.*: Not a directory\n", result.stderr)
 
 
+@pytest.mark.slow
 def test_a_changed_python_file_is_noticed(tmp_path):
     """A finished run is not reused for other images."""
     source = "from anomaly_toolbox.datasets.digits import Digits\n\n\nclass Parts(Digits):\n    pass\n"
@@ -259,6 +261,7 @@ def test_ctrl_c_prints_how_to_continue(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_a_grid_survives_a_trial_that_fails(tmp_path):
     """The batch of the second trial is too large; the first trial finishes, and the table shows it."""
     section = {name: {"type": "Discrete", "values": [value]} for name, value in TINY["GANomaly"].items()}
@@ -271,6 +274,7 @@ def test_a_grid_survives_a_trial_that_fails(tmp_path):
     assert len(list((tmp_path / "logs").rglob("results.json"))) == 1
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_a_run_after_kill_9(idx_folder, tmp_path):
     """A real process is killed in the middle of an epoch; the metrics equal those of a run that was not killed."""
     command = [sys.executable, "-m", "anomaly_toolbox", "--experiment", "GANomaly", "--dataset", "MNIST"]

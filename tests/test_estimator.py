@@ -13,6 +13,8 @@ from anomaly_toolbox.errors import ToolboxError
 from anomaly_toolbox.estimator import ImageOutlierDetector
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"image_size": 4, "batch_size": 16}
 
 

@@ -14,6 +14,8 @@ import anomaly_toolbox
 from anomaly_toolbox.cli import main
 from tests.datasets.test_folder import fill
 
+pytestmark = pytest.mark.slow
+
 
 def anomaly_box(*arguments):
     result = CliRunner().invoke(main, list(map(str, arguments)))

@@ -25,6 +25,8 @@ from anomaly_toolbox.training.trial import Trial, run_trial
 from tests.conftest import TINY
 from tests.datasets.test_folder import fill
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

@@ -27,7 +27,7 @@ SUPPORTED = [
     for score in typing.get_args(detector_class(method).Hyperparameters.model_fields["score"].annotation)
 ]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")]
 
 
 @pytest.fixture(scope="module")

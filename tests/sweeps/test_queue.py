@@ -127,6 +127,7 @@ def test_quiet_optuna_restores_verbosity_and_warnings():
         assert (optuna.logging.get_verbosity(), warnings.filters) == before
 
 
+@pytest.mark.slow
 def test_imports_change_neither_verbosity_nor_warnings():
     """The program imports other libraries first, because some of them add warning filters."""
     program = """

@@ -237,6 +237,7 @@ def check_that_each_trial_runs_once(location, folder):
     assert states(demo_sweep(location, folder)) == ["COMPLETE"] * 6
 
 
+@pytest.mark.slow
 def test_each_trial_runs_once_with_a_journal(tmp_path):
     check_that_each_trial_runs_once(str(tmp_path / "journal"), tmp_path)
 
@@ -265,6 +266,7 @@ def postgresql(tmp_path):
     server("rm", "-r", str(folder))
 
 
+@pytest.mark.slow
 def test_each_trial_runs_once_with_postgresql(postgresql, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(storage, "GRACE_SECONDS", 3)

@@ -26,6 +26,8 @@ from anomaly_toolbox.training import callbacks, gallery, progress, summaries
 from anomaly_toolbox.training.trial import Trial, run_trial
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 
 def trial(method="GANomaly", seed=0, **changes):
     in_epochs = {"step_log_frequency": 5} if "epochs" in TINY[method] else {}
