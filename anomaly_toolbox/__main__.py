@@ -1,4 +1,4 @@
-"""`python -m anomaly_toolbox` is `anomaly-box`."""
+"""Runs the command `anomaly-box` as `python -m anomaly_toolbox`."""
 
 from anomaly_toolbox.cli import main
 

@@ -1,4 +1,4 @@
-"""Where workers meet: a journal file or a database, opened as an Optuna storage. No TensorFlow here."""
+"""The storage of a sweep: a journal file or a database, in which workers share trials. No TensorFlow here."""
 
 import contextlib
 import itertools

@@ -4,7 +4,7 @@ All trials of a study wait in its queue before the first one runs. A worker take
 storage, so no trial runs twice. When a worker dies, its trial returns to the queue:
 
 * in a database, Optuna's heartbeats show which workers died,
-* beside a journal file, each worker holds a lock, which the system releases when the process ends.
+* with a journal file, each worker holds a lock, which the system releases when the process ends.
 """
 
 import contextlib
