@@ -65,7 +65,11 @@ def labels_of(split):
     return np.concatenate([np.zeros(0, int), *(labels for _, labels in split.as_numpy_iterator())])
 
 
-@pytest.fixture(params=[*sorted(DATASETS), *USERS_CLASSES], scope="module")
+SLOW_TO_READ = {"FashionMNIST": pytest.mark.slow}  # 70,000 images
+PARAMS = [pytest.param(name, marks=SLOW_TO_READ.get(name, ())) for name in (*sorted(DATASETS), *USERS_CLASSES)]
+
+
+@pytest.fixture(params=PARAMS, scope="module")
 def dataset(request, tmp_path_factory):
     """A configured dataset, its expected numbers of normal and anomalous images by split, and its label."""
     tf.random.set_seed(0)

@@ -159,6 +159,7 @@ def test_fast_validation_is_short_and_needs_no_compilation(detector, images):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_the_warm_start_fits_only_the_encoder_and_lowers_the_loss(images):
     keras.utils.set_random_seed(0)
     detector = tiny_detector("AnoGAN", gamma=0, encoder_steps=60)
@@ -181,6 +182,7 @@ def test_the_warm_start_fits_only_the_encoder_and_lowers_the_loss(images):
     assert {"latent_neighbours", "mahalanobis"} <= set(detector.scores(x))
 
 
+@pytest.mark.slow
 def test_the_fitted_encoder_is_stored(images, tmp_path):
     detector = tiny_detector("AnoGAN")
     detector.after_fit(images)

@@ -107,6 +107,7 @@ def train_discriminator_against_a_blurred_copy(floor):
     return [float(step()) for _ in range(300)]
 
 
+@pytest.mark.slow
 def test_the_floor_keeps_the_loss_of_the_discriminator_from_vanishing():
     """Without the floor, the loss vanishes, and the gradient with it."""
     floor = GANomalyHyperparameters().discriminator_loss_floor

@@ -59,6 +59,7 @@ def test_every_hyperparameter_is_described_and_has_a_default():
         assert all(field.description for field in schema.model_fields.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(set(METHODS) - BASELINES))
 def test_training_changes_every_weight(method):
     tf.keras.utils.set_random_seed(0)
@@ -139,6 +140,7 @@ def local_feature_distances(detector, images):
     return np.kron(distances, np.ones((1, 2, 2)))
 
 
+@pytest.mark.slow
 def test_saved_networks_score_the_same(detector, images, tmp_path):
     """The memory banks are saved too, and replace those that are already filled."""
     path = tmp_path / "model.weights.h5"
