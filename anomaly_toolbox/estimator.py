@@ -29,8 +29,8 @@ from anomaly_toolbox.models.adversarial import Divergence
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, fill_batches
 from anomaly_toolbox.models.hyperparameters import validate
 
-OVERSHOOT = 0.25  # how far later values may leave the range from black to white, as a share of it
-DARKEST = 1 / 128  # if all values of another type are below this share of the brightest training value, white differs
+OVERSHOOT = 0.25  # the share of the range from black to white by which later values may exceed it
+DARKEST = 1 / 128  # images of another type that are darker than this share of the training images are refused
 
 
 def _black_and_white(X: np.ndarray) -> tuple[float, float]:
@@ -63,7 +63,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class ImageOutlierDetector(OutlierMixin, BaseEstimator):
-    """A method of the toolbox with scikit-learn's interface and signs. It does not validate, and writes no run folder.
+    """A method of the toolbox with scikit-learn's interface and signs, without validation images and run folder.
 
     Images, X, have the shape (n, height, width), (n, height, width, 1) or (n, height, width, 3). X can also be a table,
     (n, pixels), whose rows become images one pixel high. Images are resized to the method's `image_size`.
@@ -108,7 +108,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         NumPy's global one.
 
         Args:
-            X: images, see the class; at least two.
+            X: at least two images, in one of the shapes that the class describes.
             y: ignored.
 
         Raises:
@@ -122,7 +122,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         black, white = _black_and_white(X)
         self.black_white_ = black, white
         self._fitted_dtype = X.dtype
-        self._fitted_high = (X.max() - black) / max(white - black, 1e-300)
+        self._fitted_high = (X.max() - black) / max(white - black, 1e-300)  # 1 if the brightest pixel is white
         cls = detector_class(method_name(self.method))
         hp = validate(cls.Hyperparameters, self.hyperparameters or {})
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})

@@ -55,7 +55,7 @@ def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) 
 
 
 def _format_value(value: Any) -> str:
-    """The value as text; a string that reads like another value gets quotes, as the label "1" next to the number 1."""
+    """The value as text. Strings that look like other values get quotes: the labels "1" and 1 are not the same."""
     if isinstance(value, str):
         if value in ("None", "True", "False"):
             return repr(value)
@@ -70,7 +70,8 @@ class Run:
 
     Args:
         folder: `<log_dir>/<Experiment>/<Dataset>/<run name>`; `locked` makes it.
-        hparams: what defines the run: experiment, dataset, hyperparameters, seed, versions of packages, and so on.
+        hparams: the content of `hparams.json`: experiment, dataset, hyperparameters, seed, versions of packages, and so
+            on.
     """
 
     def __init__(self, folder: Path, hparams: dict[str, Any]):
@@ -108,7 +109,7 @@ class Run:
             elif path.name != ".lock":
                 path.unlink()
 
-    def discard_unbegun(self) -> None:
+    def remove_unless_trained(self) -> None:
         """Removes the folder, unless it holds a checkpoint or results."""
         if not self.checkpoint.exists() and not self.results_path.exists():
             shutil.rmtree(self.folder)
@@ -250,7 +251,7 @@ class FinishedRun:
 
     @property
     def threshold(self) -> float:
-        """Images whose selected score is at or above it are called anomalous."""
+        """The threshold: images with a selected score at or above it are called anomalous."""
         threshold: float = self.results["test"]["threshold"]
         return threshold
 
@@ -277,5 +278,5 @@ def advice_on_damage(folder: Path) -> Iterator[None]:
 
 
 def _digest(results: dict[str, Any]) -> str:
-    """A checksum of the values, whatever the layout of the file."""
+    """A checksum of the values, which does not depend on the layout of the file."""
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()

@@ -72,7 +72,7 @@ def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0, **optio
     Args:
         name: see `dataset_name`. A `.py` file must hold a class with the name of the file.
         data_dir: the folder or archive of the data, or where it is downloaded to.
-        seed: decides the splits, if the class takes a `seed`.
+        seed: the seed with which splits are drawn, if the class takes a `seed`.
         options: other command-line options by name; None if an option was not given.
 
     Raises:

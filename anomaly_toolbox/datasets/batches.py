@@ -1,7 +1,7 @@
 """From a configured dataset to the batches that compiled steps take, all of one static shape.
 
-XLA compiles a step for one shape. So training leaves out the last, incomplete batch. Scoring fills it up with zeros and
-cuts off their scores, so that every image is scored.
+XLA compiles a step for one shape. Training therefore leaves out the last, incomplete batch. Scoring fills it up with
+zeros, whose scores are removed afterwards, so that every image is scored.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ class ScoringSplit:
 
     Attributes:
         batches: batches of images, (batch, height, width, channels), float32; the last batch is filled up with zeros.
-            Every pass compares the images with those of the survey, and raises an error if they differ; `same_order`
-            makes it readable.
+            Every pass compares the images with those of the survey and raises a TensorFlow error if they differ, which
+            `reraise_other_order` turns into one line.
         labels: (n,), 0 or 1, in the order of the images.
         normal_examples: at most six normal images, (m, height, width, channels), float32, for pictures.
         anomalous_examples: at most six anomalous images, likewise.
-        fingerprint: a checksum of all images.
+        digest: a checksum of all images with their labels.
     """
 
     batches: tf.data.Dataset
     labels: np.ndarray
     normal_examples: np.ndarray
     anomalous_examples: np.ndarray
-    fingerprint: str
+    digest: str
 
     @property
     def examples(self) -> np.ndarray:
@@ -65,8 +65,8 @@ def training_batches(
         train_normal: a split of a dataset.
         batch_size, image_shape: the static shape of the batches; `image_shape` is (height, width, channels).
         count: the number of images in the split.
-        epochs_done: epochs of an earlier training to skip; the order continues as if there had been no break.
-        shuffle_buffer_size: shuffles the images; None: the dataset shuffles them itself.
+        epochs_done: the number of epochs of an interrupted training; the order of the images continues after them.
+        shuffle_buffer_size: the number of images that are shuffled at a time; None: the dataset shuffles them itself.
 
     Raises:
         InputError: there are not enough images for one batch.
@@ -99,11 +99,11 @@ def sample_images(
         survey: the survey of the split.
         image_shape: (height, width, channels).
         size: the number of images to draw; all are taken if there are fewer.
-        seed: decides which images are drawn.
+        seed: the seed of the draw.
 
     Returns:
-        The images, (size, height, width, channels), float32; and whether the images came in another order than in the
-        survey, as training images should.
+        The images, (size, height, width, channels), float32; and whether the dataset shuffles its training images: they
+        came in another order than in the survey, or there are too few to compare orders.
 
     Raises:
         ToolboxError: the number of images is not that of the survey.
@@ -111,7 +111,8 @@ def sample_images(
     n_images = len(survey.labels)
     is_drawn = np.zeros(n_images, bool)
     is_drawn[np.random.default_rng(seed).permutation(n_images)[:size]] = True
-    drawn, all_digests = [], [np.zeros(0, np.int32)]
+    drawn = []
+    all_digests = [np.zeros(0, np.int32)]
     start = 0
     for images, labels in _pairs(train_normal, image_shape, survey.name).as_numpy_iterator():
         drawn.append(images[is_drawn[start : start + len(images)]])
@@ -154,10 +155,10 @@ def scoring_split(
     batches = _checked_batches(pairs, digests, survey.name, batch_size, image_shape)
     normal = np.flatnonzero(labels == 0)[:EXAMPLES_OF_EACH_KIND]
     anomalous = np.flatnonzero(labels == 1)[:EXAMPLES_OF_EACH_KIND]
-    with same_order():  # this is the second pass, which finds most splits that come in a new order each time
+    with reraise_other_order():  # this second pass finds most splits that come in a new order each time
         examples = _read_images(batches, np.concatenate([normal, anomalous]), image_shape)
-    fingerprint = hashlib.sha256(digests.tobytes()).hexdigest()
-    return ScoringSplit(batches, labels, examples[: len(normal)], examples[len(normal) :], fingerprint)
+    digest = hashlib.sha256(digests.tobytes()).hexdigest()
+    return ScoringSplit(batches, labels, examples[: len(normal)], examples[len(normal) :], digest)
 
 
 def _checked_batches(
@@ -171,7 +172,7 @@ def _checked_batches(
         name: the name of the split, for errors.
         batch_size, image_shape: the static shape of the batches.
     """
-    # An empty batch at the end of both: so a pass with fewer or more images than expected is found, too.
+    # Empty batches follow the images on both sides, so that too few or too many images are found as well.
     no_labels = tf.zeros((0,), tf.int32)
     no_pairs = tf.data.Dataset.from_tensors((tf.zeros((0, *image_shape)), no_labels)).repeat()
     received = pairs.rebatch(batch_size).concatenate(no_pairs)
@@ -198,11 +199,11 @@ def _checked_batches(
 
 
 @contextlib.contextmanager
-def same_order() -> Iterator[None]:
+def reraise_other_order() -> Iterator[None]:
     """Turns the error of a split that gave other images than in its survey into one line with the split's name.
 
     Raises:
-        ToolboxError: instead of a TensorFlow error about the order, or about a user's own function.
+        ToolboxError: replaces a TensorFlow error about the order, or about a user's own function.
     """
     try:
         yield
@@ -251,10 +252,16 @@ def _select(pairs: tf.data.Dataset, is_chosen: np.ndarray) -> tf.data.Dataset:
 
 
 def _spread(labels: np.ndarray, size: int) -> np.ndarray:
-    """Chooses about `size` images -> (n,), bool: of each kind its share, but at least one, at even distances."""
+    """Chooses about `size` images at even distances, and at least one of each kind; the prevalence stays -> (n,), bool.
+
+    Args:
+        labels: (n,), 0 or 1.
+        size: the number of images to choose.
+    """
     is_chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         indices = np.flatnonzero(labels == label)
-        share = max(1, round(size * len(indices) / len(labels)))
-        is_chosen[indices[np.linspace(0, len(indices) - 1, share).astype(int)]] = True
+        n_chosen = max(1, round(size * len(indices) / len(labels)))
+        positions = np.linspace(0, len(indices) - 1, n_chosen).astype(int)
+        is_chosen[indices[positions]] = True
     return is_chosen

@@ -42,13 +42,13 @@ class ImageFolder(AnomalyDetectionDataset):
 
     Args:
         root: the folder, see `layout.py`.
-        seed: decides the splits if the folder has none.
+        seed: the seed with which splits are drawn, if the folder has none.
         aspect: what happens to images that are not square, see `Reading`.
         on_bad_image: `error`, or `skip` to leave out files that cannot be used, with a line in `notes`.
         all_test_images: use all of `test` for testing, as papers do, and a tenth of the normal training images for
             validation. Without anomalous validation images, the epoch is chosen by the loss.
         white_level: the white level of images of 16 bits, see `Reading`.
-        progress: shows progress while files are read.
+        progress: a function that shows progress while files are read, see `Progress`.
 
     Raises:
         InputError: there is no such folder, or it has another layout.
@@ -81,11 +81,11 @@ class ImageFolder(AnomalyDetectionDataset):
 
         self._items, bad = find_items(root, seed, all_test_images, self.notes)
         self._leave_out(bad)
-        checked = self._for_each_item("checking", lambda item: (read_header(item.path), self._digest(item)))
+        checked = self._for_each_item("checking", lambda item: (read_header(item.path), self._describe_files(item)))
         headers = [header for header, _ in checked]
-        digests = "".join(digest for _, digest in checked)
-        self._fingerprint = hashlib.sha256(os.fsencode(digests)).hexdigest()[:12]
-        self._describe(headers)
+        descriptions = "".join(description for _, description in checked)
+        self._fingerprint = hashlib.sha256(os.fsencode(descriptions)).hexdigest()[:12]
+        self._set_channels_and_levels(headers)
         self.notes += folder_notes.note_sizes(headers)
         self.notes += folder_notes.note_kinds(self._items, root)
         self._list_test_files()
@@ -114,7 +114,7 @@ class ImageFolder(AnomalyDetectionDataset):
         for name, label in (("anomalous_label", anomalous_label), ("class_label", class_label)):
             if label is not None:
                 raise InputError(
-                    f"{name}: {label!r} given; the folders in {self.test_folder} decide which images are anomalous"
+                    f"{name}: {label!r} given; the folders in {self.test_folder} determine which images are anomalous"
                 )
         height, width = new_size
         if height != width:
@@ -125,7 +125,8 @@ class ImageFolder(AnomalyDetectionDataset):
         levels = np.float32(self.levels)
         low, high = output_range
 
-        def scale(indices):  # in NumPy, as in `Detector`: TensorFlow might replace the division and round otherwise
+        # In NumPy, as in `Detector`: TensorFlow might replace the division by a product, which is rounded differently.
+        def scale(indices):
             return (high - low) * (pixels[indices].astype(np.float32) / levels) + low
 
         def load(indices, labels):
@@ -163,7 +164,8 @@ class ImageFolder(AnomalyDetectionDataset):
         shapes: dict[Item, tuple[int, int]] = {}
         masks: dict[Item, np.ndarray] = {}
         bad_masks: dict[Item, BadImage] = {}
-        brightest, white_shares = np.zeros(n_items), np.zeros(n_items)
+        brightest = np.zeros(n_items)
+        white_shares = np.zeros(n_items)
 
         def read(item: Item) -> bytes:
             index = index_of[item]
@@ -178,20 +180,20 @@ class ImageFolder(AnomalyDetectionDataset):
                     bad_masks[item] = bad
             return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
 
-        digests = self._for_each_item("reading", read)
-        self._leave_out_contradictions(digests)
+        pixel_digests = self._for_each_item("reading", read)
+        self._leave_out_contradictions(pixel_digests)
         self._leave_out([bad_masks[item] for item in self._items if item in bad_masks])
         if not self._items:
             raise ToolboxError(f"{self.test_folder}: no image is left; {self.notes[-1]}")
-        kept = [index_of[item] for item in self._items]
-        for index, index_before in enumerate(kept):  # closes the gaps of images that were left out
-            if index < index_before:
-                pixels[index] = pixels[index_before]
-        self._pixels = pixels[: len(kept)]
+        kept_indices = [index_of[item] for item in self._items]
+        for new_index, old_index in enumerate(kept_indices):  # closes the gaps of images that were left out
+            if new_index < old_index:
+                pixels[new_index] = pixels[old_index]
+        self._pixels = pixels[: len(kept_indices)]
 
-        white_share = white_shares[kept].mean()
+        white_share = white_shares[kept_indices].mean()
         self._add_notes(
-            *folder_notes.note_brightness(brightest[kept].max(), white_share, self.levels, self.white_level),
+            *folder_notes.note_brightness(brightest[kept_indices].max(), white_share, self.levels, self.white_level),
             *folder_notes.note_masks(self._items, masks, size, self.aspect),
         )
         self._list_test_files()
@@ -205,7 +207,7 @@ class ImageFolder(AnomalyDetectionDataset):
         self.test_files = [item.path.relative_to(self.test_folder).as_posix() for item in self._test_items()]
 
     def _stack_test_masks(self, masks: Mapping[Item, np.ndarray], size: int) -> None:
-        """Sets `test_masks`, if there are anomalous test images and all of them have masks."""
+        """Sets `test_masks` if there are anomalous test images and all of them have masks; else it is None."""
         items = self._test_items()
         anomalous = [item for item in items if item.defect]
         self.test_masks = None
@@ -216,7 +218,7 @@ class ImageFolder(AnomalyDetectionDataset):
                 self.test_masks[index] = masks.get(item, no_marks)
 
     def _stack_test_padding(self, shapes: Mapping[Item, tuple[int, int]], size: int) -> None:
-        """Sets `test_padding`, if images are padded."""
+        """Sets `test_padding` if images are padded."""
         if self.aspect == "pad":
             items = self._test_items()
             self.test_padding = _allocate((len(items), size, size), np.dtype(bool))
@@ -225,7 +227,7 @@ class ImageFolder(AnomalyDetectionDataset):
                 self.test_padding[index] = ~is_image
 
     def _read_mask(self, item: Item, mask: Path, size: int, shape: tuple[int, int]) -> np.ndarray:
-        """The mask of an image, (size, size), bool; raises BadImage if it contradicts what the image is."""
+        """The mask of an image, (size, size), bool; raises BadImage if it contradicts the kind of the image."""
         marks = read_marks(mask, shape)
         if item.defect and not marks.any():
             raise BadImage(mask, f"marks nothing, but its image {item.path} is anomalous")
@@ -233,17 +235,18 @@ class ImageFolder(AnomalyDetectionDataset):
             raise BadImage(mask, f"marks a defect, but its image {item.path} is normal")
         return square_marks(marks, size, self.aspect)
 
-    def _digest(self, item: Item) -> str:
-        """The name of an image, and checksums of its file and its masks."""
+    def _describe_files(self, item: Item) -> str:
+        """The name of an image, and the checksums of its file and its masks; `None` stands for no masks."""
         masks: list[Path] = []
         if item.mask is not None:
             masks = list(image_files(item.mask, [])) if item.mask.is_dir() else [item.mask]
-        digests = []
+        mask_checksums = []
         for mask in masks:
-            with contextlib.suppress(OSError):  # reading it as a mask reports the error
+            with contextlib.suppress(OSError):  # `_read_mask` reports the error later
                 if mask.is_file():
-                    digests.append(sha256(mask))
-        return f"{item.path.relative_to(self.test_folder)} {sha256(item.path)} {' '.join(digests) or None}"
+                    mask_checksums.append(sha256(mask))
+        name = item.path.relative_to(self.test_folder)
+        return f"{name} {sha256(item.path)} {' '.join(mask_checksums) or None}"
 
     def _for_each_item(self, action_name: str, action: Callable[[Item], Any]) -> list[Any]:
         """Calls a function for each image, in several threads, and leaves out the images for which it raises BadImage.
@@ -279,8 +282,9 @@ class ImageFolder(AnomalyDetectionDataset):
         self._items = usable
         return results
 
-    def _leave_out_contradictions(self, digests: Sequence[bytes]) -> None:
-        bad = find_contradictions(self._items, digests)
+    def _leave_out_contradictions(self, pixel_digests: Sequence[bytes]) -> None:
+        """Leaves out images that `find_contradictions` returns; raises ToolboxError if bad images are not skipped."""
+        bad = find_contradictions(self._items, pixel_digests)
         self._leave_out(list(dict.fromkeys(bad.values())))  # one line for all copies of a contradiction
         self._items = [item for item in self._items if item not in bad]
 
@@ -301,8 +305,8 @@ class ImageFolder(AnomalyDetectionDataset):
             if line not in self.notes:
                 self.notes.append(line)
 
-    def _describe(self, headers: Sequence[Header]) -> None:
-        """Sets the channels and the levels of the images; raises InputError for a white level without use."""
+    def _set_channels_and_levels(self, headers: Sequence[Header]) -> None:
+        """Sets the channels and the highest level of the images; raises InputError for a white level without use."""
         self._channels = 1 if all(header.is_grey for header in headers) else 3
         self.levels = DEEP_WHITE if any(header.is_deep for header in headers) else WHITE
         if self.white_level is not None and self.levels == WHITE:
@@ -313,12 +317,12 @@ class ImageFolder(AnomalyDetectionDataset):
 
 
 def _allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array to fill, in memory or, if it is large, on disk; raises OSError if the disk is too full."""
+    """An uninitialised array, in memory or, if it is large, on disk; raises OSError if the disk is too full."""
     n_bytes = math.prod(shape) * dtype.itemsize
     if n_bytes <= LARGEST_IN_MEMORY:
         return np.empty(shape, dtype)
     folder = tempfile.gettempdir()
-    if shutil.disk_usage(folder).free < n_bytes:  # otherwise the process would die later, while it writes
+    if shutil.disk_usage(folder).free < n_bytes:  # otherwise the process would be killed while it writes
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {n_bytes:,} bytes needed", folder)
     file = tempfile.TemporaryFile(prefix="anomaly-toolbox-")  # noqa: SIM115  (it is deleted with the array)
     return np.memmap(file, dtype, "w+", shape=shape)

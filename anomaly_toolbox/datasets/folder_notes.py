@@ -10,7 +10,7 @@ from anomaly_toolbox.datasets.decoding import DEEP_WHITE, WHITE, Header
 from anomaly_toolbox.datasets.layout import NORMAL
 from anomaly_toolbox.datasets.splits import Item
 
-MOST_ODD_SIZES = 5  # images of an unusual size, if they are more, are no mistake
+MOST_UNUSUAL_SIZES = 5  # if more images than this have another size than most, it is no mistake
 MOST_FOLDERS_LISTED = 12
 MOST_WHITE = 0.01  # share of pixels at or above the white level that needs no note
 DARK = 0.5  # a lower maximum of all pixels, as a share of white, needs a note
@@ -21,7 +21,7 @@ def note_sizes(headers: Sequence[Header]) -> Iterator[str]:
     sizes = collections.Counter((header.width, header.height) for header in headers)
     (usual_size, usual_count), *unusual = sizes.most_common()
     n_unusual = len(headers) - usual_count
-    if n_unusual > min(MOST_ODD_SIZES, len(headers) // 100):
+    if n_unusual > min(MOST_UNUSUAL_SIZES, len(headers) // 100):
         return
     for (width, height), count in unusual:
         yield (
@@ -49,7 +49,7 @@ def _list_folders(counts: collections.Counter[str]) -> str:
 
 
 def _folder_inside_normal(image: Path, root: Path) -> str:
-    """Such as `test/good/day1`; empty for an image directly in a folder of normal images."""
+    """The subfolder of an image, such as `test/good/day1`; empty if it lies directly in a folder of normal images."""
     folders = image.relative_to(root).parts[:-1]
     depth_of_normal = next(depth for depth, name in enumerate(folders) if name.lower() in NORMAL)
     is_inside = len(folders) > depth_of_normal + 1

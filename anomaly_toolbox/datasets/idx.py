@@ -22,7 +22,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Reads the array in an IDX file.
 
     Args:
-        path: a plain or gzipped file; the content decides which, not the name.
+        path: a plain or gzipped file, which is recognised by its content and not by its name.
         dimensions: the expected number of dimensions, 3 for images and 1 for labels.
 
     Returns:

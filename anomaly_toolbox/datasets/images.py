@@ -24,7 +24,7 @@ from anomaly_toolbox.datasets.geometry import Aspect, geometry
 from anomaly_toolbox.datasets.walk import BadImage, image_files
 
 LUMA = np.array([[0.299], [0.587], [0.114]])  # Pillow's weights of red, green and blue in grey
-ROUNDING = 0.5129  # with 0.5, the last digit of a float would decide about values between two levels
+ROUNDING = 0.5129  # with 0.5, values halfway between two levels would depend on the last digit of a float
 SHORTEST_SHOWN, LONGEST_SHOWN = 256, 1024  # sides of originals in pictures, in pixels
 
 Levels = int | Literal["own"] | None

@@ -8,7 +8,7 @@ A folder has one of two layouts. Letter case does not matter, and defects may ha
     validation/good, validation/<defect>    with this folder, all of `test` is used for testing; without `test`, half of
                                             this folder is
 
-    normal                                  60% for training, 20% for validation, 20% for testing; the seed decides
+    normal                                  60% for training, 20% for validation, 20% for testing, by the seed
     anomalous, or anomalous/<defect>        half for validation, half for testing
 
 In both layouts, `ground_truth/<defect>/<image>_mask.png` marks the defect, see `masks.py`. NORMAL, ANOMALOUS and
@@ -59,7 +59,7 @@ def find_items(
 
     Args:
         root: the folder.
-        seed: decides the splits in the second layout; in the first layout they are always the same.
+        seed: the seed with which splits are drawn in the second layout; in the first layout they are always the same.
         all_test_images: use all of `test` for testing and a tenth of the normal training images for validation.
         notes: a line about files that are not used is added to this list.
 
@@ -139,7 +139,7 @@ def _items_of_kind(folder: Path, split: str, above: Path, bad: list[BadImage], u
 def _check_normal_training_images(
     root: Path, items: Sequence[Item], entries: Sequence[Path], split_folders: Sequence[Path]
 ) -> None:
-    """Raises InputError, with a list of what is there instead, if there are no normal images to train on."""
+    """Raises InputError, with the names of the existing files and folders, if no normal image is for training."""
     if any(item.split in ("", "train") and not item.defect for item in items):
         return
     name = "it"
@@ -193,7 +193,7 @@ def _add_masks(
 
 
 def _count_unused(entries: Sequence[Path]) -> Counter[str]:
-    """Counts what is not used: the images in other folders by folder, other files by kind."""
+    """Counts the unused files: the images in other folders by folder, and all other files by kind."""
     unused: Counter[str] = Counter()
     for path in entries:
         if path.is_dir():

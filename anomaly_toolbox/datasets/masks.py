@@ -38,12 +38,14 @@ class MaskFiles:
     def __init__(self, folder: Path, files: Sequence[Path]):
         self._folder = folder
         self._files = set(files)
+        # Names are paths in the folder, without the suffix; those of folders end with a slash. A folder may be named
+        # like an image, and then holds several masks of it.
         self._by_name: dict[str, set[Path]] = {}
         for path in files:
             relative = path.relative_to(folder)
             for normalize in (_composed, _without_case):
                 self._add(normalize(relative.with_suffix("").as_posix()), path)
-                self._add(normalize(relative.parent.as_posix()) + "/", path.parent)  # may be named like an image
+                self._add(normalize(relative.parent.as_posix()) + "/", path.parent)
 
     def _add(self, name: str, path: Path) -> None:
         self._by_name.setdefault(name, set()).add(path)
@@ -61,6 +63,7 @@ class MaskFiles:
         folders = [image.parent]
         if not with_split:
             folders.append(Path(*image.parent.parts[1:]))
+        # From the most exact match to the least exact one.
         for folder, normalize, name in itertools.product(folders, (_composed, _without_case), (image.name, image.stem)):
             masks = self._find((folder / name).as_posix(), normalize)
             if masks:
@@ -69,13 +72,13 @@ class MaskFiles:
 
     def _find(self, name: str, normalize: Callable[[str], str]) -> set[Path]:
         """All mask files with this name and one of the endings, and the folder of this name."""
-        found: set[Path] = set()
+        masks: set[Path] = set()
         for ending in (*MASK_ENDINGS, "/"):
-            found |= self._by_name.get(normalize(name + ending), set())
-        return found
+            masks |= self._by_name.get(normalize(name + ending), set())
+        return masks
 
     def problems(self, images_of_mask: Mapping[Path, Sequence[Path]]) -> Iterator[BadImage]:
-        """Yields what is wrong with the masks.
+        """Yields a BadImage for each mask that fits several images, or none.
 
         Args:
             images_of_mask: for each mask that `masks_for` returned, the images that it was returned for.
@@ -144,21 +147,22 @@ def marked_pixels(image: Image.Image, is_lossy: bool) -> np.ndarray:
     return is_marked
 
 
-def _has_labels(strength: np.ndarray, strengths: np.ndarray) -> bool:
+def _has_labels(strength: np.ndarray, distinct_strengths: np.ndarray) -> bool:
     """Whether the strengths of a mask number its defects, rather than fade out towards edges.
 
     Args:
         strength: (height, width).
-        strengths: the distinct strengths other than 0, sorted.
+        distinct_strengths: every strength in it other than 0, once and in rising order.
     """
-    if len(strengths) <= 2 or strengths[-1] <= HIGHEST_LABEL:
+    if len(distinct_strengths) <= 2 or distinct_strengths[-1] <= HIGHEST_LABEL:
         return True
     has_stronger_neighbour = scipy.ndimage.maximum_filter(strength, 3) > strength
     _, indices = np.unique(strength, return_inverse=True)
     n_pixels = np.bincount(indices.ravel())
     n_with_stronger_neighbour = np.bincount(indices.ravel(), has_stronger_neighbour.ravel())
     is_plateau = n_with_stronger_neighbour / n_pixels < 0.5
-    return bool(np.mean(is_plateau[-len(strengths) :]) >= LEAST_LABELS)
+    is_plateau_above_0 = is_plateau[-len(distinct_strengths) :]
+    return bool(np.mean(is_plateau_above_0) >= LEAST_LABELS)
 
 
 def _strength(image: Image.Image) -> np.ndarray:

@@ -106,7 +106,7 @@ class MVTecAD(AnomalyDetectionDataset):
         return self._folder
 
     def _forward(self, folder: ImageFolder) -> None:
-        """Takes over everything that is known about the images of the class."""
+        """Copies the attributes that describe the images of the class."""
         self._channels = folder.channels
         self.levels = folder.levels
         self.notes = folder.notes

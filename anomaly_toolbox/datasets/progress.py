@@ -17,8 +17,8 @@ def show_progress(results: Iterable[Any], description: str, total: int) -> Itera
     """Yields results, with a progress bar on standard error if that is a terminal.
 
     Args:
-        results: what is yielded, one after another.
-        description: the text beside the bar.
+        results: the values to yield.
+        description: the text next to the bar.
         total: the number of results.
     """
     console = plain_console(stderr=True)

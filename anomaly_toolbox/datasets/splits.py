@@ -16,7 +16,7 @@ class Item:
 
     Attributes:
         path: the file.
-        split: `train`, `validation` or `test`; empty while it is not decided.
+        split: `train`, `validation` or `test`; empty until `assign_splits` sets it.
         defect: the name of the defect; empty for a normal image.
         mask: a mask file or a folder of mask files, if there is one.
     """
@@ -32,7 +32,7 @@ def assign_splits(items: Sequence[Item], seed: int, all_test_images: bool) -> li
 
     Args:
         items: all images; `split` is that of the folder, or empty.
-        seed: decides the splits if the folder has none of its own for validation and testing.
+        seed: the seed with which splits are drawn, if the folder has none for validation and testing.
         all_test_images: keep the test split and use a tenth of the normal training images for validation.
 
     Returns:
@@ -70,7 +70,7 @@ def _draw_splits(items: Sequence[Item], seed: int) -> list[Item]:
 
 
 def _halve(items: Sequence[Item], seed: int) -> list[Item]:
-    """Divides each kind between validation and test; of an odd number, the test gets one more."""
+    """Divides each kind between validation and test; if the number is odd, the test split gets one more."""
     halved = []
     for kind in sorted({item.defect for item in items}):
         shuffled = _shuffle([item for item in items if item.defect == kind], seed)

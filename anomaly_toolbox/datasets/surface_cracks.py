@@ -15,7 +15,7 @@ LONGEST_LISTING = 100  # characters
 class SurfaceCracks(ImageFolder):
     """20,000 images without a crack (`Negative`, normal) and 20,000 with a crack (`Positive`, anomalous).
 
-    Source: Özgenel, Mendeley Data, 10.17632/5y9wdsg2zt. There is no official split: the seed decides it, as for a
+    Source: Özgenel, Mendeley Data, 10.17632/5y9wdsg2zt. There is no official split: the seed sets it, as for a
     folder with `normal` and `anomalous`, see `layout.py`. The images are pieces of 458 photographs, but it is not
     published which piece belongs to which photograph; so pieces of one photograph may be in several splits.
 

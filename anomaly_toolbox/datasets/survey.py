@@ -17,12 +17,12 @@ from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import ToolboxError, first_line
 
 OVERSHOOT = 0.5  # how far pixels may exceed [-1, 1]; sharp methods of resizing overshoot
-SMALL_RANGE = 1.0  # a smaller range of all pixels, out of [-1, 1], needs a note
+SMALL_RANGE = 1.0  # if the training pixels span less than this, half of [-1, 1], the user gets a note
 REQUIRED_SPLITS = ("train_normal", "validation", "test")
 KINDS = ("normal", "anomalous")  # by label
-MOST_COPIES = 0.01  # share of the test images that may be copies without a note
-MOST_REPEATS = 10  # a split that has given each different image so often is taken for endless
-LEAST_REPEATED = 10_000  # images that every split may have
+MOST_COPIES = 0.01  # the share of the test images that may be copies without a note
+MOST_REPEATS = 10  # a split of unknown length that repeats its images more often, on average, counts as endless
+LEAST_REPEATED = 10_000  # a split with at most this many images never counts as endless
 MIXING_FACTOR = 1_327_217_885  # any large odd number mixes well
 NOT_ENDLESS = "expected each image once; leave out .repeat()"
 
@@ -32,7 +32,7 @@ OnProgress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a split has found.
+    """The labels and checksums of one split, from one pass over its images.
 
     Attributes:
         name: the name of the split for errors, such as `Parts.test`.
@@ -56,7 +56,7 @@ def surveys(dataset: AnomalyDetectionDataset, on_progress: OnProgress | None = N
         on_progress: called after each batch.
 
     Returns:
-        A survey each of `validation`, `test` and `train_normal`, and of `train_anomalous` if the dataset has it.
+        The surveys of `validation`, `test` and `train_normal`, by name, and of `train_anomalous` if the dataset has it.
 
     Raises:
         ToolboxError: a split is missing, endless or broken, or its images or labels are wrong.
@@ -64,15 +64,17 @@ def surveys(dataset: AnomalyDetectionDataset, on_progress: OnProgress | None = N
     for split in REQUIRED_SPLITS:
         if not isinstance(getattr(dataset, split), tf.data.Dataset):
             raise ToolboxError(f"{type(dataset).__name__}.configure has not set {split}")
-    found = {split: survey(dataset, split, on_progress) for split in ("validation", "test", "train_normal")}
-    _check_kind(found["train_normal"].name, found["train_normal"].labels, expected=0)
+    surveyed = {split: survey(dataset, split, on_progress) for split in ("validation", "test", "train_normal")}
+    train_normal = surveyed["train_normal"]
+    _check_kind(train_normal.name, train_normal.labels, expected=0)
     if dataset.train_anomalous is not None:
-        found["train_anomalous"] = survey(dataset, "train_anomalous", on_progress)
-        _check_kind(found["train_anomalous"].name, found["train_anomalous"].labels, expected=1)
+        train_anomalous = survey(dataset, "train_anomalous", on_progress)
+        _check_kind(train_anomalous.name, train_anomalous.labels, expected=1)
+        surveyed["train_anomalous"] = train_anomalous
     for split in ("validation", "test"):
         for label, kind in enumerate(KINDS):
             _check_first_labels(dataset, f"{split}_{kind}", label)
-    return found
+    return surveyed
 
 
 def survey(dataset: AnomalyDetectionDataset, split: str, on_progress: OnProgress | None = None) -> Survey:
@@ -81,10 +83,13 @@ def survey(dataset: AnomalyDetectionDataset, split: str, on_progress: OnProgress
     batches = getattr(dataset, split)
     _check_structure(name, batches)
     repetition = _RepetitionCheck(name, batches)
-    all_labels, all_digests = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    low, high, n_images = 1.0, -1.0, 0
+    all_labels = [np.zeros(0, np.int32)]  # not empty: a split without images can then be concatenated, too
+    all_digests = [np.zeros(0, np.int32)]
+    low, high = 1.0, -1.0
+    n_images = 0
     for batch_images, batch_labels in _read_batches(name, batches):
-        images, labels = np.asarray(batch_images, np.float32), np.reshape(batch_labels, -1)
+        images = np.asarray(batch_images, np.float32)
+        labels = np.reshape(batch_labels, -1)
         if not _check_batch(name, images, labels):
             continue
         labels = labels.astype(np.int32)
@@ -115,7 +120,7 @@ def count_images(surveyed: dict[str, Survey]) -> dict[str, dict[str, int]]:
 
 
 def notes(surveyed: dict[str, Survey]) -> Iterator[str]:
-    """Yields lines about likely mistakes in the splits of a dataset that makes its own pixels, from `surveys`."""
+    """Yields lines about likely mistakes in a dataset that does not read its images by a `Reading`, from `surveys`."""
     train, test = surveyed["train_normal"], surveyed["test"]
     if train.high - train.low < SMALL_RANGE or train.low > -SMALL_RANGE / 2:
         yield (
@@ -134,9 +139,8 @@ def notes(surveyed: dict[str, Survey]) -> Iterator[str]:
 
 def digest_of(surveyed: dict[str, Survey]) -> str:
     """A checksum of all validation and test images with their labels; training images may be augmented at random."""
-    return hashlib.sha256(surveyed["validation"].digests.tobytes() + surveyed["test"].digests.tobytes()).hexdigest()[
-        :16
-    ]
+    digests = surveyed["validation"].digests.tobytes() + surveyed["test"].digests.tobytes()
+    return hashlib.sha256(digests).hexdigest()[:16]
 
 
 def image_digests(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -177,17 +181,18 @@ class _RepetitionCheck:
         self._name = name
         self._may_be_endless = int(batches.cardinality()) == tf.data.UNKNOWN_CARDINALITY
         self._n_images = 0
-        self._different: set[int] = set()
+        self._distinct_digests: set[int] = set()
 
     def check(self, digests: np.ndarray) -> None:
         """Takes the checksums of the next batch, (batch,)."""
         if not self._may_be_endless:
             return
         self._n_images += len(digests)
-        self._different.update(digests.tolist())
-        if self._n_images > max(LEAST_REPEATED, MOST_REPEATS * len(self._different)):
+        self._distinct_digests.update(digests.tolist())
+        n_distinct = len(self._distinct_digests)
+        if self._n_images > max(LEAST_REPEATED, MOST_REPEATS * n_distinct):
             raise ToolboxError(
-                f"{self._name} has given {self._n_images:,} images, of which {len(self._different):,} are different, "
+                f"{self._name} has given {self._n_images:,} images, of which {n_distinct:,} are different, "
                 f"and does not end: {NOT_ENDLESS}"
             )
 

@@ -47,7 +47,7 @@ class BadImage(ToolboxError):
 
     Attributes:
         path: the file or folder.
-        reason: what is wrong with it, such as `is empty`.
+        reason: why it cannot be used, such as `is empty`.
     """
 
     def __init__(self, path: Path, reason: str):

@@ -1,9 +1,9 @@
 """Exports: a trained detector in one file or folder that programs without this toolbox can run.
 
 The input is `images`, uint8, (batch, height, width, channels), any number of images of any size. SavedModel and TFLite
-exports have a second signature beside `serving_default`: `float_images` takes float32 in [0, 1], for images with more
+exports have a second signature besides `serving_default`: `float_images` takes float32 in [0, 1], for images with more
 than 8 bits. An ONNX export has a single input: floats if the run was trained on 16-bit images, else bytes. The outputs
-have names:
+are:
 
     score            (batch,)  float32, the selected score, `hyperparameters.score`; higher is more anomalous
     anomalous        (batch,)  bool, whether the score is at or above the threshold
@@ -11,7 +11,7 @@ have names:
     map              (batch, size, size)  float32, >= 0, the anomaly map, see `AnomalyDetector.anomaly_map`
     reconstruction   (batch, size, size, channels)  float32 in [0, 1], for uint8 images too
 
-They equal the outputs of `anomaly_toolbox.load(run)` for the same image, alone or in any batch. Resizing to the run's
+They equal the results of `anomaly_toolbox.load(run)` for the same image, alone or in any batch. Resizing to the run's
 `image_size` is part of the export. Of the scores, only the selected one is exported.
 
 Other facts are in the metadata: in ONNX as properties of the model, in a SavedModel as `assets.extra/metadata.json`,
@@ -63,7 +63,12 @@ def export(run_folder: Path, file_format: str, output: Path | None = None, overw
 
 
 def write(run: FinishedRun, file_format: str, output: Path) -> None:
-    """Writes an export that `formats.check` has allowed.
+    """Writes an export whose arguments `formats.check` has checked.
+
+    Args:
+        run: the finished run.
+        file_format: a name in `formats.FORMATS`.
+        output: the file to write, or for `savedmodel` the folder; an earlier export is replaced.
 
     Raises:
         ToolboxError: the run is damaged, or the conversion fails.
@@ -148,7 +153,7 @@ def _write_tflite(functions: Functions, run_metadata: dict[str, str], path: Path
 
 
 def _save(functions: Functions, folder: Path) -> None:
-    """Saves the functions with the variables that they use; the detector has more, which only its training needs."""
+    """Saves the functions as a SavedModel with the variables that they use, but without those of the training."""
     concrete_functions = {name: function.get_concrete_function() for name, function in functions.items()}
     variables = []
     for function in concrete_functions.values():

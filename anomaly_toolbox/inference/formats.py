@@ -55,7 +55,7 @@ def note_on_input(run: FinishedRun, file_format: str) -> str | None:
 
 
 def _is_export(path: Path, file_format: str) -> bool:
-    """Whether an earlier export in this format is at `path`; for files, their first bytes decide."""
+    """Whether an earlier export in this format is at `path`; files are recognised by their first bytes."""
     if file_format == "savedmodel":
         return (path / "saved_model.pb").is_file()
     if not path.is_file():

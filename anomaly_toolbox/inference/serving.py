@@ -1,4 +1,4 @@
-"""The functions that an exported detector consists of, in TensorFlow operations that every format supports.
+"""The functions that an exported detector consists of, made of TensorFlow operations that every format supports.
 
 Images are resized as `datasets/images.py` does it, by products with two matrices, because not every format has an
 operation for `tf.image.resize(antialias=True)`.
@@ -89,8 +89,8 @@ def resize(pixels: tf.Tensor, reading: Reading, white: int, own_levels: int | No
         pixels: (batch, height, width, channels), from 0 to `white`, of any height and width.
         reading: how the run reads images.
         white: the value that is white.
-        own_levels: the number of levels of the pixels if they are whole numbers, else None; it counts if
-            `reading.levels` is `own`.
+        own_levels: the highest level of the images themselves, for `reading.levels` = `own`; None for floats, which are
+            then not rounded.
 
     Returns:
         (batch, size, size, channels) in [0, 1], float32.
@@ -108,19 +108,26 @@ def resize(pixels: tf.Tensor, reading: Reading, white: int, own_levels: int | No
 
 
 def _resizing_matrix(length: tf.Tensor, other_length: tf.Tensor, size: int, aspect: Aspect) -> tf.Tensor:
-    """The matrix (size, length) that resizes one dimension of an image.
+    """The matrix that resizes one dimension of an image.
+
+    Row i has the weights of the input pixels in output pixel i: a triangle around the centre of that pixel, which is
+    wider if the image becomes smaller. Rows of the padding are 0.
 
     Args:
         length: the number of pixels in this dimension, a scalar, float32.
         other_length: the number of pixels in the other dimension.
         size: the number of pixels that this dimension becomes.
         aspect: what happens to images that are not square.
+
+    Returns:
+        (size, length), float32.
     """
+    # `step` is the distance of two output pixels, and `start` the edge of the first one, both in input pixels.
     match aspect:
         case "pad":
-            covered = tf.maximum(tf.round(length * size / tf.maximum(length, other_length)), 1.0)
-            step = length / covered
-            start = -tf.round((size - covered) / 2) * step
+            n_without_padding = tf.maximum(tf.round(length * size / tf.maximum(length, other_length)), 1.0)
+            step = length / n_without_padding
+            start = -tf.round((size - n_without_padding) / 2) * step
         case "crop":
             step = tf.minimum(length, other_length) / size
             start = (length - tf.minimum(length, other_length)) / 2
@@ -133,7 +140,7 @@ def _resizing_matrix(length: tf.Tensor, other_length: tf.Tensor, size: int, aspe
 
 
 def _selected_score(detector: AnomalyDetector, x: tf.Tensor, output: ScoreOutput) -> tf.Tensor:
-    """The selected score alone, (batch,); `AnomalyDetector.scores` computes all of them."""
+    """The selected score, (batch,), without the other scores of `AnomalyDetector.scores`."""
     name = detector.hyperparameters.score
     match name:
         case "paper":
@@ -145,5 +152,5 @@ def _selected_score(detector: AnomalyDetector, x: tf.Tensor, output: ScoreOutput
 
 
 def _graph(spec: tf.TensorSpec) -> Callable:
-    """A decorator: the function as a graph with one input."""
+    """A decorator that turns a function into a TensorFlow graph with one input."""
     return tf.function(input_signature=[spec], autograph=False)

@@ -2,7 +2,7 @@
 
 A DCGAN learns normal images; G uses the non-saturating form of
 
-    min_G max_D  E log D(x) + E log(1 − D(G(z))),  z ~ N(0, I)       (1)
+    min_G max_D  𝔼 log D(x) + 𝔼 log(1 − D(G(z))),  z ~ N(0, I)       (1)
 
 Then the weights of G and D are fixed. For each image x, Γ steps of Adam search for the z that minimises L:
 
@@ -21,7 +21,7 @@ run. The lowest L is the score.
 
 Warm start. With `warm_start`, an encoder E is fitted after the GAN, while the weights of G and D are fixed, to minimise
 
-    E ‖z − E(G(z))‖₂ + E ‖x − G(E(x))‖₁ + E ‖f(x) − f(G(E(x)))‖₂      (means over elements)
+    𝔼 ‖z − E(G(z))‖₂ + 𝔼 ‖x − G(E(x))‖₁ + 𝔼 ‖f(x) − f(G(E(x)))‖₂      (means over elements)
 
 on generated pairs and on normal images. The first search then starts from E(x). The idea is f-AnoGAN's, which fits E on
 images alone and scores G(E(x)) without a search. Here E only gives the start of the search, and the score is still (7).
@@ -81,7 +81,7 @@ class AnoGAN(AnomalyDetector):
     """Scores an image by the loss of the most similar image that the search finds.
 
     Attributes:
-        starting_points: the latent vector from which each restart searches, (restarts, latent).
+        starting_points: the latent vectors from which the restarts search, (restarts, latent).
         steps: Γ, the number of steps of the search.
     """
 
@@ -192,7 +192,7 @@ class AnoGAN(AnomalyDetector):
         restarts = len(self.starting_points)
         batch_size = tf.shape(x)[0]
         z_0 = tf.repeat(self.starting_points, batch_size, axis=0)
-        if self.has_fitted_encoder:
+        if self.has_fitted_encoder:  # the first search of each image starts from its code
             z_0 = tf.concat([self.encoder(x), z_0[batch_size:]], axis=0)
         z, loss = self.search(tf.tile(x, (restarts, 1, 1, 1)), z_0)
         z = tf.reshape(z, (restarts, batch_size, z.shape[1]))
@@ -203,8 +203,8 @@ class AnoGAN(AnomalyDetector):
 
     @property
     def has_fitted_encoder(self) -> bool:
-        """Whether there is an encoder, and it is fitted or loaded."""
-        with tf.init_scope():  # a step that is being compiled needs the value, too
+        """Whether there is an encoder that is fitted or loaded."""
+        with tf.init_scope():  # gives the value even while a step is being compiled
             return self.hyperparameters.warm_start and bool(self.is_fitted.numpy())
 
     def make_predict_function(self, force=False):
@@ -249,7 +249,7 @@ class AnoGAN(AnomalyDetector):
         return layers.local_features(self.discriminator.features, x)
 
     def after_fit(self, images, callbacks=()):
-        """Fits the encoder, if `warm_start` is true."""
+        """Fits the encoder if `warm_start` is true."""
         hp = self.hyperparameters
         if not hp.warm_start:
             return

@@ -2,10 +2,10 @@
 
 D distinguishes the pairs (x, E(x)) from the pairs (G(z), z), z ~ N(0, I). G and E are trained against D:
 
-    min_{G,E} max_D  E log D(x, E(x)) + E log(1 − D(G(z), z))                       (3)
+    min_{G,E} max_D  𝔼 log D(x, E(x)) + 𝔼 log(1 − D(G(z), z))                       (3)
 
-    L_D = −E log D(x, E(x)) − E log(1 − D(G(z), z))
-    L_G = −E log D(G(z), z),   L_E = −E log(1 − D(x, E(x)))        non-saturating, as in (1)
+    L_D = −𝔼 log D(x, E(x)) − 𝔼 log(1 − D(G(z), z))
+    L_G = −𝔼 log D(G(z), z),   L_E = −𝔼 log(1 − D(x, E(x)))        non-saturating, as in (1)
 
     A(x) = α ‖x − G(E(x))‖₁ + (1 − α) L_D(x),  α = 0.9
     L_D(x) = ‖f(x, E(x)) − f(G(E(x)), E(x))‖₁        `scoring` = feature_matching; f: the joint layer of D

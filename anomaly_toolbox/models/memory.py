@@ -15,7 +15,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
 NEIGHBOURS = 5
-SMALLEST_VARIANCE = 1e-9  # as a share of the largest; without it, distances along constant directions are infinite
+SMALLEST_VARIANCE = 1e-9  # a share of the largest; without it, distances along constant directions would be infinite
 
 
 class MemoryBank(keras.layers.Layer):
@@ -24,7 +24,7 @@ class MemoryBank(keras.layers.Layer):
     def __init__(self) -> None:
         super().__init__()
         self.arrays: dict[str, tf.Variable] = {}
-        self.built = True
+        self.built = True  # Keras has no weights to build here
 
     @property
     def is_empty(self) -> bool:
@@ -37,7 +37,7 @@ class MemoryBank(keras.layers.Layer):
         return list(self.arrays.values())
 
     def set_arrays(self, **arrays: np.ndarray) -> None:
-        """Replaces the arrays of these names; bytes stay bytes, and all other types become float32."""
+        """Sets or replaces the arrays of these names; uint8 stays uint8, and all other types become float32."""
         for name, array in arrays.items():
             variable = self.arrays.get(name)
             if variable is not None and variable.shape == array.shape:
@@ -60,7 +60,7 @@ class MemoryBank(keras.layers.Layer):
             store[name] = variable.numpy()
 
     def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Keras's hook: reads the arrays from a weights file, in whatever size they have there."""
+        """Keras's hook: reads the arrays from a weights file; the file sets their shapes."""
         self.set_arrays(**{name: store[name][...] for name in store.keys()})  # noqa: SIM118  (an HDF5 group)
 
 
@@ -68,8 +68,8 @@ class PrincipalComponents(MemoryBank):
     """The mean and the leading principal components of normal vectors, by scikit-learn.
 
     Args:
-        components: if it is 1 or more, the number of components, of which there are never more than vectors or
-            dimensions; if it is below 1, the share of the variance that the components have to explain.
+        components: 1 or more: the number of components, which is reduced if there are fewer vectors or dimensions.
+            Below 1: the share of the variance that the components have to explain.
     """
 
     def __init__(self, components: float):
@@ -77,8 +77,9 @@ class PrincipalComponents(MemoryBank):
         self.components = components
 
     def fit(self, vectors):
-        is_share = self.components < 1
-        n_components = self.components if is_share else min(self.components, *vectors.shape)
+        n_components = self.components
+        if n_components >= 1:
+            n_components = min(n_components, *vectors.shape)
         fitted = PCA(n_components, random_state=0).fit(vectors)
         self.set_arrays(mean=fitted.mean_, axes=fitted.components_)
 

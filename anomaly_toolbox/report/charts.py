@@ -30,7 +30,7 @@ DARK = ("#4fa9e0", "#f08a3c", "#2fc596", "#dc8dbb", "#d8bd45", "#86ccf2", "#a5ab
 CHANCE_LEVEL = "chance level (prevalence)"
 CURVE_POINTS = 200
 HISTOGRAM_EDGES = 40
-GROUP_WIDTH = 0.84  # of the bars of a label together; labels are 1 apart
+GROUP_WIDTH = 0.84  # width of all bars of a label together, where 1 is the distance between two labels
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
@@ -53,8 +53,8 @@ class ScoredImages:
     """The test images of one run.
 
     Attributes:
-        name: of the row that the run belongs to.
-        colour: of its curve, one of SERIES.
+        name: the name of the row that the run belongs to.
+        colour: the colour of the run's curve, one of SERIES.
         labels: (n,), 0 normal and 1 anomalous.
         scores: (n,), higher is more anomalous.
         threshold: images whose score is at or above it are called anomalous.
@@ -73,7 +73,7 @@ def bars(matrix: Matrix, colours: Mapping[str, str], title: str) -> str:
     Args:
         matrix: AUPRC, with at least one row.
         colours: one of SERIES for each method.
-        title: of the SVG, for screen readers.
+        title: the title of the SVG, for screen readers.
     """
     n_labels, n_rows = len(matrix.labels), len(matrix.rows)
     bar_width = GROUP_WIDTH / n_rows
@@ -108,7 +108,7 @@ def precision_recall_curves(runs: Sequence[ScoredImages], title: str, descriptio
 
     Args:
         runs: at least one run.
-        title: of the SVG, for screen readers.
+        title: the title of the SVG, for screen readers.
         description: a longer text alternative.
     """
     with matplotlib.rc_context(STYLE):
@@ -184,13 +184,15 @@ def _draw_bars(
 
 def _evenly_spaced_points(recall: np.ndarray) -> np.ndarray:
     """The indices of at most CURVE_POINTS points of a curve; recall, (n,), falls from 1 to 0."""
-    wanted = np.linspace(1, 0, CURVE_POINTS)
-    indices = np.searchsorted(-recall, -wanted)  # searchsorted needs rising values
+    target_recalls = np.linspace(1, 0, CURVE_POINTS)
+    indices = np.searchsorted(-recall, -target_recalls)  # searchsorted needs rising values
     return np.unique(indices.clip(max=len(recall) - 1))
 
 
 def _draw_histogram(axes: Axes, run: ScoredImages) -> None:
-    lowest, highest = run.scores.min(), max(np.percentile(run.scores, 99.5), run.threshold)
+    """Draws density histograms of the scores of normal and of anomalous images, and a line at the threshold."""
+    lowest = run.scores.min()
+    highest = max(np.percentile(run.scores, 99.5), run.threshold)
     if highest <= lowest:
         highest = lowest + 1
     edges = np.linspace(lowest, highest, HISTOGRAM_EDGES)
@@ -210,7 +212,7 @@ def _add_legend(figure: Figure) -> None:
 
 
 def _as_svg(figure: Figure, title: str, description: str) -> str:
-    """SVG for a page, with the page's colours, ids of its own, and a text alternative."""
+    """The figure as SVG for a page, with the page's colours, unique ids and a text alternative."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -227,10 +229,10 @@ def _as_svg(figure: Figure, title: str, description: str) -> str:
 
     start_tag, content = svg.split(">", 1)
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', start_tag)[0]
-    points = float(width)  # 1 point is 4/3 CSS pixels
+    width_in_points = float(width)  # 1 point is 4/3 CSS pixels
     return (
         f'<svg role="img" aria-labelledby="{prefix}title {prefix}description" viewBox="0 0 {width} {height}" '
-        f'style="width: {points * 4 / 3:.0f}px; min-width: {points * 0.8:.0f}px">'
+        f'style="width: {width_in_points * 4 / 3:.0f}px; min-width: {width_in_points * 0.8:.0f}px">'
         f'<title id="{prefix}title">{html.escape(title)}</title>'
         f'<desc id="{prefix}description">{html.escape(description)}</desc>'
         f"{content}"

@@ -54,7 +54,7 @@ def gather(log_dir: Path) -> Gathered:
             continue
 
         # Only datasets of image files have a fingerprint. Runs of datasets with the same name are comparable only if
-        # their images are the same, so the first run of a label decides which images count.
+        # their images are the same; those with other images than the first run of a label are left out.
         dataset = run.results["dataset"]
         group = (dataset, run.label, fingerprint is None)
         if group not in first_images:

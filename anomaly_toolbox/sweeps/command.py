@@ -76,7 +76,7 @@ class TrialRunner:
             source=self._source,
             dataset=self._dataset,
             seed=options.seed,
-            reading=options.reading,
+            reading_options=options.reading_options,
         )
         return run_trial(trial, options.log_dir, self.console, overwrite, watch)
 
@@ -146,7 +146,8 @@ def run(plan: Plan) -> None:
 def open_sweep(plan: Plan) -> Sweep:
     """The sweep that a command asks for, in its storage."""
     options, search, studies = plan.options, plan.search, plan.studies
-    images = ", ".join([options.dataset_name, *(f"{name}={value}" for name, value in options.reading.items())])
+    reading_options = [f"{name}={value}" for name, value in options.reading_options.items()]
+    images = ", ".join([options.dataset_name, *reading_options])
     name = options.sweep_name
     if name is None:
         file_name = short_name(options.hps_path.stem, LONGEST_PART) if options.hps_path else "defaults"

@@ -81,7 +81,7 @@ def read_domains(
         Domains by the name of the hyperparameter, in the order of the file.
 
     Raises:
-        InputError: names the file, the section and the key, what was received and what would be right.
+        InputError: the file or an override is wrong; the message names the place, what was received and expected.
     """
     domains = _read_section(schema, method, path) if path else {}
     for override in overrides:
@@ -111,7 +111,10 @@ def combinations(grid: Mapping[str, Discrete]) -> list[dict[str, Any]]:
 
 
 def combination(grid: Mapping[str, Discrete], index: int) -> dict[str, Any]:
-    """The combination at this index of `combinations`, computed without the others."""
+    """The combination at this index of `combinations`, computed without the others.
+
+    The indices of its values are the digits of `index`; the base of each digit is the number of values of its domain.
+    """
     values = {}
     for name, domain in reversed(list(grid.items())):
         index, value_index = divmod(index, len(domain.values))
@@ -133,12 +136,12 @@ def check_count(count: int) -> None:
         )
 
 
-def as_grid(domains: Mapping[str, Domain], source: str) -> dict[str, Discrete]:
-    """The same domains, of which a grid can list all values.
+def as_grid(domains: Mapping[str, Domain], location: str) -> dict[str, Discrete]:
+    """The same domains as a grid, which can list all of their values.
 
     Args:
         domains: domains by the name of the hyperparameter.
-        source: the file and the section of the domains; the error message starts with it.
+        location: the file and the section of the domains; the error message starts with it.
 
     Raises:
         InputError: a domain is an interval.
@@ -147,7 +150,7 @@ def as_grid(domains: Mapping[str, Domain], source: str) -> dict[str, Discrete]:
     for name, domain in domains.items():
         if isinstance(domain, Interval):
             raise InputError(
-                f"{source}{name}: a grid needs Discrete values, received an interval, {domain.low} to {domain.high}; "
+                f"{location}{name}: a grid needs Discrete values, received an interval, {domain.low} to {domain.high}; "
                 "search it with --sampler random or --sampler tpe, and --trials"
             )
         grid[name] = domain
@@ -182,7 +185,7 @@ def _read_section(schema: type[BaseModel], method: str, path: Path) -> dict[str,
 
 
 def _read_sections(path: Path) -> dict[str, tuple[str, Any]]:
-    """The sections of a file by name in lower case; each with its name as written in the file, and its content."""
+    """The name of each section as written in the file, and its content, by the name in lower case."""
     sections: dict[str, tuple[str, Any]] = {}
     for name, content in _read_json(path).items():
         if name.lower() in sections:
@@ -210,6 +213,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict; raises ValueError if a name appears twice."""
     content: dict[str, Any] = {}
     for name, value in pairs:
         if name in content:
@@ -219,19 +223,19 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_domain(schema: type[BaseModel], name: str, content: Any, location: str) -> Domain:
-    kind = content.get("type") if isinstance(content, dict) else None
-    if not isinstance(kind, str) or kind not in REQUIRED_KEYS:
+    domain_type = content.get("type") if isinstance(content, dict) else None
+    if not isinstance(domain_type, str) or domain_type not in REQUIRED_KEYS:
         raise InputError(
             f'{location}: expected {{"type": "Discrete", "values": [...]}} (or RealInterval, IntInterval with min and '
             f"max), received {shortened(content)}"
         )
-    keys, required, optional = set(content), REQUIRED_KEYS[kind], OPTIONAL_KEYS[kind]
+    keys = set(content)
+    required, optional = REQUIRED_KEYS[domain_type], OPTIONAL_KEYS[domain_type]
     if not required <= keys <= required | optional:
         options = f" and may have {', '.join(sorted(optional))}" if optional else ""
-        raise InputError(
-            f"{location}: {kind} takes {', '.join(sorted(required))}{options}; received {', '.join(sorted(keys))}"
-        )
-    if kind == "Discrete":
+        expected, received = ", ".join(sorted(required)), ", ".join(sorted(keys))
+        raise InputError(f"{location}: {domain_type} takes {expected}{options}; received {received}")
+    if domain_type == "Discrete":
         return _parse_discrete(schema, name, content["values"], location)
     return _parse_interval(schema, name, content, location)
 
@@ -271,7 +275,7 @@ def _parse_interval(schema: type[BaseModel], name: str, content: dict[str, Any],
 
 
 def _step(schema: type[BaseModel], name: str) -> int:
-    """The number of which a hyperparameter must be a multiple."""
+    """The number that a whole-number hyperparameter must be a multiple of; 1 if its schema has no such rule."""
     for rule in schema.model_fields[name].metadata:
         multiple_of = getattr(rule, "multiple_of", None)
         if multiple_of is not None:
@@ -308,7 +312,7 @@ def _check_name(schema: type[BaseModel], name: str, location: str) -> None:
 
 
 def _validated(schema: type[BaseModel], name: str, value: Any, location: str) -> Any:
-    """The validated value of one hyperparameter; validated alone, so that the error names its location."""
+    """The validated value of one hyperparameter; raises InputError with its location in the file or command."""
     try:
         return getattr(schema.model_validate({name: value}), name)
     except ValidationError as problem:

@@ -49,16 +49,16 @@ class Options:
     debug: bool = False
 
     @property
-    def reading(self) -> dict[str, Any]:
+    def reading_options(self) -> dict[str, Any]:
         """The options for reading images that differ from their defaults; they are part of the name of a run."""
-        reading: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
         if self.aspect not in (None, "stretch"):
-            reading["aspect"] = self.aspect
+            changed["aspect"] = self.aspect
         if self.all_test_images:
-            reading["all_test_images"] = True
+            changed["all_test_images"] = True
         if self.white_level is not None:
-            reading["white_level"] = self.white_level
-        return reading
+            changed["white_level"] = self.white_level
+        return changed
 
     @property
     def is_sweep(self) -> bool:
@@ -104,11 +104,11 @@ class Plan:
         for method, domains in self.domains.items():
             settings = {name: domain for name, domain in domains.items() if name not in hps.LABELS}
             label_domains = {name: domains[name] for name in hps.LABELS if name in domains}
-            source = f"{self.options.hps_path}: {method.lower()}."
-            label_values = [domain.values for domain in hps.as_grid(label_domains, source).values()]
+            location = f"{self.options.hps_path}: {method.lower()}."
+            label_values = [domain.values for domain in hps.as_grid(label_domains, location).values()]
             for values in itertools.product(*label_values):
                 labels = dict(zip(label_domains, values, strict=True))
-                studies.append(StudySpec(method, hyperparameters_of(method), labels, settings, source))
+                studies.append(StudySpec(method, hyperparameters_of(method), labels, settings, location))
         return studies
 
 
@@ -116,7 +116,7 @@ def make_plan(options: Options) -> Plan:
     """Makes the plan of a command and validates all hyperparameters.
 
     Raises:
-        InputError: names the hyperparameter file or the option, what was received and what would be right.
+        InputError: a hyperparameter is wrong; the message names the file or the option, and what was expected.
     """
     methods, left_out = _choose_methods(options)
     plan = Plan(options, _read_domains(options, methods), left_out)

@@ -28,14 +28,14 @@ class StudySpec:
         schema: the method's `Hyperparameters`.
         labels: `anomalous_label` and `class_label`, where the hyperparameter file or `--set` gives them.
         settings: the domains of all other hyperparameters that were given.
-        source: the file and section that the settings come from; error messages start with it.
+        location: the file and the section of the settings; error messages start with it.
     """
 
     method: str
     schema: type[ScoringHyperparameters]
     labels: dict[str, Any]
     settings: dict[str, Domain]
-    source: str = ""
+    location: str = ""
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ class Search:
         """
         varying = {name: domain for name, domain in study.settings.items() if _varies(domain)}
         if self.sampler == "grid":
-            grid = hps.as_grid(varying, study.source)
+            grid = hps.as_grid(varying, study.location)
             if self.trials is None:
                 return hps.combinations(grid)
         if self.trials is None:

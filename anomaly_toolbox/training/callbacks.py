@@ -117,7 +117,7 @@ class KeepBest(keras.callbacks.Callback):
     Args:
         folder: the checkpoint folder.
         select_by: the validation metric that is compared: `auprc`, `auroc`, `loss`, or `last` for the last epoch.
-        patience: stop after so many epochs without a better one; None: never.
+        patience: the number of epochs without improvement after which training stops; None never stops it.
 
     Attributes:
         best_epoch: the number of the best epoch, from 1; 0 before the first.
@@ -149,11 +149,11 @@ class KeepBest(keras.callbacks.Callback):
         self.model.stop_training = self.is_exhausted(epoch + 1)
 
     def is_exhausted(self, epochs_done: int) -> bool:
-        """Whether patience has run out after so many epochs."""
+        """Whether patience has run out after this many epochs."""
         return self._patience is not None and epochs_done - self.best_epoch >= self._patience
 
     def _is_better(self, logs: dict[str, float]) -> bool:
-        """Whether the epoch is better than all before; if so, its metric becomes the best."""
+        """Whether the epoch is the best so far; if so, its metric is stored in `best`."""
         if self._select_by == "last":
             return True
         metric = logs[VALIDATION_METRICS[self._select_by]]
@@ -174,7 +174,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         folder: the checkpoint folder; it is made when needed.
-        keep_best, timing: their state is saved and restored as well.
+        keep_best, timing: callbacks whose state is saved and restored, too.
     """
 
     def __init__(self, folder: Path, keep_best: KeepBest, timing: Timing):
@@ -254,8 +254,8 @@ class KeepScores(keras.callbacks.Callback):
         """Reads the scores that an earlier attempt saved.
 
         Returns:
-            Each score by its name, and the number of batches that they belong to. If there are none, or they are
-            damaged or have another key, these are {} and 0.
+            Each score by its name, and the number of batches that were scored; {} and 0 if nothing was saved, or if the
+            file is damaged or has another key.
         """
         try:
             with np.load(self._path) as file:
@@ -272,10 +272,12 @@ class KeepScores(keras.callbacks.Callback):
         self._saved_at = time.perf_counter()
 
     def on_predict_batch_end(self, batch, logs=None):
-        self._parts.append({name: np.asarray(values) for name, values in logs.items()})
+        self._parts.append({score: np.asarray(values) for score, values in logs.items()})
         if time.perf_counter() - self._saved_at <= SECONDS_BETWEEN_SAVES:
             return
-        scores = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        scores = {}
+        for score in self._parts[0]:
+            scores[score] = np.concatenate([part[score] for part in self._parts])
         self._parts = [scores]
         with atomic_write(self._path) as temporary, open(temporary, "wb") as file:
             np.savez(file, key=self._key, batches=self._n_batches_before + batch + 1, **scores)
@@ -295,7 +297,7 @@ class WatchEpochs(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def reraise_as_damage(path: Path) -> Iterator[None]:
-    """Raises DamagedFile in place of the many errors that unreadable weights cause."""
+    """Turns the many errors that unreadable weights cause into a DamagedFile that names `path`."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:

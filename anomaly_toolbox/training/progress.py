@@ -80,7 +80,7 @@ class ScoringProgress(keras.callbacks.Callback):
 
     Args:
         bar: where progress is shown.
-        title: the text beside the bar.
+        title: the text next to the bar.
         n_batches_before: batches that an earlier attempt finished.
     """
 

@@ -92,7 +92,7 @@ def _write_scores(name: str, labels: np.ndarray, scores: np.ndarray) -> None:
     tf.summary.experimental.write_raw_pb(curve.SerializeToString(), tf.summary.experimental.get_step())
 
 
-def forget_after(folder: Path, step: int) -> None:
+def remove_points_after(folder: Path, step: int) -> None:
     """Removes the points after a step from the event files of a run, because a continued training writes them again.
 
     Args:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from anomaly_toolbox import evaluation, pictures
 from anomaly_toolbox.console import ProgressBar
-from anomaly_toolbox.datasets.batches import ScoringSplit, same_order
+from anomaly_toolbox.datasets.batches import ScoringSplit, reraise_other_order
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import DamagedFile, ToolboxError
 from anomaly_toolbox.files import atomic_write, read_json, sha256, write_json
@@ -34,7 +34,7 @@ Watch = Callable[[int, dict[str, float]], None]  # called with an epoch's number
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What is trained and tested.
+    """A method with its hyperparameters, and the dataset that it is trained and tested on.
 
     Attributes:
         experiment: registered name of the method.
@@ -43,7 +43,7 @@ class Trial:
         source: where the images come from: `--dataset` and `--data-dir` as absolute paths.
         dataset: the dataset, which the trial configures.
         seed: sets the initial weights, the order of the images and all random numbers of the method.
-        reading: the options that were given for reading images: `aspect`, `all_test_images`, `white_level`.
+        reading_options: those of `aspect`, `all_test_images` and `white_level` that differ from their defaults.
     """
 
     experiment: str
@@ -52,7 +52,7 @@ class Trial:
     source: str
     dataset: AnomalyDetectionDataset
     seed: int
-    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reading_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def run_trial(
@@ -75,7 +75,7 @@ def run_trial(
         ToolboxError: the folder is damaged, belongs to another run or is in use; or training diverged.
     """
     trial = _with_default_label(trial)
-    values = {**trial.hyperparameters.model_dump(), **trial.reading}
+    values = {**trial.hyperparameters.model_dump(), **trial.reading_options}
     defaults = type(trial.hyperparameters).model_validate({}).model_dump()
     name = run_name(values, defaults, trial.seed)
     run = Run(log_dir / trial.experiment / trial.dataset_name / name, _hparams(trial))
@@ -87,10 +87,10 @@ def run_trial(
                 console.print(f"finished before, skipped: {run.folder} (--overwrite runs it again)")
                 return run.folder, results
         try:
-            with same_order():
+            with reraise_other_order():
                 results = Attempt(trial, run, console, watch).run_to_end(overwrite)
         except ToolboxError:
-            run.discard_unbegun()
+            run.remove_unless_trained()
             raise
     return run.folder, results
 
@@ -120,8 +120,8 @@ class Attempt:
         keras.utils.set_random_seed(trial.seed)
         data = prepare(dataset, hp, trial.seed, self.console)
         self._claim_folder(data, overwrite)
-        settings = {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
-        summaries.summarise_hyperparameters(self.run.folder, settings)
+        values = {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
+        summaries.summarise_hyperparameters(self.run.folder, values)
 
         detector = detector_class(trial.experiment)(hp, dataset.channels)
         detector.compile()
@@ -135,7 +135,7 @@ class Attempt:
         return results
 
     def _claim_folder(self, data: PreparedData, overwrite: bool) -> None:
-        """Adds properties of the images to `hparams.json`; ToolboxError if a checkpoint was made with other images."""
+        """Adds properties of the images to `hparams.json`; raises ToolboxError if a checkpoint has other images."""
         run = self.run
         if overwrite:  # not before: an error in the images must not cost the earlier run
             run.clear()
@@ -161,13 +161,13 @@ class Attempt:
         checkpoint = callbacks.Checkpoint(run.checkpoint, keep_best, timing)
         epochs_done = checkpoint.restore(detector)
         steps = data.n_train // hp.batch_size
-        summaries.forget_after(run.folder, epochs_done * steps)
+        summaries.remove_points_after(run.folder, epochs_done * steps)
         if epochs_done:
             self.console.print(f"continuing after epoch {epochs_done} of {hp.epochs}")
         if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
             validate = callbacks.Validation(data.validation, data.memory_images)
             with ProgressBar(self.console) as bar:
-                in_order = [
+                callbacks_in_order = [
                     timing,
                     Divergence(hp.step_log_frequency),
                     validate,
@@ -177,7 +177,7 @@ class Attempt:
                     progress.EpochProgress(bar, hp.epochs, keep_best),
                 ]
                 if self.watch:
-                    in_order.append(callbacks.WatchEpochs(self.watch))
+                    callbacks_in_order.append(callbacks.WatchEpochs(self.watch))
                 history = detector.fit(
                     data.batches(epochs_done),
                     steps_per_epoch=steps,
@@ -185,7 +185,7 @@ class Attempt:
                     initial_epoch=epochs_done,
                     shuffle=False,  # the dataset shuffles
                     verbose=0,
-                    callbacks=in_order,
+                    callbacks=callbacks_in_order,
                 )
             epochs_done += len(history.epoch)
             if epochs_done < hp.epochs:
@@ -202,7 +202,7 @@ class Attempt:
         }
 
     def _fit_after_epochs(self, detector: AnomalyDetector, memory_images: np.ndarray) -> float:
-        """Fits what is fitted after the epochs, such as the memory banks, and returns the duration in seconds.
+        """Fits the memory banks and whatever the method needs after its epochs; returns the duration in seconds.
 
         `model.weights.h5` is written at the end, so its presence shows that this step is done.
         """
@@ -282,24 +282,26 @@ class Attempt:
         """
         checkpoint, batch_size = self.run.checkpoint, detector.hyperparameters.batch_size
         checkpoint.mkdir(exist_ok=True)
-        key = f"{sha256(self.run.weights_path)} {split.fingerprint}"
-        keep = callbacks.KeepScores(checkpoint / f"{name}-scores.npz", key)
-        scores, n_batches_before = keep.restore()
+        key = f"{sha256(self.run.weights_path)} {split.digest}"
+        keep_scores = callbacks.KeepScores(checkpoint / f"{name}-scores.npz", key)
+        scores, n_batches_before = keep_scores.restore()
         n_images, n_before = len(split.labels), n_batches_before * batch_size
         speed = None
         if n_before < n_images:
             if n_batches_before:
                 self.console.print(f"scoring continues after {n_before:,} of {n_images:,} {name} images")
-            shown = progress.ScoringProgress(bar, f"scoring {name} images", n_batches_before)
+            scoring_progress = progress.ScoringProgress(bar, f"scoring {name} images", n_batches_before)
             started = time.perf_counter()
             remaining_batches = split.batches.skip(n_batches_before)
-            remaining = detector.score_batches(remaining_batches, n_images - n_before, [shown, keep], with_maps)
+            remaining = detector.score_batches(
+                remaining_batches, n_images - n_before, [scoring_progress, keep_scores], with_maps
+            )
             speed = (n_images - n_before) / (time.perf_counter() - started)
             for score, values in remaining.items():
                 scores[score] = np.concatenate([scores.get(score, values[:0]), values])
-        first = ("paper", "residual")
-        ordered = [*first, *sorted(scores.keys() - set(first))]
-        return {score: scores[score][:n_images] for score in ordered}, speed
+        scores_of_all_methods = ("paper", "residual")
+        names = [*scores_of_all_methods, *sorted(scores.keys() - set(scores_of_all_methods))]
+        return {score: scores[score][:n_images] for score in names}, speed
 
 
 def _summary_without_epochs() -> dict[str, Any]:
@@ -314,7 +316,7 @@ def _summary_without_epochs() -> dict[str, Any]:
 
 
 def _with_default_label(trial: Trial) -> Trial:
-    """The trial with the dataset's default anomalous label, where no label was given."""
+    """The trial with the dataset's default anomalous label if no label was given, else the same trial."""
     hp = trial.hyperparameters
     if hp.anomalous_label is not None or hp.class_label is not None:
         return trial
@@ -327,7 +329,7 @@ def _hparams(trial: Trial) -> dict[str, Any]:
         "experiment": trial.experiment,
         "dataset": trial.dataset_name,
         "source": trial.source,
-        "reading": dict(trial.reading),
+        "reading": dict(trial.reading_options),
         "fingerprint_of_images": trial.dataset.fingerprint(trial.hyperparameters.class_label),
         "hyperparameters": trial.hyperparameters.model_dump(),
         "seed": trial.seed,

@@ -26,7 +26,7 @@ def tar(path, *headers, content=CONTENT):
             header.size = len(text)
             archive.addfile(header, io.BytesIO(text))
         for header in headers:
-            archive.addfile(header)
+            archive.fileobj.write(header.tobuf())  # `addfile` wants the announced content, too
     return path
 
 

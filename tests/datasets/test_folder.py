@@ -1,12 +1,13 @@
-"""Folders of images: the splits of the files, what is left out, and the notes about it."""
+"""Folders of images: splits, masks, files that are left out, and notes."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_toolbox.datasets import folder as module
+from anomaly_toolbox.datasets import folder as folder_module
 from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.datasets.layout import find_items
 from anomaly_toolbox.errors import InputError, ToolboxError
@@ -37,7 +38,17 @@ def counts(dataset):
     }
 
 
+def all_images(batches):
+    return np.concatenate([images for images, _ in batches])
+
+
+def totals(counts_of_splits):
+    """The sum of the counts of several splits, [normal, anomalous]."""
+    return np.sum(counts_of_splits, axis=0).tolist()
+
+
 def configured(folder, size=8, **options):
+    """A dataset of a folder, in batches of four images."""
     dataset = ImageFolder(folder, **options)
     dataset.configure(4, (size, size), drop_remainder=False)
     return dataset
@@ -97,7 +108,7 @@ def test_normal_images_alone(tmp_path, name):
 def test_pixels_are_those_of_the_files(tmp_path):
     fill(tmp_path, mode="RGB", train__good=3, test__good=2, test__crack=2)
     dataset = configured(tmp_path, size=12)
-    images = np.concatenate([images for images, _ in dataset.test])
+    images = all_images(dataset.test)
     assert images.shape == (2, 12, 12, 3)
     for image, name in zip(images, dataset.test_files, strict=True):
         np.testing.assert_allclose(image, np.asarray(Image.open(tmp_path / name)) / 127.5 - 1, atol=1e-6)
@@ -108,17 +119,17 @@ def test_images_of_16_bits_keep_their_precision(tmp_path):
     pixels = np.arange(30_000, 30_144, dtype=np.uint16).reshape(12, 12)
     for path in (tmp_path / "test" / "good").iterdir():
         Image.fromarray(pixels + int(path.stem)).save(path)
-    (image,) = np.concatenate([images for images, _ in configured(tmp_path, size=12).test])
+    (image,) = all_images(configured(tmp_path, size=12).test)
     assert len(np.unique(image)) == 144
 
 
 def test_a_large_dataset_is_kept_on_disk(tmp_path, monkeypatch):
     fill(tmp_path, normal=10, anomalous=4)
-    in_memory = np.concatenate([images for images, _ in configured(tmp_path).test])
-    monkeypatch.setattr(module, "LARGEST_IN_MEMORY", 0)
+    in_memory = all_images(configured(tmp_path).test)
+    monkeypatch.setattr(folder_module, "LARGEST_IN_MEMORY", 0)
     dataset = configured(tmp_path)
     assert isinstance(dataset._pixels, np.memmap)
-    np.testing.assert_array_equal(np.concatenate([images for images, _ in dataset.test]), in_memory)
+    np.testing.assert_array_equal(all_images(dataset.test), in_memory)
 
 
 def test_masks(tmp_path):
@@ -131,8 +142,9 @@ def test_masks(tmp_path):
         Image.fromarray(pixels).save(masks / f"{number}_mask.png")
     dataset = configured(tmp_path, size=12)
     for mask, name in zip(dataset.test_masks, dataset.test_files, strict=True):
-        expected = 3 * int(name.split("/")[-1][0]) + 3 if "crack" in name else 0
-        assert mask.any(axis=1).sum() == expected
+        number = int(Path(name).stem)
+        n_marked_rows = 3 * number + 3 if "crack" in name else 0
+        assert mask.any(axis=1).sum() == n_marked_rows
     (masks / "2_mask.png").unlink()
     (masks / "0_mask.png").unlink()
     assert configured(tmp_path).test_masks is None
@@ -149,13 +161,13 @@ def test_bad_images_are_refused_or_left_out(tmp_path):
     with pytest.raises(ToolboxError, match=r"3\.png: is empty; repair or remove the file.*--on-bad-image skip"):
         ImageFolder(tmp_path)
     dataset = configured(tmp_path, on_bad_image="skip")
-    assert sum(map(sum, counts(dataset).values())) == 22
+    remaining = counts(dataset)
+    assert sum(totals(list(remaining.values()))) == 22
     assert [note for note in dataset.notes if "3.png: is empty" in note]
     assert [note for note in dataset.notes if "5.png: is damaged or truncated" in note]
-    images = {
-        image.tobytes() for split in (dataset.train, dataset.test) for batch, _ in split for image in batch.numpy()
-    }
-    assert len(images) == sum(counts(dataset)["train"]) + sum(counts(dataset)["test"])
+    images = [*all_images(dataset.train), *all_images(dataset.test)]
+    distinct_images = {image.tobytes() for image in images}
+    assert len(distinct_images) == sum(remaining["train"]) + sum(remaining["test"])
 
 
 def test_an_image_in_two_splits_is_refused_or_left_out(tmp_path):
@@ -180,8 +192,8 @@ def test_an_image_that_is_normal_and_anomalous_is_refused_or_left_out(tmp_path):
     shutil.copy(tmp_path / "normal" / "3.png", tmp_path / "anomalous" / "copy.png")
     with pytest.raises(ToolboxError, match=r"is the same image as .*, once normal and once anomalous; repair"):
         configured(tmp_path)
-    found = counts(configured(tmp_path, on_bad_image="skip"))
-    assert np.sum(list(found.values()), axis=0).tolist() == [9, 4]
+    remaining = counts(configured(tmp_path, on_bad_image="skip"))
+    assert totals(list(remaining.values())) == [9, 4]
 
 
 def test_all_copies_of_a_contradiction_are_left_out(tmp_path):
@@ -189,8 +201,8 @@ def test_all_copies_of_a_contradiction_are_left_out(tmp_path):
     fill(tmp_path, train__good=6, test__good=6, test__crack=6)
     for name in ("crack/1.png", "crack/2.png"):
         shutil.copy(tmp_path / "test" / "good" / "3.png", tmp_path / "test" / name)
-    found = counts(configured(tmp_path, on_bad_image="skip"))
-    assert np.sum([found["validation"], found["test"]], axis=0).tolist() == [5, 4]
+    remaining = counts(configured(tmp_path, on_bad_image="skip"))
+    assert totals([remaining["validation"], remaining["test"]]) == [5, 4]
 
 
 @pytest.mark.parametrize("content", [b"text", None])
@@ -254,7 +266,8 @@ def test_an_unusual_size_is_noted(tmp_path):
 def test_padding_of_the_test_images(tmp_path):
     dataset = configured(fill(tmp_path, size=(6, 12), train__good=3, test__good=2, test__crack=2), aspect="pad")
     assert dataset.test_padding.shape == (2, 8, 8)
-    assert dataset.test_padding.all(axis=2).tolist() == 2 * [[True] * 2 + [False] * 4 + [True] * 2]
+    is_padded_row = [True, True, False, False, False, False, True, True]
+    assert dataset.test_padding.all(axis=2).tolist() == [is_padded_row, is_padded_row]
     assert configured(tmp_path).test_padding is None
 
 
@@ -266,11 +279,9 @@ def test_another_size_replaces_images_and_masks(tmp_path):
     assert next(iter(dataset.test))[0].shape == (2, 16, 16, 1)
 
 
-@pytest.mark.parametrize(
-    "make", [lambda path: None, lambda path: fill(path, good_ones=3), lambda path: fill(path, normal=0)]
-)
-def test_other_layouts_are_refused(tmp_path, make):
-    make(tmp_path)
+@pytest.mark.parametrize("folders", [{}, {"good_ones": 3}, {"normal": 0}], ids=["empty", "unknown name", "no images"])
+def test_other_layouts_are_refused(tmp_path, folders):
+    fill(tmp_path, **folders)
     with pytest.raises(InputError, match="no normal images to train on; expected PNG"):
         find_items(tmp_path, 0, False)
 
@@ -289,10 +300,10 @@ def test_a_label_is_refused(tmp_path):
 def test_letter_case_of_names_does_not_matter(tmp_path, name):
     fill(tmp_path, **{f"Train__{name}": 6, "TEST__good": 2, f"TEST__{name}x": 3, "Test__crack": 4})
     fill(tmp_path, seed=1, **{f"TEST__{name}": 4})
-    found = counts(configured(tmp_path))
+    numbers = counts(configured(tmp_path))
     n_good = 4 if name == "good" else 6
-    assert found["train"] == [6, 0]
-    assert np.sum([found["validation"], found["test"]], axis=0).tolist() == [n_good, 7]
+    assert numbers["train"] == [6, 0]
+    assert totals([numbers["validation"], numbers["test"]]) == [n_good, 7]
 
 
 @pytest.mark.parametrize("name", ["Anomalous", "abnormal", "anomaly", "Defect", "POSITIVE", "bad"])
@@ -303,8 +314,7 @@ def test_other_names_for_anomalous(tmp_path, name):
 
 def test_other_names_for_validation(tmp_path):
     fill(tmp_path, train__good=6, val__good=4, val__crack=2)
-    found = counts(configured(tmp_path))
-    assert found == {"train": [6, 0], "validation": [2, 1], "test": [2, 1]}
+    assert counts(configured(tmp_path)) == {"train": [6, 0], "validation": [2, 1], "test": [2, 1]}
     fill(tmp_path, seed=1, test__good=3, test__hole=5)
     assert counts(configured(tmp_path)) == {"train": [6, 0], "validation": [4, 2], "test": [3, 5]}
 

@@ -25,7 +25,7 @@ def test_bytes_written_by_hand(tmp_path):
     assert read_idx(tmp_path / "labels", dimensions=1).tolist() == [7, 2, 9]
 
 
-def test_the_content_decides_whether_a_file_is_gzipped(tmp_path):
+def test_gzipped_files_are_recognised_by_their_content(tmp_path):
     write_idx(tmp_path / "images.gz", ARRAY)
     (tmp_path / "images").write_bytes((tmp_path / "images.gz").read_bytes())
     assert read_idx(tmp_path / "images", dimensions=3).shape == ARRAY.shape

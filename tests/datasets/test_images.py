@@ -166,7 +166,7 @@ def test_an_image_has_the_same_pixels_in_every_type(tmp_path, levels, shape):
     ):
         if levels == 255:
             np.testing.assert_array_equal(other, of_bytes)
-        else:  # the last digit of a float may decide between two of 65,535 levels
+        else:  # the last digit of a float may lead to a neighbouring one of 65,535 levels
             np.testing.assert_allclose(other, of_bytes, atol=1.01 / levels)
 
 

@@ -23,7 +23,7 @@ def configured(folder, **options):
     return dataset
 
 
-def test_the_seed_decides_the_splits(tmp_path):
+def test_the_splits_depend_on_the_seed(tmp_path):
     dataset = configured(publish(tmp_path))
     assert counts(dataset) == {"train": [18, 0], "validation": [6, 4], "test": [6, 5]}
     assert dataset.channels == 3

@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_run_to_the_last_digit(tmp_path, method, bits, o
             Image.fromarray(deep).save(tmp_path / "images" / subfolder / f"{number}.tif")
     hyperparameters = detector_class(method).Hyperparameters(**{**TINY[method], "image_size": 16})
     dataset = ImageFolder(tmp_path / "images", **options)
-    trial = Trial(method, hyperparameters, "images", "images", dataset, seed=0, reading=options)
+    trial = Trial(method, hyperparameters, "images", "images", dataset, seed=0, reading_options=options)
     folder, results = run_trial(trial, tmp_path / "logs", plain_console(file=io.StringIO()))
     with open(folder / "scores.csv", newline="") as file:
         recorded = {row["file"]: np.float32(row["score"]) for row in csv.DictReader(file)}

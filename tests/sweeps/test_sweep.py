@@ -271,7 +271,7 @@ def test_each_trial_runs_once_with_postgresql(postgresql, tmp_path, monkeypatch)
     monkeypatch.setattr(storage, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(storage, "GRACE_SECONDS", 3)
     check_that_each_trial_runs_once(postgresql, tmp_path)
-    summaries = optuna.get_all_study_summaries(postgresql, include_best_trial=False)
+    summaries = optuna.get_all_study_summaries(open_storage(postgresql), include_best_trial=False)
     assert sum(summary.n_trials for summary in summaries) == 8  # six trials, two of which were started twice
 
 

@@ -30,18 +30,21 @@ pytestmark = pytest.mark.slow
 
 
 def trial(method="GANomaly", seed=0, **changes):
-    in_epochs = {"step_log_frequency": 5} if "epochs" in TINY[method] else {}
-    hyperparameters = detector_class(method).Hyperparameters(
-        **{**TINY[method], "anomalous_label": 2, "batch_size": 64, **in_epochs, **changes}
-    )
+    """A trial on the digits with a tiny detector; `changes` are hyperparameters."""
+    values = {**TINY[method], "anomalous_label": 2, "batch_size": 64}
+    if "epochs" in values:
+        values["step_log_frequency"] = 5
+    hyperparameters = detector_class(method).Hyperparameters(**{**values, **changes})
     return Trial(method, hyperparameters, "Digits", "Digits", Digits(), seed)
 
 
 def run(folder, console=None, overwrite=False, **changes):
+    """Runs a trial in a log folder -> its run folder and its results; `changes` are arguments of `trial`."""
     return run_trial(trial(**changes), folder, console or plain_console(file=io.StringIO()), overwrite)
 
 
 def columns_of(folder):
+    """The columns of `scores.csv` by name, as floats."""
     with open(folder / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
@@ -98,9 +101,9 @@ def test_scores_csv_reproduces_every_metric(finished):
     assert test["auprc"] == average_precision_score(labels, columns["score"])
     assert test["auroc"] == roc_auc_score(labels, columns["score"])
     for name, recorded in test["scores"].items():
-        again = evaluation.metrics(labels, columns[name], recorded["threshold"])
-        again["auprc_interval"] = evaluation.auprc_interval(labels, columns[name])
-        assert again == recorded
+        recomputed = evaluation.metrics(labels, columns[name], recorded["threshold"])
+        recomputed["auprc_interval"] = evaluation.auprc_interval(labels, columns[name])
+        assert recomputed == recorded
     assert test["scores"]["paper"]["auprc"] == test["auprc"]
 
 
@@ -187,7 +190,7 @@ def test_a_finished_run_is_skipped(finished):
 
 
 def test_an_interrupted_training_continues_with_the_same_results(finished, tmp_path, monkeypatch):
-    """It stops in epoch 3, and again before the run is finished; shuffling, Adam and the best epoch continue."""
+    """The run stops in epoch 3, and again before it is finished; shuffling, Adam and the best epoch continue."""
     uninterrupted, results, _ = finished
     on_train_batch_end = summaries.Summaries.on_train_batch_end
 
@@ -208,14 +211,14 @@ def test_an_interrupted_training_continues_with_the_same_results(finished, tmp_p
         with pytest.raises(ZeroDivisionError):
             run(tmp_path, epochs=3)
     output = io.StringIO()
-    _, again = run(tmp_path, plain_console(file=output), epochs=3)
+    _, continued_results = run(tmp_path, plain_console(file=output), epochs=3)
     for tag in tags_of(folder):
         steps = steps_of(folder, tag)
         assert steps == sorted(set(steps)), tag  # each step once, in order
         assert steps == steps_of(uninterrupted, tag)
     assert "continuing after epoch 3 of 3" in output.getvalue()
     for part in ("validation", "test", "selected_epoch"):
-        assert again[part] == results[part]
+        assert continued_results[part] == results[part]
 
 
 def tags_of(folder):
@@ -231,45 +234,49 @@ def stop(*_, **__):
 
 
 def test_an_interrupted_encoder_fit_and_search_continue_with_the_same_results(tmp_path, monkeypatch):
-    """AnoGAN stops while its encoder is fitted, which begins anew, and in its search, which continues."""
+    """AnoGAN stops while it fits its encoder, which starts again, and during the search, which continues."""
     changes = {"method": "AnoGAN", "epochs": 1, "validation_size": 100, "batch_size": 60, "gamma": 3}
-    _, results = run(tmp_path / "whole", **changes)
+    _, results = run(tmp_path / "uninterrupted", **changes)
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", -1)
     with monkeypatch.context() as patch:
         patch.setattr(progress.AfterFitProgress, "on_train_batch_end", stop)
         with pytest.raises(Stop):
-            run(tmp_path / "stopped", **changes)
+            run(tmp_path / "interrupted", **changes)
+    on_predict_batch_end = callbacks.KeepScores.on_predict_batch_end
+
+    def save_and_stop_after_four_batches(self, batch, logs=None):
+        on_predict_batch_end(self, batch, logs)
+        if batch == 3:
+            raise Stop
+
     with monkeypatch.context() as patch:
-        save = callbacks.KeepScores.on_predict_batch_end
-        patch.setattr(
-            callbacks.KeepScores,
-            "on_predict_batch_end",
-            lambda self, batch, logs=None: save(self, batch, logs) or (batch == 3 and stop()),
-        )
+        patch.setattr(callbacks.KeepScores, "on_predict_batch_end", save_and_stop_after_four_batches)
         with pytest.raises(Stop):
-            run(tmp_path / "stopped", **changes)
+            run(tmp_path / "interrupted", **changes)
     output = io.StringIO()
     with monkeypatch.context() as patch:
-        patch.setattr(gallery, "draw", stop)  # everything is scored, and the scores are kept
+        patch.setattr(gallery, "draw", stop)  # after all images are scored and the scores saved
         with pytest.raises(Stop):
-            run(tmp_path / "stopped", plain_console(file=output), **changes)
+            run(tmp_path / "interrupted", plain_console(file=output), **changes)
     assert "scoring continues after 240 of 360 test images" in output.getvalue()
-    _, again = run(tmp_path / "stopped", **changes)
-    assert again["score_images_per_second"] is again["score_seconds"] is None
+    _, continued_results = run(tmp_path / "interrupted", **changes)
+    assert continued_results["score_images_per_second"] is None
+    assert continued_results["score_seconds"] is None
     for part in ("validation", "test", "selected_epoch"):
-        assert again[part] == results[part]
+        assert continued_results[part] == results[part]
     assert {"latent_neighbours", "mahalanobis"} <= set(results["test"]["scores"])
 
 
 def test_scores_of_other_networks_are_ignored(tmp_path):
-    keep = callbacks.KeepScores(tmp_path / "scores.npz", "key")
-    assert keep.restore() == ({}, 0)
+    keep_scores = callbacks.KeepScores(tmp_path / "scores.npz", "key")
+    assert keep_scores.restore() == ({}, 0)
     np.savez(tmp_path / "scores.npz", key="key", batches=2, paper=np.arange(4.0))
-    scores, batches = keep.restore()
-    assert (scores["paper"].tolist(), batches) == ([0, 1, 2, 3], 2)
+    scores, n_batches = keep_scores.restore()
+    assert scores["paper"].tolist() == [0, 1, 2, 3]
+    assert n_batches == 2
     assert callbacks.KeepScores(tmp_path / "scores.npz", "other key").restore() == ({}, 0)
     (tmp_path / "scores.npz").write_bytes(b"damaged")
-    assert keep.restore() == ({}, 0)
+    assert keep_scores.restore() == ({}, 0)
 
 
 @pytest.mark.parametrize("method", ["KNN", "PCA"])
@@ -296,7 +303,7 @@ def test_knn_is_better_than_chance(tmp_path):
     assert results["test"]["auprc"] > 5 * results["test"]["prevalence"]
 
 
-def test_another_score_may_be_selected(tmp_path):
+def test_another_score_can_be_selected(tmp_path):
     folder, results = run(tmp_path, epochs=1, score="latent_neighbours")
     assert results["score"] == "latent_neighbours"
     assert results["test"]["auprc"] == results["test"]["scores"]["latent_neighbours"]["auprc"]
@@ -343,7 +350,7 @@ def test_patience_and_the_last_epoch(tmp_path):
     assert (results["epochs"], results["steps"]) == (n_epochs, 15 * n_epochs)
     folder, results = run(tmp_path, epochs=2, select_by="last", step_log_frequency=1000)
     assert results["selected_epoch"] == 2
-    assert steps_of(folder, "losses/d_loss") == [1, 15, 30]  # a short training has a curve, too
+    assert steps_of(folder, "losses/d_loss") == [1, 15, 30]  # the first step and the end of each epoch
 
 
 def test_a_batch_larger_than_the_training_set(tmp_path):
@@ -359,8 +366,8 @@ class NoAnomalousValidation(Digits):
 
 def test_without_anomalous_validation_images_the_loss_selects_the_epoch(tmp_path):
     output = io.StringIO()
-    without = dataclasses.replace(trial(epochs=2), dataset=NoAnomalousValidation())
-    _, results = run_trial(without, tmp_path, plain_console(file=output))
+    changed_trial = dataclasses.replace(trial(epochs=2), dataset=NoAnomalousValidation())
+    _, results = run_trial(changed_trial, tmp_path, plain_console(file=output))
     assert "the epoch with the lowest loss is kept" in output.getvalue()
     assert output.getvalue().count("validation residual") == 2
     assert results["validation"]["auprc"] is None
@@ -380,10 +387,10 @@ class OtherAnomalies(Digits):
 
 def test_the_heatmap_range_does_not_depend_on_anomalous_validation_images(tmp_path):
     _, results = run(tmp_path / "a", method="PCA")
-    other = dataclasses.replace(trial(method="PCA"), dataset=OtherAnomalies())
-    _, others = run_trial(other, tmp_path / "b", plain_console(file=io.StringIO()))
-    assert others["heat_range"] == results["heat_range"]
-    assert others["validation"]["score_max"] != results["validation"]["score_max"]
+    changed_trial = dataclasses.replace(trial(method="PCA"), dataset=OtherAnomalies())
+    _, changed_results = run_trial(changed_trial, tmp_path / "b", plain_console(file=io.StringIO()))
+    assert changed_results["heat_range"] == results["heat_range"]
+    assert changed_results["validation"]["score_max"] != results["validation"]["score_max"]
 
 
 class Unsteady(Digits):
@@ -402,10 +409,10 @@ def test_a_split_with_another_order_each_time_is_refused_by_name(tmp_path):
 
 
 def test_a_wrong_number_of_test_files_is_refused(tmp_path):
-    other = dataclasses.replace(trial(method="PCA"), dataset=Digits())
-    other.dataset.test_files = ["1.png"]
+    pca_trial = trial(method="PCA")
+    pca_trial.dataset.test_files = ["1.png"]
     with pytest.raises(ToolboxError, match=r"Digits\.test_files has 1 names, expected one for each of the 360"):
-        run_trial(other, tmp_path, plain_console(file=io.StringIO()))
+        run_trial(pca_trial, tmp_path, plain_console(file=io.StringIO()))
 
 
 def test_a_training_that_diverges_is_reported(tmp_path):
@@ -419,12 +426,20 @@ def test_without_a_label_the_default_of_the_dataset_is_used(tmp_path):
     assert folder.name.startswith("anomalous_label=2")
 
 
-def test_the_step_is_traced_once_in_three_epochs(tmp_path, monkeypatch):
-    traces = []
+def test_each_step_is_traced_once_in_three_epochs(tmp_path, monkeypatch):
+    traced = []
     cls = detector_class("GANomaly")
-    step = cls.train_step
-    monkeypatch.setattr(cls, "train_step", lambda self, x: traces.append("train") or step(self, x))
-    predict = cls.predict_step
-    monkeypatch.setattr(cls, "predict_step", lambda self, x: traces.append("score") or predict(self, x))
+
+    def record_calls(name):
+        step = getattr(cls, name)
+
+        def recorded_step(self, x):
+            traced.append(name)
+            return step(self, x)
+
+        monkeypatch.setattr(cls, name, recorded_step)
+
+    record_calls("train_step")
+    record_calls("predict_step")
     run(tmp_path, epochs=3)
-    assert sorted(traces) == ["score", "train"]
+    assert sorted(traced) == ["predict_step", "train_step"]
