@@ -291,6 +291,7 @@ def predict(
         with contextlib.ExitStack() as stack:
             lines = sys.stdout
             if output is not None:
+                output.parent.mkdir(parents=True, exist_ok=True)
                 temporary = stack.enter_context(atomic_write(output))
                 lines = open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
                 stack.enter_context(lines)

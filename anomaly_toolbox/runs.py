@@ -82,6 +82,7 @@ class Run:
         self.results_path = folder / "results.json"
         self.scores_path = folder / "scores.csv"
         self.checkpoint = folder / "checkpoint"
+        self._holds_only_new_files = False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,6 +97,7 @@ class Run:
             lock.acquire()
         except filelock.Timeout:
             raise ToolboxError(f"{self.folder}: another process is working on this run") from None
+        self._holds_only_new_files = all(path.name == ".lock" for path in self.folder.iterdir())
         try:
             yield
         finally:
@@ -108,10 +110,11 @@ class Run:
                 shutil.rmtree(path)
             elif path.name != ".lock":
                 path.unlink()
+        self._holds_only_new_files = True
 
     def remove_unless_trained(self) -> None:
-        """Removes the folder, unless it holds a checkpoint or results."""
-        if not self.checkpoint.exists() and not self.results_path.exists():
+        """Removes the folder, unless it holds a checkpoint, results, or anything from before it was locked."""
+        if self._holds_only_new_files and not self.checkpoint.exists() and not self.results_path.exists():
             shutil.rmtree(self.folder)
 
     def begin(self) -> None:
@@ -265,7 +268,7 @@ class FinishedRun:
 @contextlib.contextmanager
 def advice_on_damage(folder: Path) -> Iterator[None]:
     """Adds what the user can do to the error of a damaged run, in one line."""
-    advice = "restore the folder from a copy, or run the command again that made it"
+    advice = "restore the folder from a copy, or train again: run the command that made it, with --overwrite"
     try:
         yield
     except DamagedFile as problem:

@@ -95,3 +95,21 @@ def test_clear_removes_all_but_the_lock(run):
     (run.folder / "checkpoint").mkdir()
     run.clear()
     assert [path.name for path in run.folder.iterdir()] == [".lock"]
+
+
+def test_a_failed_command_removes_only_its_own_folder(tmp_path):
+    """Files that were there before the command stay, whatever they are."""
+    run = Run(tmp_path / "run", HPARAMS)
+    with run.locked():
+        run.begin()
+        run.weights_path.write_bytes(b"weights")
+    again = Run(tmp_path / "run", HPARAMS)
+    with again.locked():
+        again.begin()
+        again.remove_unless_trained()
+    assert run.weights_path.read_bytes() == b"weights"
+    new = Run(tmp_path / "new", HPARAMS)
+    with new.locked():
+        new.begin()
+        new.remove_unless_trained()
+    assert not new.folder.exists()

@@ -110,7 +110,7 @@ def _walk(folder: Path, ancestors: tuple[Path, ...], bad: list[BadImage], unused
         if os.path.isdir(path):
             target = path.resolve()
             if target in ancestors:
-                bad.append(BadImage(path, f"is a link to {target}, which the link itself is in"))
+                bad.append(BadImage(path, f"is a link to {target}, the folder that contains it"))
             else:
                 yield from _walk(path, (*ancestors, target), bad, unused)
         elif is_image(path):  # also a link to itself; reading it reports the error

@@ -98,6 +98,8 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
     score_names = list(dict.fromkeys(name for run in comparison.runs for name in run.results["test"]["scores"]))
     if len(score_names) > 2:
         _print_in_parts(console, _score_table(comparison, score_names))
+        if comparison.chosen_settings:
+            console.print("In this table, each score has the settings with its own highest validation AUPRC.")
         console.print(SELECTED_SCORE)
 
 

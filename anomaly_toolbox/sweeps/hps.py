@@ -170,7 +170,8 @@ def _read_section(schema: type[BaseModel], method: str, path: Path) -> dict[str,
     sections = _read_sections(path)
     if method.lower() not in sections:
         names = [name for name, _ in sections.values()]
-        raise InputError(f"{path}: has no section {method.lower()!r}: {did_you_mean(method, names)}")
+        others = f"its sections are {', '.join(names)}" if names else "it has no sections"
+        raise InputError(f"{path}: has no section {method.lower()!r} for {method}; {others}")
     section_name, section = sections[method.lower()]
     if not isinstance(section, dict):
         raise InputError(

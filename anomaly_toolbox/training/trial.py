@@ -204,11 +204,12 @@ class Attempt:
     def _fit_after_epochs(self, detector: AnomalyDetector, memory_images: np.ndarray) -> float:
         """Fits the memory banks and whatever the method needs after its epochs; returns the duration in seconds.
 
-        `model.weights.h5` is written at the end, so its presence shows that this step is done.
+        The duration is written before `model.weights.h5`, so both show that this step is done. Weights alone are left
+        over from a finished run whose `results.json` was removed; they are fitted anew.
         """
         run = self.run
         duration_path = run.checkpoint / "conclusion.json"
-        if run.weights_path.exists():
+        if run.weights_path.exists() and duration_path.exists():
             with callbacks.reraise_as_damage(run.weights_path):
                 detector.load_networks(run.weights_path)
                 return float(read_json(duration_path)["seconds"])

@@ -287,7 +287,7 @@ def test_image_files_of_a_folder(tmp_path):
     bad, unused = [], Counter()
     names = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path, bad, unused)]
     assert names == ["a/c.JPG", "b.png", "f.jfif"]
-    assert "which the link itself is in" in str(bad)
+    assert "the folder that contains it" in str(bad)
     assert "e.webp: is not supported; expected PNG, JPEG, BMP or TIFF" in str(bad)
     assert describe_unused(unused) == ".txt files (2), files without a suffix (1)"
 

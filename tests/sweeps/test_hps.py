@@ -104,7 +104,7 @@ def test_set_replaces_domains_of_the_file(write):
         ("[1]", "expected an object"),
         ("[" * 100_000, "is not JSON"),
         ('{"ganomaly": {}, "ganomaly": {}}', "'ganomaly' appears twice in one object"),
-        ("{}", "no section 'ganomaly': there are none"),
+        ("{}", "no section 'ganomaly' for GANomaly; it has no sections"),
         ({"width": discrete(10**19)}, "ganomaly.width: should be less than or equal to"),
         ('{"anogan": {}}', "no section 'ganomaly'"),
         ('{"ganomaly": 3}', "ganomaly: expected an object"),

@@ -443,3 +443,14 @@ def test_each_step_is_traced_once_in_three_epochs(tmp_path, monkeypatch):
     record_calls("predict_step")
     run(tmp_path, epochs=3)
     assert sorted(traced) == ["predict_step", "train_step"]
+
+
+@pytest.mark.parametrize("method", ["KNN", "GANomaly"])
+def test_a_finished_run_without_results_is_completed_again(method, tmp_path):
+    changes = {"method": method} if method == "KNN" else {"method": method, "epochs": 1}
+    folder, _ = run(tmp_path, **changes)
+    scores = (folder / "scores.csv").read_text()
+    (folder / "results.json").unlink()
+    assert run(tmp_path, **changes)[0] == folder
+    assert (folder / "results.json").exists()
+    assert (folder / "scores.csv").read_text() == scores
