@@ -106,8 +106,8 @@ def auprc_interval(labels: np.ndarray, scores: np.ndarray, resamples: int = BOOT
     Normal and anomalous images are resampled separately, so every resample has the same prevalence. The interval covers
     the choice of the test images, not the randomness of training. The random seed is fixed.
 
-    The resamples are counted by rank, because sorting and checking each one anew in `average_precision_score` takes
-    twenty times as long; the tests compare both.
+    The resamples are counted by rank, because sorting and checking each one anew in `average_precision_score` takes far
+    longer; the tests compare both.
 
     Returns:
         [low, high], or None unless there are both normal and anomalous images.
