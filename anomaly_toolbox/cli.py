@@ -94,6 +94,15 @@ class AddedToEnvironment(click.Option):
     "normal training images then choose the epoch, by the lowest loss.",
 )
 @click.option(
+    "--split",
+    type=click.Choice(["official", "pooled"], case_sensitive=False),
+    show_default="official",
+    help="How Digits, MNIST and FashionMNIST are divided. official keeps the dataset's own training and test images. "
+    "pooled puts all images together, as the papers of EGBAD and GANomaly do: 80% of the normal images are for "
+    "training, the other 20% and all anomalous images for testing. A tenth of the training images then chooses the "
+    "epoch, by the lowest loss.",
+)
+@click.option(
     "--white-level",
     type=click.IntRange(1, 65535),
     help="The level that is white in a folder's 16-bit greyscale images, such as 4095 for 12-bit data; higher levels "
@@ -178,6 +187,19 @@ class AddedToEnvironment(click.Option):
     show_default=True,
     help="Seed of all random numbers; the same seed gives the same results.",
 )
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Number of times that each trial is run, with the seeds from --seed upwards. More than one are also combined "
+    "into an ensemble.",
+)
+@click.option(
+    "--ensemble",
+    is_flag=True,
+    help="Combine all runs of this command that have the same label, of all methods and seeds, into one ensemble.",
+)
 @click.option("--overwrite", is_flag=True, help="Delete earlier results of the same name and start again.")
 @click.option("--require-gpu", is_flag=True, help="Stop at once if TensorFlow finds no GPU.")
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
@@ -231,7 +253,7 @@ def main(
 def report(log_dir: Path, output: Path | None, debug: bool) -> None:
     """Compare all runs in LOG_DIR: tables of every metric, and one page to read.
 
-    Writes results_table.md, results_table.csv, two bar charts (SVG) for each dataset, and report.html, which opens in
+    Writes results_table.md, results_table.csv, bar charts (SVG) for each dataset, and report.html, which opens in
     any browser without a network connection.
     """
     with _errors_in_one_line(debug):
@@ -242,6 +264,33 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
             click.echo(path)
         if n_left_out:
             click.echo(f"left out: {_counted(n_left_out, 'folder')}; the report lists the reasons", err=True)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN...")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="The run folder to write for the ensemble."
+)
+@click.option("--overwrite", is_flag=True, help="Replace another ensemble in this folder.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool) -> None:
+    """Combine finished runs on the same images into one detector.
+
+    Each RUN is a run folder. The runs may be of different methods, sizes, seeds and selected scores. The ensemble gets
+    a run folder like any other, for predict, export and report. No image is scored again, and the runs are not needed
+    any more afterwards.
+    """
+    with _errors_in_one_line(debug):
+        from anomaly_toolbox.ensembles.command import make_ensemble
+
+        folder, results = make_ensemble(runs, output, overwrite)
+        test = results["test"]
+        if test["auprc"] is not None:
+            click.echo(f"on the test images: AUPRC {test['auprc']:.3f}, AUROC {test['auroc']:.3f}")
+            for member in results["members"]:
+                name = f"{member['experiment']} ({member['score']}, seed {member['seed']})"
+                click.echo(f"member {name}: AUPRC {member['auprc']:.3f}, AUROC {member['auroc']:.3f}")
+        click.echo(folder)
 
 
 @main.command()
@@ -264,6 +313,13 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
     type=click.Path(path_type=Path),
     help="Folder for an anomaly heatmap of each image, <image>.heat.png.",
 )
+@click.option(
+    "--false-alarm-rate",
+    type=float,
+    metavar="RATE",
+    help="Call at most this share of normal images anomalous, such as 0.01, instead of using the threshold of the run. "
+    "The run needs enough normal validation images: 99 for 0.01, 999 for 0.001.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing output file and existing heatmaps.")
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def predict(
@@ -272,21 +328,22 @@ def predict(
     output_format: str,
     output: Path | None,
     heatmaps: Path | None,
+    false_alarm_rate: float | None,
     overwrite: bool,
     debug: bool,
 ) -> None:
     """Score new images with the detector of a finished RUN.
 
     RUN is a run folder, PATH an image or a folder of images. A prediction has the name of the file, its score, the
-    calibrated score, and whether the score reaches the threshold. If a file cannot be used, its prediction has the
-    reason instead, and the exit code is 1.
+    calibrated score, whether the score reaches the threshold, and the p-value: how often a normal image has a score at
+    least as high. If a file cannot be used, its prediction has the reason instead, and the exit code is 1.
     """
     with _errors_in_one_line(debug):
         from anomaly_toolbox.console import plain_console
         from anomaly_toolbox.files import atomic_write
         from anomaly_toolbox.inference import predict as predicting
 
-        request = predicting.prepare(run, paths, output, heatmaps, overwrite)
+        request = predicting.prepare(run, paths, output, heatmaps, overwrite, false_alarm_rate)
         _import_tensorflow(debug)
         with contextlib.ExitStack() as stack:
             lines = sys.stdout
@@ -424,7 +481,8 @@ def _import_tensorflow(debug: bool) -> None:
         import tensorflow
 
         tensorflow.config.list_physical_devices()
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        for logger in ("absl", "tensorflow"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

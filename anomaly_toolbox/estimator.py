@@ -27,6 +27,7 @@ from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.models import detector_class, method_name
 from anomaly_toolbox.models.adversarial import Divergence
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, fill_batches
+from anomaly_toolbox.models.derived_scores import FEWEST_IMAGES, is_derived, n_held_out
 from anomaly_toolbox.models.hyperparameters import validate
 
 OVERSHOOT = 0.25  # the share of the range from black to white by which later values may exceed it
@@ -125,6 +126,8 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         self._fitted_high = (X.max() - black) / max(white - black, 1e-300)  # 1 if the brightest pixel is white
         cls = detector_class(method_name(self.method))
         hp = validate(cls.Hyperparameters, self.hyperparameters or {})
+        if is_derived(hp.score) and not n_held_out(min(len(X), hp.memory_size)):
+            raise ValueError(f"score {hp.score} takes {FEWEST_IMAGES} training images, received {len(X)}")
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
         channels = X.shape[-1] if X.ndim == 4 else 1
         images = self._prepared(X, hp.image_size, channels)
@@ -136,7 +139,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
                 self._train(images, np.random.default_rng(random_state.randint(2**31 - 1)))
             memory_images = images[random_state.permutation(len(images))[: hp.memory_size]]
             self.detector_.after_fit(memory_images)
-            self.detector_.fit_memory_banks(memory_images)
+            self.detector_.fit_scores(memory_images)
         self.offset_ = float(np.quantile(self._scores(X), self.contamination))
         if not np.isfinite(self.offset_):
             raise ToolboxError(f"{DIVERGED}: the detector gave scores that are not finite; {REMEDY}")
@@ -166,6 +169,8 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
     def _train(self, images: np.ndarray, generator: np.random.Generator) -> None:
         hp = self.detector_.hyperparameters
         steps = len(images) // hp.batch_size
+        if hp.learning_rate_decay:
+            self.detector_.decay_steps = steps * hp.epochs
 
         def shuffled_batches():
             while True:

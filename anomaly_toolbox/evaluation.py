@@ -21,6 +21,7 @@ from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 
 BOOTSTRAP_RESAMPLES = 1000
 LARGEST_FALSE_POSITIVE_RATE = 0.3  # up to which PRO is integrated
+REFERENCE_PREVALENCE = 0.357  # that of the test images in the papers of EGBAD and GANomaly, on average over the digits
 
 
 def metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -34,8 +35,9 @@ def metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[st
 
     Returns:
         `auprc`, the average precision; `auroc`; `f1` at the threshold; the `threshold`; the `prevalence` of anomalies,
-        which is the chance level of `auprc`; and the counts `n_normal` and `n_anomalous`. `auprc`, `auroc` and `f1` are
-        None unless there are both normal and anomalous images.
+        which is the chance level of `auprc`; the counts `n_normal` and `n_anomalous`; and `auprc_at_0.357`, the average
+        precision if the prevalence were 0.357, which can be compared between test images of any prevalence. `auprc`,
+        `auroc`, `f1` and `auprc_at_0.357` are None unless there are both normal and anomalous images.
 
     Raises:
         ValueError: the shapes do not match.
@@ -52,6 +54,7 @@ def metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[st
         "prevalence": float(labels.mean()),
         "n_normal": n_normal,
         "n_anomalous": n_anomalous,
+        f"auprc_at_{REFERENCE_PREVALENCE}": _auprc_at(REFERENCE_PREVALENCE, labels, scores) if has_both else None,
     }
 
 
@@ -127,6 +130,14 @@ def auprc_interval(labels: np.ndarray, scores: np.ndarray, resamples: int = BOOT
         auprcs.append(_average_precision(n_normal, n_anomalous))
     low, high = np.percentile(auprcs, [2.5, 97.5])
     return [float(low), float(high)]
+
+
+def _auprc_at(prevalence: float, labels: np.ndarray, scores: np.ndarray) -> float:
+    """The average precision with weights by which the anomalous images have this prevalence."""
+    own_prevalence = labels.mean()
+    weight_of_anomalous = prevalence * (1 - own_prevalence) / (own_prevalence * (1 - prevalence))
+    weights = np.where(labels == 1, weight_of_anomalous, 1.0)
+    return float(average_precision_score(labels, scores, sample_weight=weights))
 
 
 def _average_precision(n_normal: np.ndarray, n_anomalous: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Run folders: their names, files and locks, and finished runs opened for reading."""
 
 import contextlib
+import csv
 import hashlib
 import json
 import re
@@ -8,16 +9,20 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
+import numpy as np
 
+from anomaly_toolbox import false_alarms
 from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError, first_line
 from anomaly_toolbox.files import read_json, sha256, short_name, write_json
 
 #: The number of the layout of `hparams.json` and `results.json`. Files without a number are read as format 1. A change
 #: that earlier versions could misread takes the next number.
 FORMAT = 1
+#: The name that the run folders of ensembles have instead of a method's.
+ENSEMBLE = "Ensemble"
 
 
 def read_versioned_json(path: Path) -> dict[str, Any]:
@@ -39,8 +44,8 @@ def read_versioned_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int) -> str:
-    """The name of a run's folder: every value that differs from its default, and the seed.
+def run_name(values: Mapping[str, Any], defaults: Mapping[str, Any], seed: int | str) -> str:
+    """The name of a run's folder: every value that differs from its default, and the seed, or `0-2` for several.
 
     >>> run_name({"anomalous_label": 2, "epochs": 3, "width": 64}, {"epochs": 15, "width": 64}, seed=0)
     'anomalous_label=2,epochs=3,seed=0'
@@ -81,6 +86,7 @@ class Run:
         self.weights_path = folder / "model.weights.h5"
         self.results_path = folder / "results.json"
         self.scores_path = folder / "scores.csv"
+        self.validation_scores_path = folder / "validation_scores.csv"
         self.checkpoint = folder / "checkpoint"
         self._holds_only_new_files = False
 
@@ -169,12 +175,17 @@ class Run:
         for path in self._checked_files:
             if not path.exists() or sha256(path) != checksums.get(path.name):
                 raise DamagedFile(f"{path} is damaged or missing")
+        path = self.validation_scores_path  # earlier versions wrote neither this file nor its checksum
+        if (sha256(path) if path.exists() else None) != checksums.get(path.name):
+            raise DamagedFile(f"{path} is damaged or missing")
         results.pop("format", None)
         return results
 
     def finish(self, results: dict[str, Any]) -> None:
         """Writes `results.json` with checksums, which marks the run as finished, and removes the checkpoint."""
         checksums = {path.name: sha256(path) for path in self._checked_files}
+        if self.validation_scores_path.exists():
+            checksums[self.validation_scores_path.name] = sha256(self.validation_scores_path)
         results = {"format": FORMAT, **results}
         checksums[self.results_path.name] = _digest(results)
         write_json(self.results_path, {**results, "sha256": checksums})
@@ -183,6 +194,20 @@ class Run:
     @property
     def _checked_files(self) -> tuple[Path, ...]:
         return self.weights_path, self.scores_path, self.hparams_path
+
+
+class ValidationScores(NamedTuple):
+    """The scores of the validation images of a run.
+
+    Attributes:
+        positions: (n,), of the images in the validation split, from 0, in rising order.
+        labels: (n,), 0 or 1.
+        scores: every score by its name, (n,), float32.
+    """
+
+    positions: np.ndarray
+    labels: np.ndarray
+    scores: dict[str, np.ndarray]
 
 
 class UnfinishedRun(InputError):
@@ -241,6 +266,12 @@ class FinishedRun:
         return method
 
     @property
+    def methods(self) -> list[str]:
+        """The registered names of all methods in the run: one, or for an ensemble those of its members."""
+        members = self.hparams.get("members")
+        return [self.method] if members is None else [member["experiment"] for member in members]
+
+    @property
     def image_size(self) -> int:
         """Height and width of the images that the networks take, in pixels."""
         image_size: int = self.hparams["hyperparameters"]["image_size"]
@@ -257,6 +288,30 @@ class FinishedRun:
         """The threshold: images with a selected score at or above it are called anomalous."""
         threshold: float = self.results["test"]["threshold"]
         return threshold
+
+    def validation_scores(self) -> ValidationScores | None:
+        """The content of `validation_scores.csv`; None for a run of an earlier version, which wrote no such file."""
+        path = Run(self.folder, {}).validation_scores_path
+        if not path.exists():
+            return None
+        with open(path, newline="", encoding="utf-8") as file:
+            _, _, *names = next(csv.reader(file))
+            positions, labels, *columns = np.array(list(csv.reader(file))).T
+        scores = {name: column.astype(np.float32) for name, column in zip(names, columns, strict=True)}
+        return ValidationScores(positions.astype(int), labels.astype(int), scores)
+
+    def normal_scores(self) -> np.ndarray | None:
+        """The finite selected scores of the normal validation images, (n,), float32; None as `validation_scores`."""
+        validation = self.validation_scores()
+        if validation is None:
+            return None
+        return false_alarms.of_normal_images(validation.labels, validation.scores[self.results["score"]])
+
+    def lacks_validation_scores(self) -> InputError:
+        """The error to raise if a promise about false alarms is wanted of a run that has no validation scores."""
+        return InputError(
+            f"{self.folder}: the run was made by an earlier version and has no validation_scores.csv; train again"
+        )
 
     @property
     def heatmap_range(self) -> tuple[float, float]:

@@ -32,7 +32,7 @@ from anomaly_toolbox.datasets import dataset_name, load_dataset, source
 from anomaly_toolbox.datasets.batches import ScoringSplit, scoring_split
 from anomaly_toolbox.datasets.survey import survey
 from anomaly_toolbox.files import atomic_write
-from anomaly_toolbox.inference.detector import load_detector
+from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.anogan import LOOPS_WITH_XLA, AnoGAN
 from anomaly_toolbox.pictures import STYLE

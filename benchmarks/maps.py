@@ -19,7 +19,7 @@ from rich.table import Table
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.evaluation import pixel_metrics
-from anomaly_toolbox.inference.detector import load_detector
+from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models import losses
 
 METRICS = ("pixel_auroc", "pixel_auprc", "pro")

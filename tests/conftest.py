@@ -15,7 +15,7 @@ from anomaly_toolbox.models import detector_class
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 # Hyperparameters that make each method small enough for tests. A test fails if a registered method is missing here.
-TINY_IMAGES = {"image_size": 16, "batch_size": 8, "memory_size": 40}
+TINY_IMAGES = {"image_size": 16, "batch_size": 8, "memory_size": 104}
 TINY_NETWORKS = {**TINY_IMAGES, "width": 4, "latent_vector_size": 6, "epochs": 2}
 TINY = {
     "AnoGAN": {**TINY_NETWORKS, "gamma": 5, "validation_gamma": 2, "warm_start": True, "encoder_steps": 3},

@@ -14,12 +14,14 @@ PACKAGE = Path(anomaly_toolbox.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 IMPORTED_AS = {"scikit_learn": "sklearn", "pillow": "PIL"}
 
-GROUND_FLOOR = {"errors", "files", "console", "streams"}  # every room may use these
+GROUND_FLOOR = {"errors", "files", "console", "streams", "false_alarms"}  # every room may use these
 #: The law of imports: what a room may import besides itself and the ground floor.
 LAW = {
-    ("cli",): {"sweeps", "report", "inference", "models", "datasets"},  # of the last two the registries alone
-    ("sweeps",): {"training", "report", "models", "datasets"},
+    ("cli",): {"sweeps", "report", "inference", "ensembles", "models", "datasets"},  # of the last two the registries
+    ("sweeps",): {"training", "report", "ensembles", "runs", "models", "datasets"},
     ("training", "inference"): {"models", "datasets", "pictures", "runs", "evaluation"},
+    ("inference",): {"ensembles"},
+    ("ensembles",): {"training", "models", "pictures", "runs"},
     ("estimator",): {"models", "datasets"},
     ("report",): {"runs"},
 }
@@ -27,11 +29,19 @@ SINGLE_FILES = {"__init__": {"inference"}, "__main__": {"cli"}, "pictures": {"da
 REGISTRIES = {"anomaly_toolbox.models", "anomaly_toolbox.datasets"}
 
 WITHOUT_TENSORFLOW = [
-    *("errors", "files", "console", "streams", "runs", "evaluation", "models.hyperparameters"),
+    *("errors", "files", "console", "streams", "false_alarms", "runs", "evaluation", "models.hyperparameters"),
     *("report.rows", "report.comparison", "report.tables", "report.page", "report.command"),
     *("sweeps.hps", "sweeps.plan", "sweeps.search", "sweeps.storage", "sweeps.queue", "sweeps.liveness"),
     *("sweeps.sweep", "sweeps.workers"),
-    *("inference.predict", "inference.formats", "datasets.layout", "datasets.walk", "datasets.masks"),
+    *(
+        "ensembles.command",
+        "ensembles.combination",
+        "inference.predict",
+        "inference.formats",
+        "datasets.layout",
+        "datasets.walk",
+        "datasets.masks",
+    ),
 ]
 
 

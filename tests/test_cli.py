@@ -9,10 +9,15 @@ import sys
 import time
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
+from anomaly_toolbox import load
 from anomaly_toolbox.cli import main
+from anomaly_toolbox.datasets.digits import Digits
+from anomaly_toolbox.datasets.labelled import pooled_splits
 from anomaly_toolbox.sweeps import command as sweep_command
 from tests.conftest import TINY
 
@@ -34,8 +39,8 @@ def plans(monkeypatch):
 def test_every_option_is_explained():
     text = invoke("--help").output
     options = (
-        "experiment run-all dataset data-dir aspect on-bad-image all-test-images white-level hps-path tuning no-tuning "
-        "sampler trials pruner workers storage sweep-name set log-dir seed overwrite require-gpu debug"
+        "experiment run-all dataset data-dir aspect on-bad-image all-test-images split white-level hps-path tuning "
+        "no-tuning sampler trials pruner workers storage sweep-name set log-dir seed overwrite require-gpu debug"
     )
     for option in options.split():
         assert re.search(rf"--{option}\b", text)
@@ -238,6 +243,37 @@ def test_a_changed_python_file_is_noticed(tmp_path):
     result = invoke(*command)
     assert result.exit_code == 1
     assert "the images have changed since this run was made" in result.stderr
+
+
+def test_runs_with_the_division_of_the_papers_are_kept_apart(tmp_path):
+    """The same command with and without `--split pooled`: two runs, and two tables in the report."""
+    command = ["--experiment", "PCA", "--dataset", "Digits", "--set", "image_size=8", "--log-dir", tmp_path]
+    for arguments in ([], ["--split", "official"], ["--split", "POOLED"]):
+        result = invoke(*command, *arguments)
+        assert result.exit_code == 0, result.output
+        assert ("finished before, skipped" in result.output) == (arguments == ["--split", "official"])
+    names = {path.parent.name: path.parent for path in tmp_path.rglob("results.json")}
+    assert sorted(names) == [
+        "anomalous_label=2,image_size=8,seed=0",
+        "anomalous_label=2,image_size=8,split=pooled,seed=0",
+    ]
+    official, pooled = (names[name] for name in sorted(names))
+    hparams = [json.loads((folder / "hparams.json").read_text()) for folder in (official, pooled)]
+    assert [content["reading"] for content in hparams] == [{}, {"split": "pooled"}]
+    test = json.loads((pooled / "results.json").read_text())["test"]
+    assert (test["n_normal"], test["n_anomalous"]) == (324, 177)  # 1,797 digits, 177 of them have the label 2
+
+    assert invoke("report", tmp_path).exit_code == 0
+    tables = re.findall(r"^## .*$", (tmp_path / "results_table.md").read_text(), re.MULTILINE)
+    assert [table for table in tables if "Digits" in table] == ["## Digits", "## Digits, split=pooled"]
+
+    splits = pooled_splits(Digits("pooled")._raw.values(), 2)
+    scores = np.genfromtxt(pooled / "scores.csv", delimiter=",", names=True)["score"]
+    np.testing.assert_allclose(load(pooled).score_images(splits["test"].images[:20]), scores[:20], rtol=1e-4)
+    Image.fromarray(splits["test"].images[0, ..., 0]).save(tmp_path / "digit.png")
+    prediction = invoke("predict", pooled, tmp_path / "digit.png")
+    assert prediction.exit_code == 0
+    assert float(prediction.stdout.splitlines()[1].split(",")[1]) == pytest.approx(scores[0], rel=1e-4)
 
 
 def test_the_traceback_is_printed_with_debug_only(monkeypatch):

@@ -27,7 +27,28 @@ def test_higher_means_more_anomalous():
 
 def test_constant_scores_reach_the_chance_level():
     labels = np.array([0] * 9 + [1])
-    assert evaluation.metrics(labels, np.ones(10), 0.5)["auprc"] == pytest.approx(0.1)
+    metrics = evaluation.metrics(labels, np.ones(10), 0.5)
+    assert metrics["auprc"] == pytest.approx(0.1)
+    assert metrics["auprc_at_0.357"] == pytest.approx(0.357)
+
+
+def test_auprc_at_another_prevalence_worked_out_by_hand():
+    # Among as many normal as anomalous images, each anomalous image counts as 0.357 / 0.643 normal ones.
+    weight = 0.357 / 0.643
+    expected = 0.5 * 1 + 0.5 * 2 * weight / (2 * weight + 1)
+    assert evaluation.metrics(LABELS, SCORES, 0.35)["auprc_at_0.357"] == pytest.approx(expected)
+
+
+def test_auprc_at_another_prevalence_is_that_of_more_anomalous_images():
+    """51 anomalous images, seven times each, are 357 of 1,000."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [643, 51])
+    scores = generator.normal(labels.astype(float))
+    copies = np.where(labels == 1, 7, 1)
+    with_copies = evaluation.metrics(np.repeat(labels, copies), np.repeat(scores, copies), 0.5)
+    assert with_copies["prevalence"] == 0.357
+    assert with_copies["auprc_at_0.357"] == with_copies["auprc"]
+    assert evaluation.metrics(labels, scores, 0.5)["auprc_at_0.357"] == pytest.approx(with_copies["auprc"])
 
 
 def test_best_threshold_is_a_score_that_counts_as_anomalous():
@@ -83,7 +104,8 @@ def test_scores_that_are_not_finite_are_refused():
 def test_without_anomalies_there_is_a_threshold_but_no_metric():
     labels, scores = np.zeros(3), np.array([0.1, 0.3, 0.2])
     assert evaluation.best_threshold(labels, scores) == 0.3
-    assert [evaluation.metrics(labels, scores, 0.3)[name] for name in ("auprc", "auroc", "f1")] == [None] * 3
+    metrics = evaluation.metrics(labels, scores, 0.3)
+    assert [metrics[name] for name in ("auprc", "auroc", "f1", "auprc_at_0.357")] == [None] * 4
 
 
 def test_there_must_be_one_score_for_each_label():

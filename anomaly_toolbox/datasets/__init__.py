@@ -24,6 +24,12 @@ DATASETS = {
     "SurfaceCracks": "anomaly_toolbox.datasets.surface_cracks",
 }
 
+#: What would be right if a dataset does not support an option.
+ADVICE = {
+    "split": "it divides images with an anomalous label, those of Digits, MNIST and FashionMNIST; folders and MVTecAD "
+    "have --all-test-images"
+}
+
 
 def dataset_name(name: str) -> str:
     """The name of a dataset in run folders and reports.
@@ -83,7 +89,8 @@ def load_dataset(name: str, data_dir: Path | None = None, seed: int = 0, **optio
     parameters = inspect.signature(cls).parameters
     arguments = {key: value for key, value in {"data_dir": data_dir, **options}.items() if value is not None}
     for key in arguments.keys() - parameters.keys():
-        raise InputError(f"--{key.replace('_', '-')}: is not supported by --dataset {name}")
+        advice = f"; {ADVICE[key]}" if key in ADVICE else ""
+        raise InputError(f"--{key.replace('_', '-')}: is not supported by --dataset {name}{advice}")
     if "seed" in parameters:
         arguments["seed"] = seed
     if not _is_python_file(name):

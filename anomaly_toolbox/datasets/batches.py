@@ -34,6 +34,7 @@ class ScoringSplit:
             Every pass compares the images with those of the survey and raises a TensorFlow error if they differ, which
             `reraise_other_order` turns into one line.
         labels: (n,), 0 or 1, in the order of the images.
+        positions: (n,), of the images in the whole split, from 0.
         normal_examples: at most six normal images, (m, height, width, channels), float32, for pictures.
         anomalous_examples: at most six anomalous images, likewise.
         digest: a checksum of all images with their labels.
@@ -41,6 +42,7 @@ class ScoringSplit:
 
     batches: tf.data.Dataset
     labels: np.ndarray
+    positions: np.ndarray
     normal_examples: np.ndarray
     anomalous_examples: np.ndarray
     digest: str
@@ -148,17 +150,18 @@ def scoring_split(
     """
     pairs = _pairs(dataset, image_shape, survey.name)
     labels, digests = survey.labels, survey.digests
+    positions = np.arange(len(labels))
     if size is not None and size < len(labels):
         is_chosen = _spread(labels, size)
         pairs = _select(pairs, is_chosen).batch(batch_size)
-        labels, digests = labels[is_chosen], digests[is_chosen]
+        labels, digests, positions = labels[is_chosen], digests[is_chosen], positions[is_chosen]
     batches = _checked_batches(pairs, digests, survey.name, batch_size, image_shape)
     normal = np.flatnonzero(labels == 0)[:EXAMPLES_OF_EACH_KIND]
     anomalous = np.flatnonzero(labels == 1)[:EXAMPLES_OF_EACH_KIND]
     with reraise_other_order():  # this second pass finds most splits that come in a new order each time
         examples = _read_images(batches, np.concatenate([normal, anomalous]), image_shape)
     digest = hashlib.sha256(digests.tobytes()).hexdigest()
-    return ScoringSplit(batches, labels, examples[: len(normal)], examples[len(normal) :], digest)
+    return ScoringSplit(batches, labels, positions, examples[: len(normal)], examples[len(normal) :], digest)
 
 
 def _checked_batches(

@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from anomaly_toolbox.datasets.images import WHITE
-from anomaly_toolbox.datasets.labelled import LabelledImages, Split
+from anomaly_toolbox.datasets.labelled import Division, LabelledImages, Split
 
 HIGHEST_LEVEL = 16  # the level that is white in scikit-learn's images
 
@@ -15,9 +15,15 @@ class Digits(LabelledImages):
 
     There is no official split. This one is stratified and does not depend on the seed of a run, so runs can be
     compared.
+
+    Args:
+        split: `official` for this division, `pooled` for that of `pooled_splits`.
+
+    Raises:
+        InputError: there is no such division.
     """
 
-    def __init__(self):
+    def __init__(self, split: Division = "official"):
         digits = load_digits()
         labels = digits.target
         images = np.round(digits.images * (WHITE / HIGHEST_LEVEL)).astype(np.uint8)[..., np.newaxis]
@@ -27,4 +33,5 @@ class Digits(LabelledImages):
             Split(images[train], labels[train]),
             Split(images[validation], labels[validation]),
             Split(images[test], labels[test]),
+            split,
         )

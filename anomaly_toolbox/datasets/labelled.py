@@ -1,12 +1,17 @@
 """Datasets of small labelled images in memory, with one label that counts as anomalous."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import tensorflow as tf
 
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import InputError
+
+#: The ways to divide images with labels into splits: the dataset's own, and that of EGBAD's and GANomaly's papers.
+Division = Literal["official", "pooled"]
+SEED_OF_DIVISION = 0  # not that of a run: runs with other seeds must have the same images
 
 
 class Split(NamedTuple):
@@ -41,12 +46,20 @@ class LabelledImages(ImagesInMemory):
 
     Args:
         train, validation, test: the three splits; no image may be in two of them.
+        split: `official` keeps these splits. `pooled` puts their images together and divides them anew for each
+            anomalous label, see `pooled_splits`.
+
+    Raises:
+        InputError: there is no such division.
     """
 
     default_anomalous_label = 2
 
-    def __init__(self, train: Split, validation: Split, test: Split):
+    def __init__(self, train: Split, validation: Split, test: Split, split: Division = "official"):
         super().__init__()
+        if split not in get_args(Division):
+            raise InputError(f"--split: expected {' or '.join(get_args(Division))}, received {split!r}")
+        self._division = split
         self._raw = {"train": train, "validation": validation, "test": test}
         self._channels = train.images.shape[-1]
 
@@ -64,8 +77,41 @@ class LabelledImages(ImagesInMemory):
             raise InputError(
                 f"anomalous_label: {anomalous_label!r} is not a label of {name}; it has {', '.join(map(str, labels))}"
             )
-        splits = {split: Split(raw.images, raw.labels == anomalous_label) for split, raw in self._raw.items()}
+        raw_splits = self._raw if self._division == "official" else pooled_splits(self._raw.values(), anomalous_label)
+        splits = {split: Split(raw.images, raw.labels == anomalous_label) for split, raw in raw_splits.items()}
         self.fill(splits, batch_size=batch_size, new_size=new_size, **options)
+
+
+def pooled_splits(parts: Iterable[Split], anomalous_label: int | str | None) -> dict[str, Split]:
+    """Divides images as the papers of EGBAD and GANomaly do, and takes a validation split from their training images.
+
+    Of the normal images, 80% are for training and the other 20% for testing. All anomalous images are test images. A
+    tenth of the normal training images, rounded up, becomes the validation split, which has no anomalous images. The
+    division is drawn at random, but for the same parts it is always the same; the images of each split keep their
+    order.
+
+    Args:
+        parts: the images to put together, with their labels.
+        anomalous_label: the label of anomalous images.
+
+    Returns:
+        The splits by name, with the labels of the images; each image is in exactly one of them.
+    """
+    parts = list(parts)
+    images = np.concatenate([part.images for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    normal = np.random.default_rng(SEED_OF_DIVISION).permutation(np.flatnonzero(labels != anomalous_label))
+    trained, tested = np.split(normal, [4 * len(normal) // 5])
+    chosen = {
+        "train": np.delete(trained, np.s_[::10]),
+        "validation": trained[::10],
+        "test": np.concatenate([tested, np.flatnonzero(labels == anomalous_label)]),
+    }
+    splits = {}
+    for name, indices in chosen.items():
+        in_order = np.sort(indices)
+        splits[name] = Split(images[in_order], labels[in_order])
+    return splits
 
 
 def _pairs(split: Split, is_chosen: np.ndarray) -> tf.data.Dataset:

@@ -2,6 +2,7 @@
 
 If the four IDX files are in `data_dir`, they are read. Otherwise TensorFlow Datasets downloads the images to
 `data_dir` once. The official test split is for testing; the first 600 training images of each label are for validation.
+With `split="pooled"`, all 70,000 images are divided anew.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from anomaly_toolbox.datasets.idx import read_idx
-from anomaly_toolbox.datasets.labelled import LabelledImages, Split
+from anomaly_toolbox.datasets.labelled import Division, LabelledImages, Split
 from anomaly_toolbox.datasets.tfds import load_tfds
 from anomaly_toolbox.errors import InputError, ToolboxError
 
@@ -28,15 +29,16 @@ class MNIST(LabelledImages):
 
     Args:
         data_dir: a folder with the four IDX files, or the folder of TensorFlow Datasets; None: its default folder.
+        split: `official`, or `pooled` for the division of `pooled_splits`.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder or no such division.
         ToolboxError: a file is missing or damaged, or the images could not be downloaded.
     """
 
     tfds_name: ClassVar[str] = "mnist"
 
-    def __init__(self, data_dir: Path | None = None):
+    def __init__(self, data_dir: Path | None = None, split: Division = "official"):
         if data_dir is not None and not data_dir.is_dir():
             problem = "is a file" if data_dir.exists() else "there is no such folder"
             raise InputError(f"--data-dir {data_dir}: {problem}")
@@ -54,11 +56,14 @@ class MNIST(LabelledImages):
                 f"{name}: training images are {train.images.shape[1]}x{train.images.shape[2]} pixels, "
                 f"test images {test.images.shape[1]}x{test.images.shape[2]}"
             )
-        is_validation = first_of_each_label(name, train.labels)
+        is_validation = np.zeros(len(train.labels), bool)
+        if split != "pooled":  # the pooled division takes its validation images from all normal images
+            is_validation = first_of_each_label(name, train.labels)
         super().__init__(
             Split(train.images[~is_validation], train.labels[~is_validation]),
             Split(train.images[is_validation], train.labels[is_validation]),
             test,
+            split,
         )
 
 

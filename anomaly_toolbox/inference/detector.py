@@ -9,15 +9,14 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from anomaly_toolbox import evaluation
+from anomaly_toolbox import evaluation, false_alarms
 from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.datasets.walk import BadImage
-from anomaly_toolbox.files import read_json
-from anomaly_toolbox.models import detector_class
-from anomaly_toolbox.models.base import MAP, AnomalyDetector, fill_batches
+from anomaly_toolbox.inference.members import load_members, mean_map
 from anomaly_toolbox.runs import FinishedRun, advice_on_damage
 
 Item = TypeVar("Item")
+Prepared = dict[Reading, np.ndarray]  # an image as (size, size, channels) in [-1, 1], for each way of reading it
 
 
 class ScoredImage(NamedTuple):
@@ -28,12 +27,15 @@ class ScoredImage(NamedTuple):
         calibrated: the calibrated score, in [0, 1].
         is_anomalous: whether the score is at or above the threshold.
         anomaly_map: (size, size), >= 0.
+        p_value: how often a normal image has a score at least as high, see `Detector.p_values`; None if the run was
+            made by an earlier version, which kept no validation scores.
     """
 
     score: float
     calibrated: float
     is_anomalous: bool
     anomaly_map: np.ndarray
+    p_value: float | None = None
 
 
 class Detector:
@@ -55,9 +57,11 @@ class Detector:
     def __init__(self, folder: Path):
         run = FinishedRun.open(folder)
         with advice_on_damage(run.folder):
-            self._model = load_detector(run.folder)
-            self.reading = Reading.of_run(run.hparams, run.image_size)
-        self._selected_score: str = run.results["score"]
+            self._members = load_members(run)
+            self._normal_scores = run.normal_scores()
+        self._batch_size = min(member.model.hyperparameters.batch_size for member in self._members)
+        self.reading = max((member.reading for member in self._members), key=lambda reading: reading.size)
+        self._run = run
         self._score_range = run.score_range
         self.threshold = run.threshold
         self.heatmap_range = run.heatmap_range
@@ -69,8 +73,8 @@ class Detector:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape that every image is resized to: (size, size, channels)."""
-        return self._model.image_shape
+        """The shape that every image is resized to: (size, size, channels); for an ensemble, its largest."""
+        return self.reading.size, self.reading.size, self.reading.channels
 
     def score_images(self, images: np.ndarray | Sequence[np.ndarray | str | Path]) -> np.ndarray:
         """The selected score of each image; higher is more anomalous.
@@ -91,7 +95,7 @@ class Detector:
         if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (1, 3):
             raise ValueError(f"an array of shape {images.shape} is one image or {len(images)}; give a list of images")
         scores = [np.zeros(0, np.float32)]
-        for batch in _in_batches(images, self._model.hyperparameters.batch_size):
+        for batch in _in_batches(images, self._batch_size):
             batch_scores, _ = self._score_prepared([self._prepare(image) for image in batch])
             scores.append(batch_scores)
         return np.concatenate(scores)
@@ -107,60 +111,94 @@ class Detector:
         """
         return evaluation.rescale(scores, *self._score_range)
 
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """How often a normal image has a score at least as high, estimated from the normal validation images.
+
+        Of new normal images that are like the normal validation images, at most 1% have a p-value of at most 0.01, and
+        so on for every rate; `false_alarms` says on average over what.
+
+        Args:
+            scores: selected scores, of any shape.
+
+        Returns:
+            An array of the same shape, float64, from 1 / (n + 1) to 1 for n normal validation images.
+
+        Raises:
+            InputError: the run was made by an earlier version, which kept no validation scores.
+        """
+        return false_alarms.p_values(self._known_normal_scores(), scores)
+
+    def threshold_for(self, rate: float) -> float:
+        """The threshold at which at most a share of `rate` of new normal images is called anomalous.
+
+        `scores >= threshold_for(rate)` is the same as `p_values(scores) <= rate`.
+
+        Args:
+            rate: the false-alarm rate, between 0 and 1.
+
+        Raises:
+            InputError: the rate is not between 0 and 1, or takes more normal validation images than there are; or the
+                run was made by an earlier version, which kept no validation scores.
+        """
+        return false_alarms.threshold_for(self._known_normal_scores(), rate)
+
     def score_files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, ScoredImage | BadImage]]:
         """Yields each path with its scores or with the reason why it cannot be used, in the order of the paths.
 
         One batch at a time is in memory.
         """
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for batch in _in_batches(paths, self._model.hyperparameters.batch_size):
+            for batch in _in_batches(paths, self._batch_size):
                 prepared = list(pool.map(self._prepare_or_explain, batch))
                 images = [image for image in prepared if not isinstance(image, BadImage)]
                 scored_images = iter(self._score_with_maps(images) if images else [])
                 for path, image in zip(batch, prepared, strict=True):
                     yield path, image if isinstance(image, BadImage) else next(scored_images)
 
-    def _prepare(self, image: np.ndarray | str | Path) -> np.ndarray:
-        """An image as the networks take it: (size, size, channels) in [-1, 1]."""
+    def _prepare(self, image: np.ndarray | str | Path) -> Prepared:
+        """An image as the networks of each member take it."""
         if isinstance(image, np.ndarray):
-            return 2 * self.reading.of_array(image) - 1
+            return {reading: 2 * reading.of_array(image) - 1 for reading in self._readings}
         if isinstance(image, str | Path):
-            return 2 * self.reading.of_file(Path(image)) - 1
+            decoded = self.reading.decode(Path(image))
+            return {reading: 2 * reading.of_decoded(decoded) - 1 for reading in self._readings}
         raise ValueError(f"expected images as paths or NumPy arrays, received {type(image).__name__}")
 
-    def _prepare_or_explain(self, path: Path) -> np.ndarray | BadImage:
+    @property
+    def _readings(self) -> set[Reading]:
+        return {member.reading for member in self._members}
+
+    def _prepare_or_explain(self, path: Path) -> Prepared | BadImage:
         try:
             return self._prepare(path)
         except BadImage as problem:
             return problem
 
-    def _score_with_maps(self, images: Sequence[np.ndarray]) -> list[ScoredImage]:
+    def _score_with_maps(self, images: Sequence[Prepared]) -> list[ScoredImage]:
         scores, maps = self._score_prepared(images)
+        p_values = [None] * len(scores) if self._normal_scores is None else self.p_values(scores).tolist()
         scored_images = []
-        for score, calibrated, anomaly_map in zip(scores, self.calibrate(scores), maps, strict=True):
+        for score, calibrated, anomaly_map, p_value in zip(scores, self.calibrate(scores), maps, p_values, strict=True):
             is_anomalous = bool(score >= self.threshold)
-            scored_images.append(ScoredImage(float(score), float(calibrated), is_anomalous, anomaly_map))
+            scored_images.append(ScoredImage(float(score), float(calibrated), is_anomalous, anomaly_map, p_value))
         return scored_images
 
-    def _score_prepared(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _known_normal_scores(self) -> np.ndarray:
+        if self._normal_scores is None:
+            raise self._run.lacks_validation_scores()
+        return self._normal_scores
+
+    def _score_prepared(self, images: Sequence[Prepared]) -> tuple[np.ndarray, np.ndarray]:
         """The selected scores and the anomaly maps of prepared images, at most one batch."""
-        batch = fill_batches(np.stack(images), self._model.hyperparameters.batch_size)
-        outputs = self._model.score_batch(batch, with_maps=True)
-        return outputs[self._selected_score][: len(images)], outputs[MAP][: len(images)]
-
-
-def load_detector(folder: Path) -> AnomalyDetector:
-    """The trained model of a finished run, from its `hparams.json` and its weights; no code in the folder is executed.
-
-    Args:
-        folder: the run folder. `FinishedRun.open` checks its files; this function does not.
-    """
-    hparams = read_json(folder / "hparams.json")
-    cls = detector_class(hparams["experiment"])
-    model = cls(cls.Hyperparameters.model_validate(hparams["hyperparameters"]), hparams["channels"])
-    model.compile()
-    model.load_networks(folder / "model.weights.h5")
-    return model
+        scores, maps = [], []
+        for member in self._members:
+            batch = np.stack([image[member.reading] for image in images])
+            member_scores, member_maps = member.score(batch)
+            scores.append(member_scores)
+            maps.append(member_maps)
+        if len(self._members) == 1:
+            return scores[0], maps[0]
+        return np.mean(scores, axis=0).astype(np.float32), mean_map(maps, self.reading.size).numpy()
 
 
 def _in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

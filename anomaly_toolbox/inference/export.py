@@ -10,9 +10,12 @@ are:
     calibrated       (batch,)  float32 in [0, 1], the calibrated score by (13)
     map              (batch, size, size)  float32, >= 0, the anomaly map, see `AnomalyDetector.anomaly_map`
     reconstruction   (batch, size, size, channels)  float32 in [0, 1], for uint8 images too
+    p_value          (batch,)  float32, how often a normal image has a score at least as high, see `false_alarms`; a run
+                     of an earlier version, which has no `validation_scores.csv`, is exported without this output
 
-They equal the results of `anomaly_toolbox.load(run)` for the same image, alone or in any batch. Resizing to the run's
-`image_size` is part of the export. Of the scores, only the selected one is exported.
+They equal the results of `anomaly_toolbox.load(run)` for the same image, alone or in any batch, up to the rounding of
+floats. A p-value counts normal validation images, so it may count those with almost the same score differently.
+Resizing to the run's `image_size` is part of the export. Of the scores, only the selected one is exported.
 
 Other facts are in the metadata: in ONNX as properties of the model, in a SavedModel as `assets.extra/metadata.json`,
 and in a TFLite file, which is also a zip archive, as `metadata.json`.
@@ -31,8 +34,8 @@ from anomaly_toolbox.datasets.decoding import DEEP_WHITE
 from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.errors import reraise_in_one_line
 from anomaly_toolbox.files import atomic_write, temporary_path, write_json
-from anomaly_toolbox.inference.detector import load_detector
 from anomaly_toolbox.inference.formats import check
+from anomaly_toolbox.inference.members import load_members
 from anomaly_toolbox.inference.serving import Functions, serving_functions
 from anomaly_toolbox.runs import FinishedRun, advice_on_damage
 
@@ -74,9 +77,10 @@ def write(run: FinishedRun, file_format: str, output: Path) -> None:
         ToolboxError: the run is damaged, or the conversion fails.
     """
     with advice_on_damage(run.folder):
-        detector = load_detector(run.folder)
+        members = load_members(run)
         reading = Reading.of_run(run.hparams, run.image_size)
-    functions = serving_functions(detector, reading, run.score_range, run.threshold)
+        normal_scores = run.normal_scores()
+    functions = serving_functions(members, run.score_range, run.threshold, normal_scores)
     input_types = ["uint8", "float32"]
     if file_format == "onnx":
         input_types = [onnx_input_type(reading)]

@@ -31,9 +31,11 @@ def check(run_folder: Path, file_format: str, output: Path | None, overwrite: bo
     if file_format not in FORMATS:
         raise InputError(f"no format is called {file_format!r}: {did_you_mean(file_format, FORMATS)}")
     run = FinishedRun.open(run_folder)
-    if (run.method, file_format) in UNSUPPORTED:
+    for method in run.methods:
+        if (method, file_format) not in UNSUPPORTED:
+            continue
         raise InputError(
-            f"{run.method} cannot be exported to {file_format}, which has no operations for the gradients that its "
+            f"{method} cannot be exported to {file_format}, which has no operations for the gradients that its "
             "search follows; savedmodel can hold it"
         )
     output = output or run_folder / FORMATS[file_format]

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from anomaly_toolbox import pictures
+from anomaly_toolbox import false_alarms, pictures
 from anomaly_toolbox.datasets.decoding import DEEP_WHITE, read_header
 from anomaly_toolbox.datasets.walk import (
     HEATMAP_ENDING,
@@ -30,10 +30,10 @@ from anomaly_toolbox.datasets.walk import (
 )
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.files import atomic_write, check_output, short_name
-from anomaly_toolbox.runs import FinishedRun
+from anomaly_toolbox.runs import FinishedRun, advice_on_damage
 
 MOST_CHECKED_HEADERS = 100  # files whose bits are compared with those of the training images
-COLUMNS = ("file", "score", "calibrated", "anomalous", "problem")
+COLUMNS = ("file", "score", "calibrated", "anomalous", "problem", "p_value")  # new ones last: scripts count columns
 
 WriteLine = Callable[..., None]  # called with values of COLUMNS by name
 
@@ -48,6 +48,7 @@ class Request:
         bad_files: files that are named like images but cannot be used.
         unused: the number of other files, by their kind.
         heatmap_paths: the path of the heatmap of each file; empty if no heatmaps are drawn.
+        threshold: images with a score at or above it are called anomalous; None: the threshold of the run decides.
     """
 
     run: Path
@@ -55,10 +56,18 @@ class Request:
     bad_files: Sequence[BadImage]
     unused: Counter[str]
     heatmap_paths: dict[Path, Path]
+    threshold: float | None = None
 
 
-def prepare(run: Path, paths: Sequence[Path], output: Path | None, heatmaps: Path | None, overwrite: bool) -> Request:
-    """Finds the images and checks all paths.
+def prepare(
+    run: Path,
+    paths: Sequence[Path],
+    output: Path | None,
+    heatmaps: Path | None,
+    overwrite: bool,
+    false_alarm_rate: float | None = None,
+) -> Request:
+    """Finds the images, checks all paths and chooses the threshold.
 
     Args:
         run: the folder of a finished run.
@@ -66,13 +75,17 @@ def prepare(run: Path, paths: Sequence[Path], output: Path | None, heatmaps: Pat
         output: the file for the lines, or None.
         heatmaps: the folder for the heatmaps, or None.
         overwrite: replace an existing output file and existing heatmaps.
+        false_alarm_rate: the share of normal images, between 0 and 1, that may be called anomalous; None: the threshold
+            of the run decides.
 
     Raises:
-        InputError: a path or the run does not exist, there are no images, or a file would be replaced.
+        InputError: a path or the run does not exist, there are no images, a file would be replaced, or the run has too
+            few normal validation images for the false-alarm rate.
         ToolboxError: the run is damaged.
     """
     _check_outputs(output, heatmaps, overwrite)
-    FinishedRun.open(run)
+    finished_run = FinishedRun.open(run)
+    threshold = None if false_alarm_rate is None else _threshold_for(finished_run, false_alarm_rate)
     bad_files: list[BadImage] = []
     unused: Counter[str] = Counter()
     files = list(_find_images(paths, bad_files, unused))
@@ -84,7 +97,7 @@ def prepare(run: Path, paths: Sequence[Path], output: Path | None, heatmaps: Pat
             if file.exists() and file.samefile(output):
                 raise InputError(f"--output {output}: is one of the images to score; choose another file")
     heatmap_paths = _choose_heatmap_paths(files, heatmaps, overwrite) if heatmaps else {}
-    return Request(run, files, bad_files, unused, heatmap_paths)
+    return Request(run, files, bad_files, unused, heatmap_paths, threshold)
 
 
 def predict(request: Request, output: TextIO, as_json: bool, console: Console) -> tuple[int, int]:
@@ -104,6 +117,8 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
     if request.unused:
         console.print(f"not scored: {describe_unused(request.unused)}")
     detector = Detector(request.run)
+    if request.threshold is not None:
+        console.print(f"the threshold is {request.threshold:.9g} by the false-alarm rate; that of the run is not used")
     reading = detector.reading
     if reading.levels != DEEP_WHITE and _has_deep_images(request.files[:MOST_CHECKED_HEADERS]):
         console.print(
@@ -127,11 +142,13 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
             write_line(file=str(path), problem=outcome.reason)
             continue
         n_scored += 1
+        is_anomalous = outcome.is_anomalous if request.threshold is None else outcome.score >= request.threshold
         write_line(
             file=str(path),
             score=float(f"{outcome.score:.9g}"),  # nine digits restore a float32 exactly
             calibrated=round(outcome.calibrated, 6),
-            anomalous=outcome.is_anomalous,
+            anomalous=is_anomalous,
+            p_value=None if outcome.p_value is None else float(f"{outcome.p_value:.9g}"),
         )
         if path in request.heatmap_paths:
             original, anomaly_map = pictures.map_on_original(
@@ -153,6 +170,15 @@ def _check_outputs(output: Path | None, heatmaps: Path | None, overwrite: bool) 
             raise InputError(f"--output {output}: is not a file; choose another name")
     if heatmaps is not None and heatmaps.exists() and not heatmaps.is_dir():
         raise InputError(f"--heatmaps {heatmaps}: is a file; expected a folder")
+
+
+def _threshold_for(run: FinishedRun, false_alarm_rate: float) -> float:
+    """The threshold for a false-alarm rate; InputError if the run cannot promise it."""
+    with advice_on_damage(run.folder):
+        normal_scores = run.normal_scores()
+    if normal_scores is None:
+        raise run.lacks_validation_scores()
+    return false_alarms.threshold_for(normal_scores, false_alarm_rate)
 
 
 def _find_images(paths: Sequence[Path], bad_files: list[BadImage], unused: Counter[str]) -> Iterator[Path]:

@@ -4,22 +4,28 @@ Images are resized as `datasets/images.py` does it, by products with two matrice
 operation for `tf.image.resize(antialias=True)`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from anomaly_toolbox.datasets.decoding import WHITE
 from anomaly_toolbox.datasets.images import ROUNDING, Aspect, Reading
+from anomaly_toolbox.ensembles.combination import Standardisation
+from anomaly_toolbox.inference.members import Member, mean_map
 from anomaly_toolbox.models import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
+from anomaly_toolbox.models.base import ScoreOutput
 from anomaly_toolbox.models.knn import KNN
+from anomaly_toolbox.models.memory import nearest
 
 Functions = dict[str, tf.types.experimental.GenericFunction]
 
 
 def serving_functions(
-    detector: AnomalyDetector, reading: Reading, score_range: tuple[float, float], threshold: float
+    members: Sequence[Member],
+    score_range: tuple[float, float],
+    threshold: float,
+    normal_scores: np.ndarray | None = None,
 ) -> Functions:
     """The functions to export, by the names of their signatures.
 
@@ -27,13 +33,48 @@ def serving_functions(
     [0, 1]. Their outputs are documented in `export.py`.
 
     Args:
-        detector: trained, with filled memory banks.
-        reading: how the run reads images.
+        members: the trained detectors of the run, with filled memory banks.
         score_range: minimum and maximum of the selected score on the validation images.
         threshold: images with a selected score at or above it are called anomalous.
+        normal_scores: (n,), the selected scores of the normal validation images; None: there is no output `p_value`.
     """
     low, high = score_range
     scale = max(high - low, np.finfo(np.float32).tiny)
+    functions = [_member_function(member) for member in members]
+    size = max(member.reading.size for member in members)
+    channels = members[0].reading.channels
+
+    def score_pixels(pixels, white, own_levels):
+        outputs = []
+        for member, function in zip(members, functions, strict=True):
+            outputs.append(function(2 * resize(pixels, member.reading, white, own_levels) - 1))
+        combined = outputs[0] if len(outputs) == 1 else _mean_outputs(outputs, size)
+        score = combined["score"]
+        results = {
+            "score": score,
+            "anomalous": score >= threshold,
+            "calibrated": tf.clip_by_value((score - low) / scale, 0.0, 1.0),
+            "map": combined["map"],
+            "reconstruction": combined["reconstruction"],
+        }
+        if normal_scores is not None:
+            results["p_value"] = p_values(score, normal_scores)
+        return results
+
+    @_graph(tf.TensorSpec((None, None, None, channels), tf.uint8, "images"))
+    def score_bytes(images):
+        return score_pixels(tf.cast(images, tf.float32), WHITE, WHITE)
+
+    @_graph(tf.TensorSpec((None, None, None, channels), tf.float32, "images"))
+    def score_floats(images):
+        return score_pixels(images, 1, None)
+
+    return {"serving_default": score_bytes, "float_images": score_floats}
+
+
+def _member_function(member: Member) -> tf.types.experimental.GenericFunction:
+    """A function from prepared images to the (standardised) score, the anomaly map and the reconstruction."""
+    detector = member.model
     score_and_reconstruct: Callable[[tf.Tensor], ScoreOutput] = detector.score_and_reconstruct
     if isinstance(detector, KNN):
         score_and_reconstruct = knn_in_tensorflow(detector)
@@ -41,45 +82,54 @@ def serving_functions(
     @_graph(tf.TensorSpec((None, *detector.image_shape), tf.float32))
     def score_prepared(x):
         output = score_and_reconstruct(x)
-        score = _selected_score(detector, x, output)
         return {
-            "score": score,
-            "anomalous": score >= threshold,
-            "calibrated": tf.clip_by_value((score - low) / scale, 0.0, 1.0),
+            "score": _standardise(detector.selected_score(x, output), member.standardisation),
             "map": detector.map_from_reconstruction(x, output.reconstruction),
             "reconstruction": (output.reconstruction + 1) / 2,
         }
 
-    @_graph(tf.TensorSpec((None, None, None, reading.channels), tf.uint8, "images"))
-    def score_bytes(images):
-        return score_prepared(2 * resize(tf.cast(images, tf.float32), reading, WHITE, WHITE) - 1)
+    return score_prepared
 
-    @_graph(tf.TensorSpec((None, None, None, reading.channels), tf.float32, "images"))
-    def score_floats(images):
-        return score_prepared(2 * resize(images, reading, 1, None) - 1)
 
-    return {"serving_default": score_bytes, "float_images": score_floats}
+def _standardise(scores: tf.Tensor, standardisation: Standardisation | None) -> tf.Tensor:
+    """`Standardisation.of`, in TensorFlow."""
+    if standardisation is None:
+        return scores
+    if standardisation.lowest is not None:
+        scores = tf.math.log(tf.maximum(scores, standardisation.lowest))
+    return (scores - standardisation.median) / standardisation.spread
+
+
+def _mean_outputs(outputs: Sequence[Mapping[str, tf.Tensor]], size: int) -> dict[str, tf.Tensor]:
+    """The mean of the members' outputs; smaller maps and reconstructions are enlarged linearly."""
+    enlarged = [tf.image.resize(output["reconstruction"], (size, size)) for output in outputs]
+    return {
+        "score": tf.reduce_mean(tf.stack([output["score"] for output in outputs]), axis=0),
+        "map": mean_map([output["map"] for output in outputs], size),
+        "reconstruction": tf.reduce_mean(tf.stack(enlarged), axis=0),
+    }
 
 
 def knn_in_tensorflow(detector: KNN) -> Callable[[tf.Tensor], ScoreOutput]:
-    """KNN's `score_and_reconstruct` without scikit-learn.
-
-    The nearest neighbours are found by matrix products, which are fast. Their distances are computed from differences,
-    which are exact.
-    """
+    """KNN's `score_and_reconstruct` without scikit-learn."""
 
     def score_and_reconstruct(x):
         images = detector.training_images.arrays["images"]
         pixels = layers.flatten(tf.cast(images, tf.float32) / 127.5 - 1)
         queries = layers.flatten(x)
-        # |q - p|^2 is smallest where p . q - |p|^2 / 2 is largest.
-        closeness = tf.matmul(pixels, queries, transpose_b=True) - tf.reduce_sum(pixels**2, axis=1, keepdims=True) / 2
-        _, indices = tf.math.top_k(tf.transpose(closeness), min(detector.hyperparameters.neighbours, images.shape[0]))
-        nearest = tf.gather(pixels, indices)
-        score = tf.reduce_mean(losses.distance(nearest, queries[:, tf.newaxis]), axis=1)
-        return ScoreOutput(score, tf.reshape(tf.reduce_mean(nearest, axis=1), tf.shape(x)), {})
+        nearest_images = nearest(queries, pixels, detector.hyperparameters.neighbours)
+        score = tf.reduce_mean(losses.distance(nearest_images, queries[:, tf.newaxis]), axis=1)
+        return ScoreOutput(score, tf.reshape(tf.reduce_mean(nearest_images, axis=1), tf.shape(x)), {})
 
     return score_and_reconstruct
+
+
+def p_values(scores: tf.Tensor, normal_scores: np.ndarray) -> tf.Tensor:
+    """`false_alarms.p_values` with operations that every format has: each score is compared with all normal ones."""
+    is_below = tf.constant(normal_scores, tf.float32) < scores[:, tf.newaxis]
+    n_below = tf.reduce_sum(tf.cast(is_below, tf.float32), axis=1)  # exact up to 2^24 normal images
+    n_images = len(normal_scores) + 1
+    return (n_images - n_below) / n_images
 
 
 def resize(pixels: tf.Tensor, reading: Reading, white: int, own_levels: int | None) -> tf.Tensor:
@@ -137,18 +187,6 @@ def _resizing_matrix(length: tf.Tensor, other_length: tf.Tensor, size: int, aspe
     triangles = tf.nn.relu(1 - tf.abs(tf.range(length) + 0.5 - centres) / tf.maximum(step, 1.0))
     is_inside = tf.cast((centres > 0) & (centres < length), tf.float32)
     return is_inside * tf.math.divide_no_nan(triangles, tf.reduce_sum(triangles, axis=1, keepdims=True))
-
-
-def _selected_score(detector: AnomalyDetector, x: tf.Tensor, output: ScoreOutput) -> tf.Tensor:
-    """The selected score, (batch,), without the other scores of `AnomalyDetector.scores`."""
-    name = detector.hyperparameters.score
-    match name:
-        case "paper":
-            return output.score
-        case "residual":
-            return losses.l1_per_image(x, output.reconstruction)
-        case _:
-            return detector.memory_banks[name](output.vectors[name])
 
 
 def _graph(spec: tf.TensorSpec) -> Callable:

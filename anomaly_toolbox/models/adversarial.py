@@ -1,6 +1,7 @@
 """Models whose networks are trained by several optimizers, such as the two of a GAN."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -19,6 +20,8 @@ class AdversarialModel(keras.Model):
 
     Attributes:
         tracked_losses: the names of the values that `train_step` passes to `running_means`.
+        decay_steps: the number of steps in which all learning rates fall linearly to 0; 0 keeps them constant. It must
+            be set before the training.
     """
 
     tracked_losses: ClassVar[tuple[str, ...]] = ()
@@ -27,6 +30,8 @@ class AdversarialModel(keras.Model):
         super().__init__()
         self.optimizers = {}
         self.trained_networks = {}
+        self.initial_rates: dict[str, float] = {}
+        self.decay_steps = 0
         self.means = {name: keras.metrics.Mean(name) for name in self.tracked_losses}
 
     def train_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -42,6 +47,7 @@ class AdversarialModel(keras.Model):
         """Gives `networks` one Adam(learning_rate, beta_1=0.5), built at once so that checkpoints hold its state."""
         optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
         self.trained_networks[name] = networks
+        self.initial_rates[name] = learning_rate
         self.optimizers[name] = optimizer
         optimizer.build(self._weights_of(name))
 
@@ -56,6 +62,9 @@ class AdversarialModel(keras.Model):
         """
         weights = self._weights_of(name)
         optimizer = self.optimizers[name]
+        if self.decay_steps:
+            remaining_share = tf.maximum(1 - self._n_steps() / self.decay_steps, 0.0)
+            optimizer.learning_rate.assign(self.initial_rates[name] * remaining_share)
         # Where `only_if` is False, the step is reverted instead of skipped: a tf.cond here makes the step that Keras
         # compiles several times slower on a CPU.
         state = [*weights, *optimizer.variables] if only_if is not None else []
@@ -63,6 +72,18 @@ class AdversarialModel(keras.Model):
         optimizer.apply(tape.gradient(loss, weights), weights)
         for variable, value_before in zip(state, values_before, strict=True):
             variable.assign(tf.where(only_if, variable, value_before))
+
+    def update_averages(self, averages: Sequence[keras.Model], networks: Sequence[keras.Model], decay: float) -> None:
+        """Moves the weights of `averages` towards those of `networks`; call it after the updates of a step.
+
+        The decay in step n = 1, 2, … is min(decay, n / (9 + n)). With the full decay from the beginning, the initial
+        weights would dominate the averages after a short training.
+        """
+        n = self._n_steps()
+        decay = tf.minimum(decay, n / (9 + n))
+        for average, network in zip(averages, networks, strict=True):
+            for averaged_weight, weight in zip(average.weights, network.weights, strict=True):
+                averaged_weight.assign(decay * averaged_weight + (1 - decay) * weight)
 
     def running_means(self, **values: tf.Tensor) -> dict[str, tf.Tensor]:
         """The mean of each value over the epoch so far, for the progress bar, TensorBoard and the history."""
@@ -80,6 +101,11 @@ class AdversarialModel(keras.Model):
             if variable.path.endswith("seed_generator_state"):
                 seed = variable.numpy()[0]
                 variable.assign([seed, epoch * DRAWS_PER_EPOCH])
+
+    def _n_steps(self) -> tf.Tensor:
+        """The number of steps so far, float32. The first optimizer counts them; others may have left steps out."""
+        first_optimizer = next(iter(self.optimizers.values()))
+        return tf.cast(first_optimizer.iterations, tf.float32)
 
     def _weights_of(self, name: str) -> list:
         weights = []

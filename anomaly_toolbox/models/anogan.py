@@ -39,6 +39,9 @@ from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.adversarial import AdversarialModel
 from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors, pooled
+
+Networks = tuple[keras.Sequential, layers.Discriminator]  # G and D
 
 ENCODER_LEARNING_RATE = 1e-3
 #: On a CPU, XLA runs a loop on one thread; without XLA, TensorFlow uses all threads.
@@ -55,8 +58,7 @@ class Inversion(AdversarialModel):
     def __init__(self, detector: "AnoGAN"):
         super().__init__()
         self.encoder = detector.encoder
-        self.generator = detector.generator
-        self.discriminator = detector.discriminator
+        self.generator, self.discriminator = detector.scoring
         self.noise = detector.noise
         self.latent = detector.hyperparameters.latent_vector_size
         self.add_optimizer("e", self.encoder, learning_rate=ENCODER_LEARNING_RATE)
@@ -81,18 +83,24 @@ class AnoGAN(AnomalyDetector):
     """Scores an image by the loss of the most similar image that the search finds.
 
     Attributes:
+        averages: G and D with averaged weights, which score images; empty without `weight_averaging`.
         starting_points: the latent vectors from which the restarts search, (restarts, latent).
         steps: Γ, the number of steps of the search.
     """
 
     Hyperparameters = AnoGANHyperparameters
+    combined_from = COMBINED_FROM
     tracked_losses = ("g_loss", "d_loss", "d_real", "d_fake")
 
     def __init__(self, hyperparameters: AnoGANHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
         hp = hyperparameters
-        self.generator = layers.up(hp.image_size, hp.width, channels, hp.latent_vector_size)
-        self.discriminator = layers.Discriminator(hp.image_size, hp.width, channels)
+        self.generator, self.discriminator = self._new_networks()
+        self.averages: Networks | tuple[()] = ()
+        if hp.weight_averaging > 0:
+            self.averages = self._new_networks()
+            for network in self.averages:
+                network.trainable = False
         self.noise = keras.random.SeedGenerator()
         self.add_optimizer("g", self.generator)
         self.add_optimizer("d", self.discriminator)
@@ -102,6 +110,19 @@ class AnoGAN(AnomalyDetector):
         shape = (hp.restarts, hp.latent_vector_size)
         self.starting_points = tf.random.stateless_normal(shape, seed=(0, 0), alg="philox")
         self.steps = tf.Variable(hp.gamma, trainable=False)  # a variable can change without another compilation
+
+    def _new_networks(self) -> Networks:
+        hp = self.hyperparameters
+        size, _, channels = self.image_shape
+        return (
+            layers.up(size, hp.width, channels, hp.latent_vector_size),
+            layers.Discriminator(size, hp.width, channels),
+        )
+
+    @property
+    def scoring(self) -> Networks:
+        """G and D, as they score images."""
+        return self.averages or (self.generator, self.discriminator)
 
     def train_step(self, x):
         """One step of G and one of D by (1), both from one forward pass."""
@@ -113,6 +134,9 @@ class AnoGAN(AnomalyDetector):
             g_loss = losses.generator_loss(fake_logits)
         self.update("d", d_loss, tape)
         self.update("g", g_loss, tape)
+        if self.averages:
+            networks = self.generator, self.discriminator
+            self.update_averages(self.averages, networks, self.hyperparameters.weight_averaging)
         return self.running_means(
             g_loss=g_loss,
             d_loss=d_loss,
@@ -132,8 +156,9 @@ class AnoGAN(AnomalyDetector):
             (batch,).
         """
         hp = self.hyperparameters
-        x_hat = self.generator(z)
-        features_hat, _ = self.discriminator(x_hat)
+        generator, discriminator = self.scoring
+        x_hat = generator(z)
+        features_hat, _ = discriminator(x_hat)
         residual_loss = losses.l1_norm(x, x_hat)
         discrimination_loss = losses.l1_norm(features, features_hat)
         return (1 - hp.lambda_) * residual_loss + hp.lambda_ * discrimination_loss
@@ -148,7 +173,8 @@ class AnoGAN(AnomalyDetector):
         Returns:
             z_Γ, (batch, latent), and A = L(z_Γ), (batch,).
         """
-        features, _ = self.discriminator(x)
+        _, discriminator = self.scoring
+        features, _ = discriminator(x)
 
         def is_unfinished(step, *_):
             return step < self.steps
@@ -223,30 +249,41 @@ class AnoGAN(AnomalyDetector):
     @tf.function(jit_compile=LOOPS_WITH_XLA)
     def _compiled_reconstruction(self, x):
         z, _ = self.best_search(x)
-        return self.generator(z)
+        return self.scoring[0](z)
 
     def anomaly_score(self, x):
         """A(x) of (7), (batch,)."""
         return self.best_search(x)[1]
 
     def score_and_reconstruct(self, x):
-        """A(x), G(z_Γ) and the vectors, from one search."""
+        """A(x), G(z_Γ), the vectors and D's logit, from one search."""
         z, loss = self.best_search(x)
-        return ScoreOutput(loss, self.generator(z), self.vectors(x))
+        generator, discriminator = self.scoring
+        _, logit = discriminator(x)
+        return ScoreOutput(loss, generator(z), self.vectors(x), logit)
 
     def vectors(self, x):
-        """The features of D and, with a fitted encoder, the codes. They need no search."""
-        features, _ = self.discriminator(x)
-        vectors = {"feature_neighbours": layers.flatten(features)}
+        """The features of D; with a fitted encoder, also its codes, and differences to G(E(x)). They need no search."""
+        generator, discriminator = self.scoring
+        discriminated = discriminator.activations(x)
+        vectors = {
+            "feature_neighbours": layers.flatten(discriminated[-1]),
+            "discriminator_neighbours": pooled(discriminated),
+        }
         if self.has_fitted_encoder:
-            code = self.encoder(x)
+            encoded = self.encoder.activations(x)
+            code = encoded[-1]
+            x_hat = generator(code)
+            encoded_hat = self.encoder.activations(x_hat)
             vectors["latent_neighbours"] = code
-            vectors["mahalanobis"] = code - self.encoder(self.generator(code))
+            vectors["mahalanobis"] = code - encoded_hat[-1]
+            vectors |= layer_vectors(encoded, encoded_hat, discriminated, discriminator.activations(x_hat))
         return vectors
 
     def patches(self, x):
         """The features of each patch, from D's first convolution."""
-        return layers.local_features(self.discriminator.features, x)
+        _, discriminator = self.scoring
+        return layers.local_features(discriminator.features, x)
 
     def after_fit(self, images, callbacks=()):
         """Fits the encoder if `warm_start` is true."""

@@ -6,7 +6,8 @@ trains them on a batch; `score_and_reconstruct` scores images. Keras runs the tr
 """
 
 import contextlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,16 +18,28 @@ import tensorflow as tf
 from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.models import losses
 from anomaly_toolbox.models.adversarial import AdversarialModel
+from anomaly_toolbox.models.derived_scores import COMBINED, EXCESS, DerivedScores, n_held_out
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
-from anomaly_toolbox.models.memory import LocalFeatureDistance, Mahalanobis, MemoryBank, Neighbours
+from anomaly_toolbox.models.memory import (
+    LocalFeatureDistance,
+    Mahalanobis,
+    MemoryBank,
+    Neighbours,
+    WhitenedNeighbours,
+)
 from anomaly_toolbox.models.weights import readable_weights
 
 __all__ = ["AnomalyDetector", "Hyperparameters", "ScoreOutput", "ScoringHyperparameters"]
 
 MAP = "map"
+COMPLEXITY = "complexity"
 PATCHES = "patches"
 PATCHES_IN_BANK = 20_000
 FEATURE_COMPONENTS = 64
+LAYER_COMPONENTS = 128
+MOST_NUMBERS_IN_BANK = 2**27  # 512 MiB of float32
+
+Progress = Callable[[int, int], None]  # called with the number of finished batches and the number of all batches
 
 
 class ScoreOutput(NamedTuple):
@@ -37,12 +50,14 @@ class ScoreOutput(NamedTuple):
         reconstruction: what `reconstruct` gives.
         vectors: what the memory banks compare with normal images, each (batch, dimensions), by the name of the score:
             `latent_neighbours` compares codes, `feature_neighbours` the features of D, and `mahalanobis` the change of
-            a code that is decoded and encoded again.
+            a code that is decoded and encoded again; `layer_vectors` describes the others.
+        logit: D's logit, (batch, 1), for the score `discriminator`; None for methods without D.
     """
 
     score: tf.Tensor
     reconstruction: tf.Tensor
     vectors: dict[str, tf.Tensor]
+    logit: tf.Tensor | None = None
 
 
 class AnomalyDetector(AdversarialModel):
@@ -57,9 +72,12 @@ class AnomalyDetector(AdversarialModel):
     Attributes:
         image_shape: (image_size, image_size, channels).
         memory_banks: layers that compare vectors of an image with those of normal images, by name.
+        combined_from: the names of the scores that the combined score combines.
+        derived_scores: the layer that computes excess scores and the combined score.
     """
 
     Hyperparameters: ClassVar[type[ScoringHyperparameters]]
+    combined_from: ClassVar[Collection[str]] = ("paper",)
 
     def __init__(self, hyperparameters: Any, channels: int):
         super().__init__()
@@ -70,7 +88,11 @@ class AnomalyDetector(AdversarialModel):
             "feature_neighbours": Neighbours(FEATURE_COMPONENTS),
             "mahalanobis": Mahalanobis(),
             PATCHES: LocalFeatureDistance(),
+            "pathway": Mahalanobis(),
+            "encoder_neighbours": WhitenedNeighbours(LAYER_COMPONENTS),
+            "discriminator_neighbours": WhitenedNeighbours(LAYER_COMPONENTS),
         }
+        self.derived_scores = DerivedScores(channels, self.combined_from)
         self._with_maps = False
         self._reset_compiled_scoring()
 
@@ -117,8 +139,9 @@ class AnomalyDetector(AdversarialModel):
     def scores(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """Every score of this detector, each (batch,); `hyperparameters.score` names the selected score.
 
-        There are `paper`; `residual`, the mean |x - reconstruct(x)| in the units of the pixels; and a score of each
-        memory bank that `fit_memory_banks` has filled.
+        There are `paper`; `residual`, the mean |x - reconstruct(x)| in the units of the pixels; for methods with a D
+        `discriminator`, softplus(-logit) = -log D(x); a score of each memory bank that is filled; and after
+        `fit_scores` the derived scores, see `derived_scores.py`.
         """
         return self.score_and_map(x)[0]
 
@@ -144,11 +167,44 @@ class AnomalyDetector(AdversarialModel):
     def score_and_map(self, x: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """`scores(x)` and `anomaly_map(x)` from one pass."""
         output = self.score_and_reconstruct(x)
-        scores = {"paper": output.score, "residual": losses.l1_per_image(x, output.reconstruction)}
-        for name, vectors in output.vectors.items():
-            if not self.memory_banks[name].is_empty:
-                scores[name] = self.memory_banks[name](vectors)
+        scores = self.basic_scores(x, output)
+        scores |= self.derived_scores(scores, self.derived_scores.complexity(x))
         return scores, self.map_from_reconstruction(x, output.reconstruction)
+
+    def basic_scores(
+        self, x: tf.Tensor, output: ScoreOutput, names: Collection[str] | None = None
+    ) -> dict[str, tf.Tensor]:
+        """The scores that are not derived from other scores, (batch,) each, or those of them that `names` has."""
+        if names is None:
+            names = self._names_of_basic_scores(output)
+        return {name: self._basic_score(name, x, output) for name in names}
+
+    def _basic_score(self, name: str, x: tf.Tensor, output: ScoreOutput) -> tf.Tensor:
+        match name:
+            case "paper":
+                return output.score
+            case "residual":
+                return losses.l1_per_image(x, output.reconstruction)
+            case "discriminator" if output.logit is not None:
+                return tf.nn.softplus(-output.logit[:, 0])
+            case _:
+                return self.memory_banks[name](output.vectors[name])
+
+    def selected_score(self, x: tf.Tensor, output: ScoreOutput) -> tf.Tensor:
+        """The selected score, (batch,), without computing scores that it does not need."""
+        name = self.hyperparameters.score
+        available = self._names_of_basic_scores(output)
+        if name in available:
+            return self.basic_scores(x, output, [name])[name]
+        needed = self.combined_from if name == COMBINED else [name.removesuffix(EXCESS)]
+        scores = self.basic_scores(x, output, [score for score in needed if score in available])
+        return self.derived_scores(scores, self.derived_scores.complexity(x))[name]
+
+    def _names_of_basic_scores(self, output: ScoreOutput) -> list[str]:
+        names = ["paper", "residual"]
+        if output.logit is not None:
+            names.append("discriminator")
+        return names + [name for name in output.vectors if not self.memory_banks[name].is_empty]
 
     def vectors(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The vectors of `score_and_reconstruct` alone."""
@@ -167,21 +223,44 @@ class AnomalyDetector(AdversarialModel):
 
         With `with_maps`, the result also has `map`, (count, size, size), from the same pass.
         """
+        return self.with_derived_scores(self.basic_outputs(batches, count, callbacks, with_maps))
+
+    def basic_outputs(
+        self,
+        batches: tf.data.Dataset,
+        count: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        with_maps: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """What compiled steps give for the first `count` images: `basic_scores`, `complexity` and, if wanted, `map`."""
         self._choose_outputs(with_maps)
-        scores = self.predict(batches, verbose=0, callbacks=list(callbacks))
-        return {name: values[:count] for name, values in scores.items()}
+        outputs = self.predict(batches, verbose=0, callbacks=list(callbacks))
+        return {name: values[:count] for name, values in outputs.items()}
+
+    def with_derived_scores(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`basic_outputs` with the derived scores instead of the complexity.
+
+        Derived scores are not part of the compiled steps, because they are fitted to what the steps give.
+        """
+        scores = {name: values for name, values in outputs.items() if name != COMPLEXITY}
+        derived = self.derived_scores(scores, outputs[COMPLEXITY])
+        return scores | {name: values.numpy() for name, values in derived.items()}
 
     def score_batch(self, x: np.ndarray, with_maps: bool = False) -> dict[str, np.ndarray]:
         """What `score_batches` gives, for one batch of the compiled size, without the overhead of a Keras loop."""
         self._choose_outputs(with_maps)
         self.make_predict_function()
-        return {name: np.asarray(values) for name, values in self.predict_function([tf.constant(x)]).items()}
+        outputs = self.predict_function([tf.constant(x)])
+        return self.with_derived_scores({name: np.asarray(values) for name, values in outputs.items()})
 
     def predict_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One batch of `predict`: every score, and the anomaly map as `map` if maps are wanted."""
+        """One batch of `predict`: the outputs of `basic_outputs`."""
         self.check_images(x)
-        scores, anomaly_map = self.score_and_map(x)
-        return scores | {MAP: anomaly_map} if self._with_maps else scores
+        output = self.score_and_reconstruct(x)
+        outputs = self.basic_scores(x, output) | {COMPLEXITY: self.derived_scores.complexity(x)}
+        if self._with_maps:
+            outputs[MAP] = self.map_from_reconstruction(x, output.reconstruction)
+        return outputs
 
     def check_images(self, x: tf.Tensor) -> None:
         """Raises ValueError unless `x` is a batch of this detector's images."""
@@ -198,36 +277,72 @@ class AnomalyDetector(AdversarialModel):
         self.predict_function: Any = None
         self._compiled_vectors = tf.function(self._vectors_and_patches, jit_compile=True)
 
-    # Fitting the memory banks.
+    # Fitting the memory banks and the derived scores.
 
-    def fit_memory_banks(self, images: np.ndarray) -> None:
-        """Fills the memory banks from a sample of normal training images, (n, size, size, channels).
+    def fit_scores(self, images: np.ndarray, progress: Progress | None = None) -> None:
+        """Fits everything that scores need besides the networks, to normal training images.
+
+        Some of the images are left out of the memory banks, and the derived scores are fitted to these. If there are
+        too few images (see `n_held_out`), the memory banks get them all, and there are no derived scores.
+
+        Args:
+            images: (n, size, size, channels), in [-1, 1].
+            progress: see `Progress`.
 
         Raises:
             ToolboxError: the networks give values that are not finite.
         """
-        batches = self._vectors_in_batches(images)
-        filled_banks = {name: bank for name, bank in self.memory_banks.items() if name in batches[0]}
-        if any(bank.is_empty for bank in filled_banks.values()):
-            self._reset_compiled_scoring()
-        for name, bank in filled_banks.items():
-            vectors = np.concatenate([batch[name] for batch in batches])[: len(images)]
+        count = n_held_out(len(images))
+        shuffled = np.random.default_rng(0).permutation(len(images))
+        self.fit_memory_banks(images[shuffled[count:]], progress)
+        if count:
+            self._fit_derived_scores(images[shuffled[:count]])
+
+    def _fit_derived_scores(self, images: np.ndarray) -> None:
+        self.derived_scores.set_grey(images)
+        batch_size = self.hyperparameters.batch_size
+        batches = tf.data.Dataset.from_tensor_slices(fill_batches(images, batch_size)).batch(batch_size)
+        outputs = self.basic_outputs(batches, len(images))
+        outputs.pop(MAP, None)
+        self.derived_scores.fit(outputs, outputs.pop(COMPLEXITY))
+
+    def fit_memory_banks(self, images: np.ndarray, progress: Progress | None = None) -> None:
+        """Fills the memory banks from normal training images, (n, size, size, channels).
+
+        Raises:
+            ToolboxError: the networks give values that are not finite.
+        """
+        vectors_of_banks = self._vectors_for_banks(images, progress)
+        shapes_before = [variable.shape for variable in self.stored]
+        for name, vectors in vectors_of_banks.items():
             if not np.isfinite(vectors).all():
                 raise ToolboxError(f"{DIVERGED}: the outputs of the networks are not finite; {REMEDY}")
-            bank.fit(vectors.reshape(-1, vectors.shape[-1]))
+            self.memory_banks[name].fit(vectors)
+        if [variable.shape for variable in self.stored] != shapes_before:
+            self._reset_compiled_scoring()  # compiled steps hold arrays of the old shapes
 
-    def _vectors_in_batches(self, images: np.ndarray) -> list[dict[str, tf.Tensor]]:
-        """The vectors of all images and the features of some random patches of each, in full batches."""
+    def _vectors_for_banks(self, images: np.ndarray, progress: Progress | None) -> dict[str, np.ndarray]:
+        """The vectors of all images and the features of some random patches of each, by memory bank.
+
+        Of very long vectors, such as the features of large images, those of the first images have to do.
+        """
         batch_size = self.hyperparameters.batch_size
         padded = fill_batches(images, batch_size)
         n_batches = len(padded) // batch_size
         n_patches = (self.hyperparameters.image_size // 2) ** 2
         n_patches_per_image = -(-PATCHES_IN_BANK // len(images))  # rounded up
         chosen_patches = np.random.default_rng(0).integers(n_patches, size=(n_batches, n_patches_per_image))
-        batches = []
-        for x, chosen in zip(np.split(padded, n_batches), chosen_patches, strict=True):
-            batches.append(self._compiled_vectors(tf.constant(x), tf.constant(chosen)))
-        return batches
+        parts: dict[str, list[np.ndarray]] = {}
+        for number, x in enumerate(np.split(padded, n_batches)):
+            n_images = min(batch_size, len(images) - number * batch_size)
+            outputs = self._compiled_vectors(tf.constant(x), tf.constant(chosen_patches[number]))
+            for name, vectors in outputs.items():
+                collected = parts.setdefault(name, [])
+                if len(collected) * math.prod(vectors.shape) < MOST_NUMBERS_IN_BANK:
+                    collected.append(vectors.numpy()[:n_images].reshape(-1, vectors.shape[-1]))
+            if progress is not None:
+                progress(number + 1, n_batches)
+        return {name: np.concatenate(collected) for name, collected in parts.items()}
 
     def _vectors_and_patches(self, x: tf.Tensor, chosen: tf.Tensor) -> dict[str, tf.Tensor]:
         """`vectors(x)`, and the features of the chosen patches, which are counted row by row."""
@@ -244,8 +359,8 @@ class AnomalyDetector(AdversarialModel):
     def stored(self) -> list:
         """Every variable in a weights file, except those of the optimizers."""
         variables = list(self.variables)
-        for bank in self.memory_banks.values():
-            variables += bank.stored
+        for layer in (*self.memory_banks.values(), self.derived_scores):
+            variables += layer.stored
         return variables
 
     def save_networks(self, path: Path) -> None:
@@ -255,10 +370,10 @@ class AnomalyDetector(AdversarialModel):
 
     def load_networks(self, path: Path) -> None:
         """Reads a file that `save_networks` wrote; raises ValueError or OSError if it is damaged or does not fit."""
-        empty_banks = [bank for bank in self.memory_banks.values() if bank.is_empty]
+        shapes_before = [variable.shape for variable in self.stored]
         with self._without_optimizers(), readable_weights(path) as readable:
             self.load_weights(str(readable))
-        if not all(bank.is_empty for bank in empty_banks):
+        if [variable.shape for variable in self.stored] != shapes_before:
             self._reset_compiled_scoring()
 
     @contextlib.contextmanager

@@ -28,24 +28,27 @@ import tensorflow as tf
 from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import EGBADHyperparameters
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
 
 SLOPE = 0.1  # of LeakyReLU, for negative inputs
 
 
 class Encoder(keras.Model):
-    """E, 3x3 convolutions and a dense layer; the first convolution has no activation.
+    """E, 3x3 convolutions and a dense layer; the first convolution has no activation unless `activation` is true.
 
     With size 28 and width 64: 28x28x32, 14x14x64, 7x7x128, latent.
 
     (batch, size, size, channels) -> (batch, latent).
     """
 
-    def __init__(self, image_size: int, width: int, channels: int, latent: int):
+    def __init__(self, image_size: int, width: int, channels: int, latent: int, activation: bool):
         super().__init__()
         blocks = [
             keras.Input((image_size, image_size, channels)),
             layers.convolution(width // 2, kernel=3, strides=1, bias=True),
         ]
+        if activation:
+            blocks.append(keras.layers.LeakyReLU(SLOPE))
         for depth, _ in enumerate(layers.pyramid_sizes(image_size)):
             blocks += [
                 layers.convolution(width * 2**depth, kernel=3, bias=True),
@@ -57,6 +60,11 @@ class Encoder(keras.Model):
 
     def call(self, x, training=False):
         return self.network(x, training=training)
+
+    def activations(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """The activations of every layer, the code last."""
+        feature_maps, code = layers.activations(self.network, x)
+        return [*feature_maps, code]
 
 
 class Generator(keras.Model):
@@ -121,6 +129,11 @@ class Discriminator(keras.Model):
         features = self.joint(tf.concat(branches, axis=1), training=training)
         return features, self.logit(features)
 
+    def activations(self, x: tf.Tensor, z: tf.Tensor) -> list[tf.Tensor]:
+        """The activations of the layers that see the image, f(x, z) last."""
+        feature_maps, of_x = layers.activations(self.of_x, x)
+        return [*feature_maps, self.joint(tf.concat([of_x, self.of_z(z)], axis=1))]
+
 
 class EGBAD(AnomalyDetector):
     """Scores an image by its residual and by how differently D judges the image and its reconstruction.
@@ -130,6 +143,7 @@ class EGBAD(AnomalyDetector):
     """
 
     Hyperparameters = EGBADHyperparameters
+    combined_from = COMBINED_FROM
     tracked_losses = ("g_loss", "e_loss", "d_loss", "d_real", "d_fake")
 
     def __init__(self, hyperparameters: EGBADHyperparameters, channels: int):
@@ -147,7 +161,7 @@ class EGBAD(AnomalyDetector):
         hp = self.hyperparameters
         size, _, channels = self.image_shape
         return (
-            Encoder(size, hp.width, channels, hp.latent_vector_size),
+            Encoder(size, hp.width, channels, hp.latent_vector_size, hp.encoder_activation),
             Generator(size, hp.width, channels, hp.latent_vector_size),
             Discriminator(size, hp.width, channels, hp.latent_vector_size, hp.discriminator_dropout),
         )
@@ -164,14 +178,18 @@ class EGBAD(AnomalyDetector):
             d_loss = losses.discriminator_loss(real_logits, fake_logits)
             g_loss = losses.generator_loss(fake_logits)
             e_loss = losses.generator_loss(-real_logits)  # 1 - D is the sigmoid of the negative logit
-            e_objective = e_loss
-            if hp.reconstruction_loss_weight > 0:
-                reconstruction = self.generator(code, training=True)
-                e_objective += hp.reconstruction_loss_weight * losses.l1(x, reconstruction)
+            # G's batch normalisation averages over G(E(x)) too, which is what images are scored with.
+            residual_loss = losses.l1(x, self.generator(code, training=True))
+            consistency = hp.consistency_weight * residual_loss
+            if hp.code_consistency_weight > 0:
+                code_loss = losses.l1(z, self.encoder(generated, training=True))
+                consistency += hp.code_consistency_weight * code_loss
+            g_objective = g_loss + consistency
+            e_objective = e_loss + consistency + hp.reconstruction_loss_weight * residual_loss
         self.update("d", d_loss, tape)
-        self.update("g", g_loss, tape)
+        self.update("g", g_objective, tape)
         self.update("e", e_objective, tape)
-        self._update_averages()
+        self.update_averages(self.averages, (self.encoder, self.generator, self.discriminator), hp.weight_averaging)
         return self.running_means(
             g_loss=g_loss,
             e_loss=e_loss,
@@ -179,15 +197,6 @@ class EGBAD(AnomalyDetector):
             d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
             d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
         )
-
-    def _update_averages(self) -> None:
-        steps = tf.cast(self.optimizers["d"].iterations, tf.float32)
-        decay = tf.minimum(self.hyperparameters.weight_averaging, steps / (9 + steps))
-        averages: tuple[keras.Model, ...] = self.averages
-        trained_networks: tuple[keras.Model, ...] = (self.encoder, self.generator, self.discriminator)
-        for average, trained in zip(averages, trained_networks, strict=True):
-            for averaged_weight, weight in zip(average.weights, trained.weights, strict=True):
-                averaged_weight.assign(decay * averaged_weight + (1 - decay) * weight)
 
     def reconstruct(self, x):
         """G(E(x))."""
@@ -199,24 +208,29 @@ class EGBAD(AnomalyDetector):
         return self.score_and_reconstruct(x).score
 
     def score_and_reconstruct(self, x):
-        """A(x), G(E(x)) and the vectors, from one forward pass."""
+        """A(x), G(E(x)), the vectors and D's logit, from one pass."""
         hp = self.hyperparameters
         encoder, generator, discriminator = self.averages
-        code = encoder(x)
+        encoded = encoder.activations(x)
+        code = encoded[-1]
         x_hat = generator(code)
-        features, logits = discriminator(x, code)
+        encoded_hat = encoder.activations(x_hat)
+        discriminated = discriminator.activations(x, code)
+        discriminated_hat = discriminator.activations(x_hat, code)
+        features, features_hat = discriminated[-1], discriminated_hat[-1]
+        logit = discriminator.logit(features)
         if hp.scoring == "feature_matching":
-            features_hat, _ = discriminator(x_hat, code)
             d_part = losses.l1_norm(features, features_hat)
         else:
-            d_part = tf.nn.softplus(-logits[:, 0])
+            d_part = tf.nn.softplus(-logit[:, 0])
         score = hp.alpha * losses.l1_norm(x, x_hat) + (1 - hp.alpha) * d_part
         vectors = {
             "latent_neighbours": code,
             "feature_neighbours": features,
-            "mahalanobis": code - encoder(x_hat),
+            "mahalanobis": code - encoded_hat[-1],
+            **layer_vectors(encoded, encoded_hat, discriminated, discriminated_hat),
         }
-        return ScoreOutput(score, x_hat, vectors)
+        return ScoreOutput(score, x_hat, vectors, logit)
 
     def patches(self, x):
         """The features of each patch, from D's first convolution."""

@@ -21,34 +21,67 @@ vanish, and the features that (8) compares stop improving. The authors initialis
 Source: Akcay, Atapour-Abarghouei and Breckon, ACCV 2018 (arXiv 1805.06725); equations as numbered in 1906.11632.
 """
 
+import keras
 import tensorflow as tf
 
 from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import GANomalyHyperparameters
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
+
+Networks = tuple[layers.Encoder, keras.Sequential, layers.Encoder, layers.Discriminator]
 
 
 class GANomaly(AnomalyDetector):
-    """Scores an image by how far its code changes when it is decoded and encoded again."""
+    """Scores an image by how far its code changes when it is decoded and encoded again.
+
+    Attributes:
+        averages: G_E, G_D, E and D with averaged weights, which score images; empty without `weight_averaging`.
+    """
 
     Hyperparameters = GANomalyHyperparameters
+    combined_from = COMBINED_FROM
     tracked_losses = ("g_loss", "adversarial", "contextual", "encoder", "d_loss", "d_real", "d_fake")
 
     def __init__(self, hyperparameters: GANomalyHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
-        hp = hyperparameters
-        self.encoder = layers.Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # G_E
-        self.decoder = layers.up(hp.image_size, hp.width, channels, hp.latent_vector_size)  # G_D
-        self.second_encoder = layers.Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)  # E
-        self.discriminator = layers.Discriminator(hp.image_size, hp.width, channels)
+        # G_E, G_D, E and D
+        self.encoder, self.decoder, self.second_encoder, self.discriminator = self._new_networks()
+        self.averages: Networks | tuple[()] = ()
+        if hyperparameters.weight_averaging > 0:
+            self.averages = self._new_networks()
+            for network in self.averages:
+                network.trainable = False
         self.add_optimizer("g", self.encoder, self.decoder, self.second_encoder)
         self.add_optimizer("d", self.discriminator)
+
+    def _new_networks(self) -> Networks:
+        hp = self.hyperparameters
+        size, _, channels = self.image_shape
+        return (
+            layers.Encoder(size, hp.width, channels, hp.latent_vector_size),
+            layers.up(size, hp.width, channels, hp.latent_vector_size),
+            layers.Encoder(size, hp.width, channels, hp.latent_vector_size),
+            layers.Discriminator(size, hp.width, channels),
+        )
+
+    @property
+    def trained(self) -> Networks:
+        """G_E, G_D, E and D with the latest weights."""
+        return self.encoder, self.decoder, self.second_encoder, self.discriminator
+
+    @property
+    def scoring(self) -> Networks:
+        """G_E, G_D, E and D, as they score images."""
+        return self.averages or self.trained
 
     def train_step(self, x):
         """One step of G and E by (11) and one of D by (1), both from one forward pass."""
         hp = self.hyperparameters
         with tf.GradientTape(persistent=True) as tape:
-            z, x_hat, z_hat = self.round_trip(x, training=True)
+            z = self.encoder(x, training=True)
+            x_hat = self.decoder(z, training=True)
+            z_hat = self.second_encoder(x_hat, training=True)
             real_features, real_logits = self.discriminator(x, training=True)
             fake_features, fake_logits = self.discriminator(x_hat, training=True)
             adversarial = losses.l2(tf.stop_gradient(real_features), fake_features)
@@ -62,6 +95,8 @@ class GANomaly(AnomalyDetector):
             d_loss = losses.discriminator_loss(real_logits, fake_logits)
         self.update("g", g_loss, tape)
         self.update("d", d_loss, tape, only_if=d_loss > hp.discriminator_loss_floor)
+        if self.averages:
+            self.update_averages(self.averages, self.trained, hp.weight_averaging)
         return self.running_means(
             g_loss=g_loss,
             adversarial=adversarial,
@@ -72,32 +107,35 @@ class GANomaly(AnomalyDetector):
             d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
         )
 
-    def round_trip(self, x, training=False):
-        """z = G_E(x), x̂ = G_D(z) and ẑ = E(x̂)."""
-        z = self.encoder(x, training=training)
-        x_hat = self.decoder(z, training=training)
-        return z, x_hat, self.second_encoder(x_hat, training=training)
-
     def reconstruct(self, x):
         """x̂ = G(x)."""
-        return self.decoder(self.encoder(x))
+        encoder, decoder, _, _ = self.scoring
+        return decoder(encoder(x))
 
     def anomaly_score(self, x):
         """A(x) of (12), (batch,)."""
-        z, _, z_hat = self.round_trip(x)
-        return losses.distance(z, z_hat)
+        encoder, decoder, second_encoder, _ = self.scoring
+        z = encoder(x)
+        return losses.distance(z, second_encoder(decoder(z)))
 
     def score_and_reconstruct(self, x):
-        """A(x), x̂ and the vectors, from one forward pass."""
-        z, x_hat, z_hat = self.round_trip(x)
-        features, _ = self.discriminator(x)
+        """A(x), x̂, the vectors and D's logit, from one pass."""
+        encoder, decoder, second_encoder, discriminator = self.scoring
+        encoded = encoder.activations(x)
+        z = encoded[-1]
+        x_hat = decoder(z)
+        z_hat = second_encoder(x_hat)
+        discriminated = discriminator.activations(x)
+        features = layers.flatten(discriminated[-1])
         vectors = {
             "latent_neighbours": z,
-            "feature_neighbours": layers.flatten(features),
+            "feature_neighbours": features,
             "mahalanobis": z - z_hat,
+            **layer_vectors(encoded, encoder.activations(x_hat), discriminated, discriminator.activations(x_hat)),
         }
-        return ScoreOutput(losses.distance(z, z_hat), x_hat, vectors)
+        return ScoreOutput(losses.distance(z, z_hat), x_hat, vectors, discriminator.logit(features))
 
     def patches(self, x):
         """The features of each patch, from D's first convolution."""
-        return layers.local_features(self.discriminator.features, x)
+        _, _, _, discriminator = self.scoring
+        return layers.local_features(discriminator.features, x)

@@ -24,17 +24,49 @@ LearningRate = Annotated[float, Field(gt=0, le=1, description="step size of the 
 PyramidWidth = Annotated[
     int, Field(ge=1, le=1024, description="channels of the first convolution; they double where the image size halves")
 ]
+WeightAveraging = Annotated[
+    float,
+    Field(ge=0, lt=1, description="decay of the averaged weights, which score images; 0 takes the latest weights"),
+]
 LatentVectorSize = Annotated[int, Field(ge=1, le=100_000, description="length of the latent vector")]
 MemorySize = Annotated[
-    int, Field(ge=1, le=10_000_000, description="number of normal training images that the memory banks are fitted to")
+    int,
+    Field(
+        ge=1,
+        le=10_000_000,
+        description="highest number of normal training images that the memory banks are fitted to; of more images, a "
+        "random sample is taken",
+    ),
 ]
 ValidationSize = Annotated[
     int | None,
     Field(ge=2, le=1_000_000_000, description="size of the fixed sample of validation images; none uses all of them"),
 ]
 
-BasicScore = Literal["paper", "residual"]
-AnyScore = Literal["paper", "residual", "latent_neighbours", "feature_neighbours", "mahalanobis"]
+BasicScore = Literal["paper", "residual", "paper_excess", "residual_excess", "combined"]
+AnyScore = Literal[
+    "paper",
+    "residual",
+    "discriminator",
+    "discriminator_neighbours",
+    "encoder_neighbours",
+    "feature_neighbours",
+    "latent_neighbours",
+    "mahalanobis",
+    "pathway",
+    "paper_excess",
+    "residual_excess",
+    "discriminator_excess",
+    "discriminator_neighbours_excess",
+    "encoder_neighbours_excess",
+    "feature_neighbours_excess",
+    "latent_neighbours_excess",
+    "mahalanobis_excess",
+    "pathway_excess",
+    "combined",
+]
+#: The scores of AnoGAN that need the encoder of its warm start.
+ENCODER_SCORES = ("encoder_neighbours", "latent_neighbours", "mahalanobis", "pathway")
 SELECTED_SCORE = Field(description="selected score, which chooses the epoch, the threshold and the metrics in tables")
 
 
@@ -54,7 +86,7 @@ class ScoringHyperparameters(BaseModel):
         10_000, ge=1, le=1_000_000_000, description="number of training images that are shuffled at a time"
     )
     score: Annotated[BasicScore, SELECTED_SCORE] = "paper"
-    memory_size: MemorySize = 5000
+    memory_size: MemorySize = 60_000
     validation_size: ValidationSize = None
 
 
@@ -63,6 +95,9 @@ class Hyperparameters(ScoringHyperparameters):
 
     epochs: Epochs = 15
     learning_rate: LearningRate = 2e-4
+    learning_rate_decay: bool = Field(
+        False, description="whether the learning rate falls linearly to 0 until the end of the training"
+    )
     optimizer: Literal["adam"] = Field("adam", description="the only choice; old hyperparameter files contain it")
     step_log_frequency: int = Field(
         50, ge=1, le=1_000_000_000, description="number of training steps between two points in TensorBoard"
@@ -79,6 +114,7 @@ class GANHyperparameters(Hyperparameters):
     """The hyperparameters of every built-in GAN, whose features and codes fill memory banks that give more scores."""
 
     score: Annotated[AnyScore, SELECTED_SCORE] = "paper"  # type: ignore[assignment]  # pydantic may widen a type
+    weight_averaging: WeightAveraging = 0.0
 
 
 class AnoGANHyperparameters(GANHyperparameters):
@@ -105,8 +141,8 @@ class AnoGANHyperparameters(GANHyperparameters):
 
     @model_validator(mode="after")
     def _check_that_codes_have_an_encoder(self) -> Self:
-        if self.score in ("latent_neighbours", "mahalanobis") and not self.warm_start:
-            raise ValueError(f"score {self.score} compares codes of an encoder; it needs warm_start to be true")
+        if self.score.removesuffix("_excess") in ENCODER_SCORES and not self.warm_start:
+            raise ValueError(f"score {self.score} needs an encoder: set warm_start to true")
         return self
 
 
@@ -128,11 +164,26 @@ class EGBADHyperparameters(GANHyperparameters):
     discriminator_dropout: float = Field(
         0.5, ge=0, le=0.99, description="share of the discriminator's units that dropout leaves out in each step"
     )
-    weight_averaging: float = Field(
-        0.999, ge=0, lt=1, description="decay of the averaged weights, which score images; 0 takes the latest weights"
+    encoder_activation: bool = Field(
+        False,
+        description="whether a LeakyReLU follows the encoder's first convolution, as in the authors' code since "
+        "November 2018",
     )
+    weight_averaging: WeightAveraging = 0.999
     reconstruction_loss_weight: float = Field(
         0.0, ge=0, description="weight of the mean residual in the encoder's loss; the paper has no such term"
+    )
+    consistency_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the mean residual in the losses of the encoder and the generator, as in CBiGAN; the "
+        "paper has no such term",
+    )
+    code_consistency_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the mean difference between z and E(G(z)) in the losses of the encoder and the "
+        "generator, as in CBiGAN; the paper has no such term",
     )
     alpha: float = Field(
         0.9, ge=0, le=1, description="α, weight of the residual in the score; the discriminator's part has 1 − α"
@@ -167,7 +218,7 @@ class KNNHyperparameters(ScoringHyperparameters):
 
     image_size: ImageSize = Field(28, ge=4)
     batch_size: BatchSize = 100
-    memory_size: MemorySize = Field(60_000, description="number of normal training images to compare with")
+    memory_size: MemorySize = Field(60_000, description="highest number of normal training images to compare with")
     neighbours: int = Field(
         5, ge=1, le=10_000, description="number of nearest training images over which distances are averaged"
     )
@@ -179,7 +230,10 @@ class PCAHyperparameters(ScoringHyperparameters):
     image_size: ImageSize = Field(28, ge=4)
     batch_size: BatchSize = 100
     memory_size: int = Field(
-        60_000, ge=2, le=10_000_000, description="number of normal training images that the components are fitted to"
+        60_000,
+        ge=2,
+        le=10_000_000,
+        description="highest number of normal training images that the components are fitted to",
     )
     explained_variance: float = Field(
         0.9, gt=0, lt=1, description="share of the images' variance that the principal components explain"

@@ -67,7 +67,7 @@ class KNN(AnomalyDetector):
         """Turns compilation off: TensorFlow cannot compile scikit-learn."""
         super().compile(**options | {"jit_compile": False, "run_eagerly": True})
 
-    def fit_memory_banks(self, images):
+    def fit_memory_banks(self, images, progress=None):
         """Stores the images, (n, size, size, channels)."""
         self.training_images.fit(images)
 

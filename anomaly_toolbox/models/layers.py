@@ -91,6 +91,24 @@ def flatten(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(x, (-1, math.prod(x.shape[1:])))
 
 
+def activations(network: keras.Sequential, x: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """What each layer makes of the images, outside of training.
+
+    Args:
+        network: layers, some of which are LeakyReLU.
+        x: the input of the network.
+
+    Returns:
+        The output of each LeakyReLU, from the first to the last, and the output of the network.
+    """
+    outputs = []
+    for layer in network.layers:
+        x = layer(x)
+        if isinstance(layer, keras.layers.LeakyReLU):
+            outputs.append(x)
+    return outputs, x
+
+
 def local_features(network: keras.Sequential, x: tf.Tensor) -> tf.Tensor:
     """The features of each patch of an image: the mean and the mean square of each channel in windows of 5x5.
 
@@ -170,6 +188,11 @@ class Encoder(keras.Model):
     def call(self, x, training=False):
         return self.code(flatten(self.pyramid(x, training=training)))
 
+    def activations(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """The activations of every layer, the code last."""
+        feature_maps, last_map = activations(self.pyramid, x)
+        return [*feature_maps, self.code(flatten(last_map))]
+
 
 class Discriminator(keras.Model):
     """The discriminator of DCGAN; its features f(x) are the last feature map of the pyramid.
@@ -188,6 +211,10 @@ class Discriminator(keras.Model):
     def call(self, x, training=False):
         features = self.features(x, training=training)
         return features, self.logit(flatten(features))
+
+    def activations(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """The activations of every layer before the logit, f(x) last."""
+        return activations(self.features, x)[0]
 
 
 def _next_seed(noise: keras.random.SeedGenerator) -> tf.Tensor:

@@ -2,6 +2,9 @@
 
 The arrays of a memory bank are saved and loaded with the weights of the networks. A memory bank is empty until it is
 fitted or loaded, which also sets its size.
+
+Nearest vectors are found by matrix products, which are fast. Their distances are computed from differences, because a
+difference of two large products has few correct digits in float32.
 """
 
 import math
@@ -16,10 +19,11 @@ from sklearn.decomposition import PCA
 
 NEIGHBOURS = 5
 SMALLEST_VARIANCE = 1e-9  # a share of the largest; without it, distances along constant directions would be infinite
+VECTORS_FOR_COVARIANCE = 20_000  # more of them take longer and hardly change a covariance
 
 
-class MemoryBank(keras.layers.Layer):
-    """The base class of memory banks: a layer with named arrays, which `fit` sets."""
+class StoredArrays(keras.layers.Layer):
+    """A layer with named arrays that are fitted instead of trained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,12 +32,12 @@ class MemoryBank(keras.layers.Layer):
 
     @property
     def is_empty(self) -> bool:
-        """Whether the bank has no arrays, because it was neither fitted nor loaded."""
+        """Whether the layer has no arrays, because it was neither fitted nor loaded."""
         return not self.arrays
 
     @property
     def stored(self) -> list[tf.Variable]:
-        """The arrays of this bank and of the memory banks inside it."""
+        """The arrays of this layer and of the layers inside it."""
         return list(self.arrays.values())
 
     def set_arrays(self, **arrays: np.ndarray) -> None:
@@ -46,14 +50,6 @@ class MemoryBank(keras.layers.Layer):
                 dtype = tf.uint8 if array.dtype == np.uint8 else tf.float32
                 self.arrays[name] = tf.Variable(array, trainable=False, dtype=dtype)
 
-    def fit(self, vectors: np.ndarray) -> None:
-        """Fits the bank to vectors of normal images, (n, dimensions), float32."""
-        raise NotImplementedError
-
-    def call(self, vectors: tf.Tensor) -> tf.Tensor:
-        """How far each vector is from the normal vectors, (batch, dimensions) -> (batch,), >= 0."""
-        raise NotImplementedError
-
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Keras's hook: writes the arrays to a weights file."""
         for name, variable in self.arrays.items():
@@ -62,6 +58,18 @@ class MemoryBank(keras.layers.Layer):
     def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Keras's hook: reads the arrays from a weights file; the file sets their shapes."""
         self.set_arrays(**{name: store[name][...] for name in store.keys()})  # noqa: SIM118  (an HDF5 group)
+
+
+class MemoryBank(StoredArrays):
+    """The base class of memory banks."""
+
+    def fit(self, vectors: np.ndarray) -> None:
+        """Fits the bank to vectors of normal images, (n, dimensions), float32."""
+        raise NotImplementedError
+
+    def call(self, vectors: tf.Tensor) -> tf.Tensor:
+        """How far each vector is from the normal vectors, (batch, dimensions) -> (batch,), >= 0."""
+        raise NotImplementedError
 
 
 class PrincipalComponents(MemoryBank):
@@ -95,6 +103,8 @@ class PrincipalComponents(MemoryBank):
 class Neighbours(MemoryBank):
     """The mean cosine distance to the 5 nearest normal vectors, in [0, 2].
 
+    The cosine distance of u and v, both of length 1, is ½‖u − v‖².
+
     Args:
         components: the number of principal components along which coordinates are compared; None compares the vectors
             themselves.
@@ -110,10 +120,9 @@ class Neighbours(MemoryBank):
         self.set_arrays(directions=self._directions(vectors).numpy())
 
     def call(self, vectors):
-        similarities = tf.matmul(self._directions(vectors), self.arrays["directions"], transpose_b=True)
-        n_normal = similarities.shape[1]
-        highest, _ = tf.math.top_k(similarities, min(NEIGHBOURS, n_normal))
-        return 1 - tf.reduce_mean(highest, axis=1)
+        directions = self._directions(vectors)
+        differences = nearest(directions, self.arrays["directions"], NEIGHBOURS) - directions[:, tf.newaxis]
+        return tf.reduce_mean(tf.reduce_sum(differences**2, axis=2) / 2, axis=1)
 
     @property
     def stored(self):
@@ -126,6 +135,55 @@ class Neighbours(MemoryBank):
         return tf.math.l2_normalize(vectors, axis=1)
 
 
+class WhitenedNeighbours(MemoryBank):
+    """The mean Euclidean distance to the 5 nearest normal vectors, in units of standard deviations.
+
+    Vectors are compared along their principal components, each divided by its standard deviation. A feature that
+    varies little in normal images therefore counts as much as one that varies a lot.
+
+    Args:
+        components: the number of principal components.
+    """
+
+    def __init__(self, components: int):
+        super().__init__()
+        self.components = components
+
+    def fit(self, vectors):
+        n_components = min(self.components, *vectors.shape)
+        fitted = PCA(n_components, random_state=0).fit(vectors)
+        largest_variance = fitted.explained_variance_[0]
+        smallest_variance = max(SMALLEST_VARIANCE * largest_variance, np.finfo(np.float32).tiny)
+        deviations = np.sqrt(np.maximum(fitted.explained_variance_, smallest_variance))
+        self.set_arrays(mean=fitted.mean_, whitening=fitted.components_.T / deviations)
+        self.set_arrays(coordinates=self._coordinates(vectors).numpy())
+
+    def call(self, vectors):
+        coordinates = self._coordinates(vectors)
+        differences = nearest(coordinates, self.arrays["coordinates"], NEIGHBOURS) - coordinates[:, tf.newaxis]
+        return tf.reduce_mean(tf.norm(differences, axis=2), axis=1)
+
+    def _coordinates(self, vectors):
+        return tf.matmul(vectors - self.arrays["mean"], self.arrays["whitening"])
+
+
+def nearest(vectors: tf.Tensor, stored_vectors: tf.Tensor, n_neighbours: int) -> tf.Tensor:
+    """The nearest stored vectors of each vector, by Euclidean distance.
+
+    Args:
+        vectors: (batch, dimensions).
+        stored_vectors: (n, dimensions).
+        n_neighbours: how many; if there are fewer, all of them.
+
+    Returns:
+        (batch, n_neighbours, dimensions), the nearest first.
+    """
+    # |v - s|^2 is smallest where v . s - |s|^2 / 2 is largest.
+    closeness = tf.matmul(vectors, stored_vectors, transpose_b=True) - tf.reduce_sum(stored_vectors**2, axis=1) / 2
+    _, indices = tf.math.top_k(closeness, min(n_neighbours, stored_vectors.shape[0]))
+    return tf.gather(stored_vectors, indices)
+
+
 class Mahalanobis(MemoryBank):
     """The Mahalanobis distance sqrt((v - m)^T S^-1 (v - m)) to the mean m of normal vectors with covariance S.
 
@@ -134,7 +192,7 @@ class Mahalanobis(MemoryBank):
     """
 
     def fit(self, vectors):
-        fitted = LedoitWolf().fit(vectors.astype(np.float64))
+        fitted = LedoitWolf().fit(vectors[:VECTORS_FOR_COVARIANCE].astype(np.float64))
         variances, axes = np.linalg.eigh(fitted.covariance_)
         largest_variance = variances[-1]
         smallest_variance = max(SMALLEST_VARIANCE * largest_variance, np.finfo(np.float32).tiny)

@@ -23,7 +23,7 @@ class PCA(AnomalyDetector):
         super().__init__(hyperparameters, channels)
         self.principal_components = PrincipalComponents(hyperparameters.explained_variance)
 
-    def fit_memory_banks(self, images):
+    def fit_memory_banks(self, images, progress=None):
         """Fits m and W to normal images, (n, size, size, channels)."""
         self.principal_components.fit(images.reshape(len(images), -1))
 

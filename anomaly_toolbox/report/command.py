@@ -4,7 +4,7 @@ from pathlib import Path
 
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.files import atomic_write
-from anomaly_toolbox.report import charts, page, texts
+from anomaly_toolbox.report import page, svg, texts
 from anomaly_toolbox.report.comparison import compare_datasets
 from anomaly_toolbox.report.gather import gather
 
@@ -35,10 +35,7 @@ def write(log_dir: Path, output: Path) -> tuple[list[Path], int]:
         "report.html": page.render(sections, left_out),
     }
     for section in sections:
-        contents[f"{section.file_name}_auprc.svg"] = charts.standalone(section.auprc_chart)
-    for section in sections:
-        if section.other_scores_chart is not None:
-            contents[f"{section.file_name}_other_scores.svg"] = charts.standalone(section.other_scores_chart)
+        contents |= {name: svg.standalone(chart) for name, chart in section.chart_files.items()}
     for name, content in contents.items():
         with atomic_write(output / name) as temporary:
             temporary.write_text(content, encoding="utf-8")

@@ -6,15 +6,14 @@ labels share one setting, the one with the highest mean validation AUPRC. Runs t
 cell.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from anomaly_toolbox.report.rows import (
     EACH_LABEL,
+    MEAN_OF_MEMBERS,
     ONE_SETTING,
     PAPER,
     Cell,
@@ -24,6 +23,7 @@ from anomaly_toolbox.report.rows import (
     mean_if_complete,
     methods_of,
 )
+from anomaly_toolbox.report.settings import as_key, describe, names_that_vary
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,18 @@ class Comparison:
         return self.rows + [row for row in self.other_score_rows if row.name not in names]
 
     @cached_property
+    def score_names(self) -> list[str]:
+        """The names of all scores, in the order in which runs list them."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.results["test"]["scores"]))
+
+    @cached_property
+    def every_score_rows(self) -> list[Row]:
+        """The rows by every score of every method, ordered by method."""
+        rows = [row for score in self.score_names for row in compare(self.runs, score)]
+        methods = methods_of(self.runs)
+        return sorted(rows, key=lambda row: methods.index(row.method))
+
+    @cached_property
     def chosen_settings(self) -> list[str]:
         """A line for each row whose settings were chosen, such as `GANomaly, one setting: width=64`."""
         lines = []
@@ -74,8 +86,15 @@ class Comparison:
 
     def describe_setting(self, row: Row, label: str) -> str:
         """The hyperparameters of a cell in which the runs of its method differ: `learning_rate=0.002, width=32`."""
-        names = settings_that_vary([run for run in self.runs if run.method == row.method])
-        return describe(row.cells[label], names)
+        return describe(row.cells[label].runs[0].setting, self._names_that_vary[row.method])
+
+    @cached_property
+    def _names_that_vary(self) -> dict[str, list[str]]:
+        """For each method, the hyperparameters in which its runs differ."""
+        settings = defaultdict(list)
+        for run in self.runs:
+            settings[run.method].append(run.setting)
+        return {method: names_that_vary(settings_of_method) for method, settings_of_method in settings.items()}
 
 
 def compare_datasets(runs: Iterable[ComparedRun]) -> list[Comparison]:
@@ -112,24 +131,12 @@ def compare_other_scores(runs: Sequence[ComparedRun]) -> list[Row]:
         method_runs = [run for run in runs if run.method == method]
         shared_scores = set.intersection(*(set(run.results["test"]["scores"]) for run in method_runs))
         candidates = []
-        for score in sorted(shared_scores - {PAPER}):
+        for score in sorted(shared_scores - {PAPER, MEAN_OF_MEMBERS}):
             rows = _rows_of_method(method, score, method_runs)
             candidates.append(rows[0])  # the row in which every label has its own best setting
         if candidates:
             best_rows.append(max(candidates, key=lambda row: _mean_validation_auprc(row.cells.values())))
     return best_rows
-
-
-def settings_that_vary(runs: Sequence[ComparedRun]) -> list[str]:
-    """The names of the hyperparameters, other than the label, in which these runs differ."""
-    names = dict.fromkeys(name for run in runs for name in run.setting)
-    return [name for name in names if len({_as_key(run.setting.get(name)) for run in runs}) > 1]
-
-
-def describe(cell: Cell, names: Sequence[str]) -> str:
-    """The values of these hyperparameters in a cell: `learning_rate=0.002, width=32`."""
-    setting = cell.runs[0].setting
-    return ", ".join(f"{name}={setting.get(name)}" for name in names)
 
 
 def _rows_of_method(method: str, score: str, runs: Sequence[ComparedRun]) -> list[Row]:
@@ -157,7 +164,7 @@ def _cells_by_setting(runs: Sequence[ComparedRun], label: str, score: str) -> di
     runs_by_setting: dict[str, list[ComparedRun]] = defaultdict(list)
     for run in runs:
         if run.label == label:
-            runs_by_setting[_as_key(run.setting)].append(run)
+            runs_by_setting[as_key(run.setting)].append(run)
     cells = {}
     for setting, runs_of_setting in runs_by_setting.items():
         cells[setting] = Cell(sorted(runs_of_setting, key=lambda run: run.results["seed"]), score)
@@ -174,8 +181,3 @@ def _mean_validation_auprc(cells: Iterable[Cell]) -> float:
     """The mean validation AUPRC; lower than any AUPRC if a run had no anomalous validation images."""
     mean = mean_if_complete(cell.validation_mean("auprc") for cell in cells)
     return -1.0 if mean is None else mean
-
-
-def _as_key(value: Any) -> str:
-    """A hyperparameter's value, or several, as a text that can be compared and hashed."""
-    return json.dumps(value, sort_keys=True, default=str)

@@ -80,9 +80,12 @@ def read_scores(run: ComparedRun, score: str) -> tuple[np.ndarray, np.ndarray]:
         The labels and the values of a score, (n,) each, for the test images.
     """
     with open(run.file("scores.csv"), newline="", encoding="utf-8") as file:
-        records = list(csv.DictReader(file))
-    labels = np.array([int(record["label"]) for record in records])
-    return labels, np.array([float(record[score]) for record in records])
+        reader = csv.reader(file)
+        names = next(reader)
+        label_column, score_column = names.index("label"), names.index(score)
+        records = list(reader)
+    labels = np.array([int(record[label_column]) for record in records])
+    return labels, np.array([float(record[score_column]) for record in records])
 
 
 def read_picture(run: ComparedRun, name: str) -> str | None:
@@ -106,8 +109,10 @@ def _read(folder: Path) -> tuple[ComparedRun, str | None]:
     except UnfinishedRun:
         raise ToolboxError(_progress_of(folder)) from None
     hyperparameters = dict(run.hparams["hyperparameters"])
+    reading = run.hparams.get("reading") or {}
+    if "split" in reading:  # these runs have other test images, of another prevalence, so they have tables of their own
+        run.results["dataset"] += f", split={reading['split']}"
     if run.hparams.get("aspect"):  # the options with which image files are read count as part of the setting
-        reading = run.hparams.get("reading", {})
         hyperparameters["aspect"] = run.hparams["aspect"]
         hyperparameters["all_test_images"] = reading.get("all_test_images", False)
         hyperparameters["white_level"] = reading.get("white_level")

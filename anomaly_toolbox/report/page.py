@@ -11,13 +11,15 @@ from rich.progress import track
 
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.files import short_name
-from anomaly_toolbox.report import charts, texts
+from anomaly_toolbox.report import charts, svg, texts
 from anomaly_toolbox.report.charts import ScoredImages
 from anomaly_toolbox.report.comparison import Comparison
 from anomaly_toolbox.report.gather import read_picture, read_scores
-from anomaly_toolbox.report.matrix import METRICS, Matrix, available_metrics
+from anomaly_toolbox.report.matrix import Matrix
+from anomaly_toolbox.report.page_tables import CellLine, MatrixLine, cell_lines, matrix_lines
 from anomaly_toolbox.report.remarks import remarks
 from anomaly_toolbox.report.rows import ONE_SETTING, Row, methods_of
+from anomaly_toolbox.report.summary import FALSE_ALARMS, Summary, summary_of
 
 GRID_CONTENT = "images, their reconstructions, the residuals and the anomaly heatmaps"
 #: The pictures of a run: captions, and descriptions for readers who do not see them.
@@ -30,46 +32,6 @@ PICTURES = {
     "most_wrong.png": ("worst errors", GRID_CONTENT),
 }
 FILES_ONLY = "where.png"  # exists only if a dataset consists of image files
-#: The headings of metrics; the others have their names.
-HEADINGS = {
-    "auprc": "AUPRC",
-    "auprc_low": "low",
-    "auprc_high": "high",
-    "auroc": "AUROC",
-    "train_seconds": "training, s",
-    "score_seconds": "scoring, s",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_auprc": "pixel AUPRC",
-    "pro": "PRO",
-}
-
-
-@dataclass(frozen=True)
-class MatrixField:
-    """A field of the main table; `interval` is empty if there is none."""
-
-    text: str
-    interval: str = ""
-    is_best: bool = False
-
-
-@dataclass(frozen=True)
-class MatrixLine:
-    """A line of the main table, with a field for each label."""
-
-    name: str
-    fields: Sequence[MatrixField]
-    mean: str
-
-
-@dataclass(frozen=True)
-class CellLine:
-    """A line of the sortable table: the metrics of one row and label, as pairs of a value to sort by and a text."""
-
-    name: str
-    label: str
-    metrics: Sequence[tuple[float | None, str]]
-    setting: str
 
 
 @dataclass(frozen=True)
@@ -94,16 +56,26 @@ class LabelPart:
 
 
 @dataclass(frozen=True)
+class MetricPart:
+    """The part of a section that shows AUPRC or AUROC of some rows: a bar chart as SVG, and the lines of a table."""
+
+    metric: str
+    chart: str
+    lines: Sequence[MatrixLine]
+
+
+@dataclass(frozen=True)
 class Section:
     """The section of the page that shows one dataset.
 
     Attributes:
         comparison: of all runs on the dataset.
         file_name: the beginning of the names of its chart files.
-        auprc_chart: the bar chart of the selected scores, as SVG.
-        other_scores_chart: the same of each method's best other score; None if no method has another.
-        matrix: the lines of the main table.
-        remarks: lines below it.
+        selected_scores: AUPRC and AUROC of the selected scores.
+        other_scores: the same of each method's best other score; empty if no method has another.
+        remarks: lines below the tables.
+        summary: the means of the selected scores, with false alarms.
+        every_score: the means of every score.
         headings: of the metrics in the sortable table.
         cells: the lines of the sortable table.
         parts: one for each label.
@@ -111,13 +83,23 @@ class Section:
 
     comparison: Comparison
     file_name: str
-    auprc_chart: str
-    other_scores_chart: str | None
-    matrix: Sequence[MatrixLine]
+    selected_scores: Sequence[MetricPart]
+    other_scores: Sequence[MetricPart]
     remarks: Sequence[str]
+    summary: Summary
+    every_score: Summary
     headings: Sequence[str]
     cells: Sequence[CellLine]
     parts: Sequence[LabelPart]
+
+    @property
+    def chart_files(self) -> dict[str, str]:
+        """The bar charts by the names of their files."""
+        files = {f"{self.file_name}_{part.metric}.svg": part.chart for part in self.selected_scores}
+        for part in self.other_scores:
+            suffix = "" if part.metric == "auprc" else f"_{part.metric}"
+            files[f"{self.file_name}_other_scores{suffix}.svg"] = part.chart
+        return files
 
 
 def render(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]]) -> str:
@@ -138,8 +120,11 @@ def render(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]]) ->
         sections=sections,
         left_out=left_out,
         legend=texts.LEGEND,
-        light=charts.palette(charts.LIGHT),
-        dark=charts.palette(charts.DARK),
+        comparable=texts.COMPARABLE,
+        false_alarms=FALSE_ALARMS,
+        every_score_legend=texts.EVERY_SCORE,
+        light=svg.palette(svg.LIGHT),
+        dark=svg.palette(svg.DARK),
         n_finished=sum(len(section.comparison.runs) for section in sections),
     )
 
@@ -147,18 +132,23 @@ def render(sections: Sequence[Section], left_out: Sequence[tuple[Path, str]]) ->
 def make_sections(comparisons: Sequence[Comparison]) -> list[Section]:
     """A section for each dataset. A method has the same colour in all of them."""
     methods = methods_of(run for comparison in comparisons for run in comparison.runs)
-    colours = {method: charts.SERIES[number % len(charts.SERIES)] for number, method in enumerate(methods)}
+    colours = {method: svg.SERIES[number % len(svg.SERIES)] for number, method in enumerate(methods)}
     return [_make_section(comparison, colours) for comparison in comparisons]
 
 
 def _make_section(comparison: Comparison, colours: Mapping[str, str]) -> Section:
     name, labels = comparison.dataset, comparison.labels
     charted_rows = [row for row in comparison.rows if row.choice != ONE_SETTING]
-    auprc_chart = charts.bars(Matrix.build(charted_rows, labels), colours, f"{name}: AUPRC of the selected scores")
-    other_scores_chart = None
-    if comparison.other_score_rows:
-        other_scores = Matrix.build(comparison.other_score_rows, labels)
-        other_scores_chart = charts.bars(other_scores, colours, f"{name}: AUPRC of each method's best other score")
+    selected_scores, other_scores = [], []
+    for metric in ("auprc", "auroc"):
+        title = f"{name}: {metric.upper()} of the selected scores"
+        chart = charts.bars(Matrix.build(charted_rows, labels, metric), colours, title)
+        lines = matrix_lines(Matrix.build(comparison.rows, labels, metric))
+        selected_scores.append(MetricPart(metric, chart, lines))
+        if comparison.other_score_rows:
+            matrix = Matrix.build(comparison.other_score_rows, labels, metric)
+            chart = charts.bars(matrix, colours, f"{name}: {metric.upper()} of each method's best other score")
+            other_scores.append(MetricPart(metric, chart, []))
 
     parts = []
     console = plain_console(stderr=True)
@@ -166,48 +156,19 @@ def _make_section(comparison: Comparison, colours: Mapping[str, str]) -> Section
         rows = [row for row in charted_rows if label in row.cells]
         parts.append(_make_label_part(name, label, rows, colours))
 
-    metrics = available_metrics(comparison.all_rows)
-    cells = []
-    for row in comparison.all_rows:
-        cells += [_make_cell_line(comparison, row, label, metrics) for label in labels if label in row.cells]
+    headings, cells = cell_lines(comparison)
     return Section(
         comparison=comparison,
         file_name=short_name(re.sub(r"[^\w.+-]", "-", name)),
-        auprc_chart=auprc_chart,
-        other_scores_chart=other_scores_chart,
-        matrix=_matrix_lines(Matrix.build(comparison.rows, labels)),
+        selected_scores=selected_scores,
+        other_scores=other_scores,
         remarks=remarks(comparison.rows),
-        headings=[HEADINGS.get(metric, metric) for metric in metrics],
+        summary=summary_of(comparison.rows, labels),
+        every_score=summary_of(comparison.every_score_rows, labels),
+        headings=headings,
         cells=cells,
         parts=parts,
     )
-
-
-def _matrix_lines(matrix: Matrix) -> list[MatrixLine]:
-    """The lines of the main table; the best AUPRC of each label is marked."""
-    best_values = []
-    for column in range(len(matrix.labels)):
-        column_values = [values[column] for values in matrix.values]
-        best_values.append(max(value for value in column_values if value is not None))
-    lines = []
-    for row, values, mean in zip(matrix.rows, matrix.values, matrix.means, strict=True):
-        fields = []
-        for label, value, best_value in zip(matrix.labels, values, best_values, strict=True):
-            if value is None:
-                fields.append(MatrixField("-"))
-            else:
-                low, high = row.cells[label].interval
-                fields.append(MatrixField(f"{value:.3f}", f"{low:.3f}-{high:.3f}", value == best_value))
-        lines.append(MatrixLine(row.name, fields, texts.format_number(mean)))
-    prevalences = [MatrixField(texts.format_number(prevalence)) for prevalence in matrix.prevalences]
-    lines.append(MatrixLine("prevalence", prevalences, texts.format_number(matrix.mean_prevalence)))
-    return lines
-
-
-def _make_cell_line(comparison: Comparison, row: Row, label: str, metrics: Sequence[str]) -> CellLine:
-    values = [METRICS[metric](row.cells[label]) for metric in metrics]
-    fields = [(value, texts.format_number(value)) for value in values]
-    return CellLine(row.name, label, fields, comparison.describe_setting(row, label))
 
 
 def _make_label_part(dataset: str, label: str, rows: Sequence[Row], colours: Mapping[str, str]) -> LabelPart:

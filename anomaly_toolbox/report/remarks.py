@@ -3,9 +3,8 @@
 import statistics
 from collections.abc import Sequence
 
+from anomaly_toolbox.report.metrics import AUROC_CHANCE_LEVEL
 from anomaly_toolbox.report.rows import Cell, Row
-
-AUROC_CHANCE_LEVEL = 0.5
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
@@ -39,9 +38,9 @@ def _below_chance_level(row: Row) -> list[str]:
         )
     if on_validation:
         lines.append(
-            f"{row.name} is below chance level on the validation images, but not on the test images, of "
-            f"{', '.join(on_validation)}: are normal and anomalous validation images swapped? They set the threshold "
-            "and choose the epoch"
+            f"{row.name} is below chance level on the validation images of {', '.join(on_validation)}, though not on "
+            "the test images. Validation images set the threshold and can choose the epoch: check that normal and "
+            "anomalous ones are not swapped"
         )
     return lines
 

@@ -1,14 +1,18 @@
 """The parts of a comparison: finished runs, cells and rows."""
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from anomaly_toolbox.report.settings import LABELS, without_labels
+from anomaly_toolbox.runs import ENSEMBLE
+
 PAPER = "paper"
-LABELS = ("anomalous_label", "class_label")
+MEAN_OF_MEMBERS = "mean"  # the selected score of ensembles
 #: How the settings of a row were chosen.
 EACH_LABEL = "each label's setting"
 ONE_SETTING = "one setting"
@@ -30,8 +34,9 @@ class ComparedRun:
 
     @property
     def method(self) -> str:
-        """The registered name of the method."""
-        return str(self.results["experiment"])
+        """The registered name of the method, or the members of an ensemble: `Ensemble of 3 GANomaly (combined)`."""
+        members = self.results.get("members")
+        return _name_of_ensemble(members) if self.is_ensemble and members else str(self.results["experiment"])
 
     @property
     def label(self) -> str:
@@ -45,9 +50,19 @@ class ComparedRun:
         return self.results["test"]["auprc"] is not None
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether the detector combines the scores of other detectors, its members."""
+        return bool(self.results["experiment"] == ENSEMBLE)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the method is a baseline, which is not trained in epochs."""
+        return not self.results["epochs"] and not self.is_ensemble
+
+    @property
     def setting(self) -> dict[str, Any]:
         """The hyperparameters other than the label."""
-        return {name: value for name, value in self.hyperparameters.items() if name not in LABELS}
+        return without_labels(self.hyperparameters)
 
     def file(self, name: str) -> Path:
         """The path of a file in the run folder.
@@ -96,6 +111,32 @@ class Cell:
         values = self._test_values("auprc")
         return min(values), max(values)
 
+    @property
+    def auroc_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest AUROC of several seeds; None for a single run."""
+        values = self._test_values("auroc")
+        return (min(values), max(values)) if len(values) > 1 else None
+
+    def test_mean(self, metric: str) -> float | None:
+        """The mean over seeds of any metric on the test images; None if a run lacks it, as runs of old versions may."""
+        return mean_if_complete(run.results["test"]["scores"][self.score].get(metric) for run in self.runs)
+
+    def at_false_alarm_rate(self, rate: str, figure: str) -> float | None:
+        """What the threshold for a false-alarm rate does to the test images, the mean over seeds.
+
+        Args:
+            rate: `0.001`, `0.01` or `0.05`.
+            figure: `detection_rate` or `false_alarm_rate`, shares from 0 to 1.
+
+        Returns:
+            None if a run lacks it: it is of an old version, or has too few normal validation images for the rate.
+        """
+        values = []
+        for run in self.runs:
+            outcomes = run.results["test"]["scores"][self.score].get("false_alarms") or {}
+            values.append((outcomes.get(rate) or {}).get(figure))
+        return mean_if_complete(values)
+
     def validation_mean(self, metric: str) -> float | None:
         """The mean over seeds of `auprc` or `auroc` on the validation images; None if a run lacks it."""
         return mean_if_complete(
@@ -133,20 +174,25 @@ class Row:
     @property
     def name(self) -> str:
         """The heading of the row, such as `GANomaly` or `GANomaly (residual), one setting`."""
-        score = "" if self.score == PAPER else f" ({self.score})"
+        score = "" if self.score in (PAPER, MEAN_OF_MEMBERS) else f" ({self.score})"
         choice = f", {self.choice}" if self.choice else ""
         return f"{self.method}{score}{choice}"
 
     @property
     def is_baseline(self) -> bool:
-        """Whether the method is a baseline, which is not trained in epochs."""
+        """Whether the method is a baseline."""
         first_cell = next(iter(self.cells.values()))
-        return not first_cell.runs[0].results["epochs"]
+        return first_cell.runs[0].is_baseline
 
     @cached_property
     def mean_auprc(self) -> float:
         """The mean test AUPRC over the labels on which the method was run."""
         return statistics.fmean(cell.auprc for cell in self.cells.values())
+
+    @cached_property
+    def mean_auroc(self) -> float:
+        """The same of AUROC."""
+        return statistics.fmean(cell.auroc for cell in self.cells.values())
 
 
 def labels_of(runs: Iterable[ComparedRun]) -> list[str]:
@@ -155,8 +201,9 @@ def labels_of(runs: Iterable[ComparedRun]) -> list[str]:
 
 
 def methods_of(runs: Iterable[ComparedRun]) -> list[str]:
-    """The methods of the runs: those that are trained in epochs, then the baselines, each group by name."""
-    return [method for _, method in sorted({(not run.results["epochs"], run.method) for run in runs})]
+    """The methods of the runs: those that are trained in epochs, ensembles, then the baselines, each group by name."""
+    groups = {(run.is_baseline, run.is_ensemble, run.method) for run in runs}
+    return [method for _, _, method in sorted(groups)]
 
 
 def mean_if_complete(values: Iterable[float | None]) -> float | None:
@@ -164,3 +211,12 @@ def mean_if_complete(values: Iterable[float | None]) -> float | None:
     values = list(values)
     present = [value for value in values if value is not None]
     return statistics.fmean(present) if present and len(present) == len(values) else None
+
+
+def _name_of_ensemble(members: Sequence[Mapping[str, Any]]) -> str:
+    """Such as `Ensemble of 3 GANomaly + KNN (combined)`; the score is named if all members have the same."""
+    counts = Counter(str(member["experiment"]) for member in members)
+    methods = " + ".join(f"{count} {method}" if count > 1 else method for method, count in counts.items())
+    scores = {member["score"] for member in members}
+    shared_score = f" ({scores.pop()})" if len(scores) == 1 and scores != {PAPER} else ""
+    return f"{ENSEMBLE} of {methods}{shared_score}"

@@ -1,60 +1,32 @@
 """The tables that `anomaly-box` prints when all trials are done."""
 
-import os
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
-from anomaly_toolbox.report.comparison import Comparison, compare, compare_datasets
+from anomaly_toolbox.report.comparison import Comparison, compare_datasets
 from anomaly_toolbox.report.matrix import Matrix
+from anomaly_toolbox.report.members import BEST_MEMBER, HINDSIGHT
+from anomaly_toolbox.report.metrics import AUROC_CHANCE_LEVEL, FOUND_AT_1_PERCENT, METRICS, format_metric
 from anomaly_toolbox.report.remarks import remarks
-from anomaly_toolbox.report.rows import ComparedRun, Row
+from anomaly_toolbox.report.rows import Cell, ComparedRun
+from anomaly_toolbox.report.text_table import TextTable, print_in_parts, print_what_fits
 
-WIDEST = 10_000  # terminal columns
-METRICS = ("AUPRC", "95% interval", "prevalence", "AUROC", "train/s", "score/s")  # the most important ones come first
-PREVALENCE = "prevalence: the chance level of AUPRC."
-SPEEDS = "train/s, score/s: images per second."
+#: The columns of the table of metrics; the most important ones come first.
+COLUMNS = ("AUPRC", "95% interval", "AUROC", "prevalence", "found at 1%", "train/s", "score/s")
+#: What some columns mean.
+EXPLANATIONS = {
+    "prevalence": "prevalence: the chance level of AUPRC.",
+    "found at 1%": "found at 1%: the share of anomalies that is found if 1% of normal images may be false alarms.",
+    "score/s": "train/s, score/s: images per second.",
+}
+BEST_MEMBER_NOTE = f"{BEST_MEMBER}: the one with the highest AUPRC, {HINDSIGHT}."
 SELECTED_SCORE = (
     "--set score=... selects a score before training. Do not pick one by this table: its numbers come from test images."
 )
 PRO_CHANCE_LEVEL = 0.15
 MOST_RUNS_LISTED = 12
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table as text, of which some columns can be printed.
-
-    Attributes:
-        title: printed above the table.
-        row_headings: the headings of the columns that name a row; these columns are always printed.
-        headings: the headings of the other columns.
-        lines: the texts of all columns for each line.
-        is_last_dim: whether the last line is printed dimmed.
-    """
-
-    title: str
-    row_headings: Sequence[str]
-    headings: Sequence[str]
-    lines: Sequence[Sequence[str]]
-    is_last_dim: bool = False
-
-    def select(self, columns: Sequence[int]) -> Table:
-        """The table with the columns that name a row and these of the others."""
-        table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for number, heading in enumerate(self.row_headings):
-            table.add_column(heading, min_width=len("prevalence") if number == 0 else None)
-        for column in columns:
-            table.add_column(self.headings[column], justify="right", no_wrap=True)
-        for number, line in enumerate(self.lines, 1):
-            names, values = line[: len(self.row_headings)], line[len(self.row_headings) :]
-            style = "dim" if self.is_last_dim and number == len(self.lines) else None
-            table.add_row(*names, *(values[column] for column in columns), style=style)
-        return table
 
 
 def show(console: Console, runs: Sequence[ComparedRun], failures: Sequence[tuple[str, str]]) -> None:
@@ -84,20 +56,22 @@ def show(console: Console, runs: Sequence[ComparedRun], failures: Sequence[tuple
 def _show_comparison(console: Console, comparison: Comparison) -> None:
     rows = comparison.rows
     if len(comparison.labels) > 1 or any(row.choice for row in rows):
-        _print_in_parts(console, _matrix_table(comparison))
-        console.print(PREVALENCE)
+        for metric in ("auprc", "auroc"):
+            print_in_parts(console, _matrix_table(comparison, metric))
+        console.print(EXPLANATIONS["prevalence"])
         for line in comparison.chosen_settings:
             console.print(line)
         if comparison.chosen_settings:
             console.print("Settings were chosen by validation AUPRC.")
     else:
-        _print_metrics(console, rows)
+        _print_metrics(console, comparison)
         _print_pixel_metrics(console, comparison.runs)
+    if any(line.is_of_members for line in Matrix.build(rows, comparison.labels).lines):
+        console.print(BEST_MEMBER_NOTE)
     for line in remarks(rows):
         console.print(line, style="yellow")
-    score_names = list(dict.fromkeys(name for run in comparison.runs for name in run.results["test"]["scores"]))
-    if len(score_names) > 2:
-        _print_in_parts(console, _score_table(comparison, score_names))
+    if len(comparison.score_names) > 2:
+        print_in_parts(console, _score_table(comparison))
         if comparison.chosen_settings:
             console.print("In this table, each score has the settings with its own highest validation AUPRC.")
         console.print(SELECTED_SCORE)
@@ -113,56 +87,75 @@ def _show_failures(console: Console, failures: Sequence[tuple[str, str]]) -> Non
     console.print(table, soft_wrap=False)
 
 
-def _matrix_table(comparison: Comparison) -> TextTable:
-    """AUPRC by method and label."""
-    matrix = Matrix.build(comparison.rows, comparison.labels)
+def _matrix_table(comparison: Comparison, metric: str) -> TextTable:
+    """AUPRC or AUROC by method and label."""
+    matrix = Matrix.build(comparison.rows, comparison.labels, metric)
     lines = []
-    for row, values, mean in zip(matrix.rows, matrix.values, matrix.means, strict=True):
-        lines.append([row.name, *(_three_decimals(value) for value in [*values, mean])])
-    prevalences = [*matrix.prevalences, matrix.mean_prevalence]
-    lines.append(["prevalence", *(_three_decimals(value) for value in prevalences)])
-    title = f"AUPRC on the test images of {comparison.dataset}"
-    return TextTable(title, ["method"], [*matrix.labels, "mean"], lines, is_last_dim=True)
+    for line in matrix.lines:
+        values = [_three_decimals(value) for value in [*line.values, line.mean]]
+        lines.append([_indented(line.name, line.is_of_members), *values])
+    title = f"{metric.upper()} on the test images of {comparison.dataset}"
+    if metric == "auprc":
+        prevalences = [*matrix.prevalences, matrix.mean_prevalence]
+        lines.append(["prevalence", *(_three_decimals(value) for value in prevalences)])
+    else:
+        title += f", chance level {AUROC_CHANCE_LEVEL}"
+    return TextTable(title, ["method"], [*matrix.labels, "mean"], lines, is_last_dim=metric == "auprc")
 
 
-def _score_table(comparison: Comparison, score_names: Sequence[str]) -> TextTable:
-    """AUPRC by method and score."""
-    auprc: dict[str, dict[str, str]] = defaultdict(dict)  # by the name of a line, then by score
-    for score in score_names:
-        for row in compare(comparison.runs, score):
-            line_name = f"{row.method}, {row.choice}" if row.choice else row.method
-            auprc[line_name][score] = _three_decimals(row.mean_auprc)
+def _score_table(comparison: Comparison) -> TextTable:
+    """AUPRC and AUROC by score and method."""
+    columns: dict[tuple[str, str], dict[str, str]] = {}  # by method and choice, then by score
+    for row in comparison.every_score_rows:
+        fields = columns.setdefault((row.method, row.choice), {})
+        fields[row.score] = f"{row.mean_auprc:.3f}  {row.mean_auroc:.3f}"
+    headings = []
+    for method, choice in columns:
+        name = f"{method},\n{choice}" if choice else method
+        headings.append(f"{name}\nAUPRC  AUROC")
     lines = []
-    for line_name in sorted(auprc):
-        lines.append([line_name, *(auprc[line_name].get(score, "-") for score in score_names)])
-    title = "AUPRC of every score" + (", mean over labels" if len(comparison.labels) > 1 else "")
-    return TextTable(title, ["method"], [name.replace("_", "\n") for name in score_names], lines)
+    for score in comparison.score_names:
+        lines.append([score, *(fields.get(score, f"{'-':>5}  {'-':>5}") for fields in columns.values())])
+    title = "AUPRC and AUROC of every score" + (", mean over labels" if len(comparison.labels) > 1 else "")
+    return TextTable(title, ["score"], headings, lines, leaves_out_empty=True)
 
 
-def _print_metrics(console: Console, rows: Sequence[Row]) -> None:
-    """Prints those metrics of every cell that fit the terminal, and the names of the others."""
-    lines = []
-    for row in rows:
-        for label, cell in row.cells.items():
-            low, high = cell.interval
-            results = cell.runs[0].results
-            lines.append(
-                [
-                    row.name,
-                    label,
-                    _three_decimals(cell.auprc),
-                    f"{low:.3f}-{high:.3f}",
-                    _three_decimals(cell.prevalence),
-                    _three_decimals(cell.auroc),
-                    _whole_number(results["train_images_per_second"]),
-                    _whole_number(results["score_images_per_second"]),
-                ]
-            )
-    table = TextTable("on the test images", ["method", "label"], METRICS, lines)
-    shown_columns = _parts_that_fit(console, table)[0]
-    _print(console, table.select(shown_columns))
-    hidden = METRICS[len(shown_columns) :]
-    console.print(f"A wider terminal also shows {', '.join(hidden)}." if hidden else f"{PREVALENCE} {SPEEDS}")
+def _print_metrics(console: Console, comparison: Comparison) -> None:
+    """Prints the metrics on the only label, as many as fit the terminal, and the names of the others."""
+    (label,) = comparison.labels
+    auprc_lines = Matrix.build(comparison.rows, [label]).lines
+    auroc_lines = Matrix.build(comparison.rows, [label], "auroc").lines
+    lines: list[tuple[str, dict[str, str]]] = []  # names, and texts by their column
+    for auprc_line, auroc_line in zip(auprc_lines, auroc_lines, strict=True):
+        texts = {"AUPRC": _three_decimals(auprc_line.values[0]), "AUROC": _three_decimals(auroc_line.values[0])}
+        if not auprc_line.is_of_members:
+            texts.update(_other_texts(auprc_line.row.cells[label]))
+        lines.append((_indented(auprc_line.name, auprc_line.is_of_members), texts))
+    columns = [column for column in COLUMNS if any(column in texts for _, texts in lines)]
+    fields = [[name, label, *(texts.get(column, "") for column in columns)] for name, texts in lines]
+    n_shown = print_what_fits(console, TextTable("on the test images", ["method", "label"], columns, fields))
+
+    for column in columns[:n_shown]:
+        if column in EXPLANATIONS:
+            console.print(EXPLANATIONS[column])
+    if columns[n_shown:]:
+        console.print(f"A wider terminal also shows {', '.join(columns[n_shown:])}.")
+
+
+def _other_texts(cell: Cell) -> dict[str, str]:
+    """The texts of a cell for the table of metrics, besides AUPRC and AUROC; without those of unknown metrics."""
+    low, high = cell.interval
+    results = cell.runs[0].results
+    texts = {
+        "95% interval": f"{low:.3f}-{high:.3f}",
+        "prevalence": _three_decimals(cell.prevalence),
+        "train/s": _whole_number(results.get("train_images_per_second")),
+        "score/s": _whole_number(results.get("score_images_per_second")),
+    }
+    found = METRICS[FOUND_AT_1_PERCENT](cell)
+    if found is not None:
+        texts["found at 1%"] = format_metric(FOUND_AT_1_PERCENT, found)
+    return texts
 
 
 def _print_pixel_metrics(console: Console, runs: Sequence[ComparedRun]) -> None:
@@ -177,36 +170,8 @@ def _print_pixel_metrics(console: Console, runs: Sequence[ComparedRun]) -> None:
             )
 
 
-def _print_in_parts(console: Console, table: TextTable) -> None:
-    for columns in _parts_that_fit(console, table):
-        _print(console, table.select(columns))
-
-
-def _parts_that_fit(console: Console, table: TextTable) -> list[list[int]]:
-    """The columns of a table, in as few parts as fit the width of the terminal; a file gets all columns in one part."""
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        return [list(range(len(table.headings)))]
-    parts: list[list[int]] = []
-    for column in range(len(table.headings)):
-        if parts and _width(console, table.select([*parts[-1], column])) <= console.width:
-            parts[-1].append(column)
-        else:
-            parts.append([column])
-    return parts
-
-
-def _print(console: Console, table: Table) -> None:
-    """Prints a table without cutting it, even if it is wider than the console."""
-    console.print()
-    width = console.width
-    console.width = max(width, _width(console, table))
-    console.print(table, crop=False, soft_wrap=False)
-    console.width = width
-
-
-def _width(console: Console, table: Table) -> int:
-    """The number of terminal columns that a table needs."""
-    return Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+def _indented(name: str, is_of_members: bool) -> str:
+    return f"  {name}" if is_of_members else name
 
 
 def _three_decimals(value: float | None) -> str:

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from anomaly_toolbox.report.comparison import Comparison
-from anomaly_toolbox.report.matrix import Matrix, available_metrics
+from anomaly_toolbox.report.matrix import Matrix
+from anomaly_toolbox.report.metrics import REFERENCE_AUPRC, available_metrics, format_number
 from anomaly_toolbox.report.remarks import remarks
 from anomaly_toolbox.report.rows import Cell, Row, labels_of
+from anomaly_toolbox.report.summary import FALSE_ALARMS, Summary, summary_of
 
-#: The metrics that have a table of their own in Markdown, besides AUPRC.
+#: The metrics that have a table of their own in Markdown, besides AUPRC and AUROC.
 TITLES = {
-    "auroc": "AUROC",
+    REFERENCE_AUPRC: "AUPRC at prevalence 0.357",
     "pixel_auroc": "AUROC of the anomaly maps' pixels",
     "pixel_auprc": "AUPRC of the anomaly maps' pixels",
     "pro": "PRO of the anomaly maps",
@@ -25,6 +27,15 @@ LEGEND = (
     "The range in brackets is the 95% bootstrap interval over the test images for a single run, and the lowest and the "
     "highest AUPRC for several seeds, whose number follows ×. The prevalence is the chance level."
 )
+COMPARABLE = (
+    "AUPRC depends on the prevalence: only AUROC and AUPRC at prevalence 0.357 can be compared with papers that use "
+    "the pooled split."
+)
+EVERY_SCORE = (
+    "Means over labels, where each score has the settings with its own highest validation AUPRC. Do not choose a score "
+    "by this table: its numbers come from test images."
+)
+AUROC_LEGEND = "The chance level is 0.5."
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
@@ -66,24 +77,21 @@ def auprc_with_interval(cell: Cell) -> str:
     return f"{cell.auprc:.3f}{seeds} ({low:.3f}-{high:.3f})"
 
 
-def format_number(value: float | None) -> str:
-    """Three decimals up to 1, three digits up to 100, and no decimals above; `-` for None."""
-    if value is None:
-        return "-"
-    if isinstance(value, int) or value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3f}" if value <= 1 else f"{value:.3g}"
-
-
 def _dataset_blocks(comparison: Comparison) -> list[str]:
-    labels, rows = comparison.labels, comparison.rows
+    labels, rows, other_rows = comparison.labels, comparison.rows, comparison.other_score_rows
     blocks = [f"## {comparison.dataset}", f"AUPRC on the test images. {LEGEND}", _auprc_table(rows, labels)]
+    blocks += [f"AUROC on the test images. {AUROC_LEGEND} {COMPARABLE}", _metric_table(rows, labels, "auroc")]
     notes = [f"{line} (chosen by validation AUPRC)" for line in comparison.chosen_settings] + remarks(rows)
     if notes:
         blocks.append(_bullet_list(notes))
-    if comparison.other_score_rows:
-        blocks.append("AUPRC of each method's best other score, which was chosen by mean validation AUPRC:")
-        blocks.append(_auprc_table(comparison.other_score_rows, labels))
+    summary = summary_of(rows, labels)
+    if summary.has_false_alarms:
+        blocks += [f"Means over labels. {FALSE_ALARMS}", _summary_table(summary)]
+    if other_rows:
+        title = "of each method's best other score, which was chosen by mean validation AUPRC:"
+        blocks += [f"AUPRC {title}", _auprc_table(other_rows, labels)]
+        blocks += [f"AUROC {title}", _metric_table(other_rows, labels, "auroc")]
+        blocks += [f"Every score. {EVERY_SCORE}", _summary_table(summary_of(comparison.every_score_rows, labels))]
     has_seeds = any(len(cell.runs) > 1 for row in rows for cell in row.cells.values())
     for metric in available_metrics(rows):
         if metric in TITLES and (metric != "seeds" or has_seeds):
@@ -92,29 +100,35 @@ def _dataset_blocks(comparison: Comparison) -> list[str]:
 
 
 def _auprc_table(rows: Sequence[Row], labels: Sequence[str]) -> str:
+    """AUPRC with intervals, and the prevalence."""
     matrix = Matrix.build(rows, labels)
     lines = []
-    for row, mean in zip(rows, matrix.means, strict=True):
-        cells = [auprc_with_interval(row.cells[label]) if label in row.cells else "-" for label in labels]
-        lines.append([row.name, *cells, format_number(mean)])
+    for line in matrix.lines:
+        fields = [format_number(value) for value in line.values]
+        if not line.is_of_members:
+            cells = line.row.cells
+            fields = [auprc_with_interval(cells[label]) if label in cells else "-" for label in labels]
+        lines.append([line.full_name, *fields, format_number(line.mean)])
     prevalences = [*matrix.prevalences, matrix.mean_prevalence]
     lines.append(["prevalence", *(format_number(prevalence) for prevalence in prevalences)])
-    return _table(labels, lines)
+    return _table([*labels, "mean"], lines)
 
 
 def _metric_table(rows: Sequence[Row], labels: Sequence[str], metric: str) -> str:
-    matrix = Matrix.build(rows, labels, metric)
     lines = []
-    for row, values, mean in zip(rows, matrix.values, matrix.means, strict=True):
-        lines.append([row.name, *(format_number(value) for value in [*values, mean])])
-    return _table(labels, lines)
+    for line in Matrix.build(rows, labels, metric).lines:
+        lines.append([line.full_name, *(format_number(value) for value in [*line.values, line.mean])])
+    return _table([*labels, "mean"], lines)
 
 
-def _table(labels: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of lines with the name of a row, a text for each label, and the mean."""
-    head = ["method", *labels, "mean"]
-    alignment = "| --- |" + " ---: |" * (len(labels) + 1)
-    return "\n".join([_table_line(head), alignment, *(_table_line(line) for line in lines)])
+def _summary_table(summary: Summary) -> str:
+    return _table(summary.headings, [[name, *fields] for name, fields in summary.lines])
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of lines with a name and a text for each heading."""
+    alignment = "| --- |" + " ---: |" * len(headings)
+    return "\n".join([_table_line(["method", *headings]), alignment, *(_table_line(line) for line in lines)])
 
 
 def _table_line(fields: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from anomaly_toolbox.files import short_name
 from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
 from anomaly_toolbox.report import tables
 from anomaly_toolbox.report.rows import ComparedRun
+from anomaly_toolbox.sweeps.ensembles import make_ensembles
 from anomaly_toolbox.sweeps.hps import LABELS
 from anomaly_toolbox.sweeps.plan import Options, Plan, make_plan
 from anomaly_toolbox.sweeps.queue import is_repetition
@@ -60,6 +61,7 @@ class TrialRunner:
             aspect=options.aspect,
             on_bad_image=options.on_bad_image,
             all_test_images=options.all_test_images or None,
+            split=options.split,
             white_level=options.white_level,
         )
         self._source = source(options.dataset, options.data_dir)
@@ -134,8 +136,15 @@ def run(plan: Plan) -> None:
         names = ", ".join(plan.left_out)
         console.print(f"left out, because {options.hps_path} has no section for them: {names}")
     console.print(f"device: {describe_device(options.require_gpu)}")
-    with quiet_optuna():
-        outcome = _run_sweep(plan, console) if options.is_sweep else _run_in_turn(plan, console)
+    outcome = Outcome()
+    for seed_plan in plan.with_each_seed():
+        if options.seeds > 1:
+            console.print(f"\nseed {seed_plan.options.seed}", style="bold")
+        with quiet_optuna():
+            of_seed = (_run_sweep if options.is_sweep else _run_in_turn)(seed_plan, console)
+        outcome.finished += of_seed.finished
+        outcome.failures += of_seed.failures
+    outcome.finished += make_ensembles(options, outcome.finished, console)
     tables.show(console, outcome.finished, outcome.failures)
     failures = outcome.failures
     if failures:
@@ -169,7 +178,7 @@ def _run_in_turn(plan: Plan, console: Console) -> Outcome:
         try:
             folder, results = runner.run(method, hyperparameters, options.overwrite)
         except Exception as failure:
-            if len(trials) == 1:
+            if len(trials) == 1 and options.seeds == 1:
                 raise
             runner.print_failure(failure)
             outcome.failures.append((method, reason(failure)))

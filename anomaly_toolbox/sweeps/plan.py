@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly_toolbox.models import hyperparameters_of
-from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
+from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
 from anomaly_toolbox.sweeps import hps
 
 if TYPE_CHECKING:  # Optuna is imported only for commands that use it
@@ -32,6 +32,7 @@ class Options:
     aspect: str | None = None
     on_bad_image: str | None = None
     all_test_images: bool = False
+    split: str | None = None
     white_level: int | None = None
     hps_path: Path | None = None
     tuning: bool = False
@@ -44,18 +45,22 @@ class Options:
     sweep_name: str | None = None
     log_dir: Path = Path("logs")
     seed: int = 0
+    seeds: int = 1
+    ensemble: bool = False
     overwrite: bool = False
     require_gpu: bool = False
     debug: bool = False
 
     @property
     def reading_options(self) -> dict[str, Any]:
-        """The options for reading images that differ from their defaults; they are part of the name of a run."""
+        """The options for reading and dividing images that differ from their defaults; part of the name of a run."""
         changed: dict[str, Any] = {}
         if self.aspect not in (None, "stretch"):
             changed["aspect"] = self.aspect
         if self.all_test_images:
             changed["all_test_images"] = True
+        if self.split not in (None, "official"):
+            changed["split"] = self.split
         if self.white_level is not None:
             changed["white_level"] = self.white_level
         return changed
@@ -79,6 +84,21 @@ class Plan:
     options: Options
     domains: dict[str, dict[str, hps.Domain]]
     left_out: Sequence[str]
+
+    def with_each_seed(self) -> "list[Plan]":
+        """The same plan with each seed of `--seeds`, from `--seed` upwards.
+
+        Methods without epochs are run with the first seed alone, because they do not depend on it.
+        """
+        plans = []
+        for number in range(self.options.seeds):
+            options = replace(self.options, seed=self.options.seed + number)
+            domains = self.domains
+            if number > 0:
+                domains = {name: values for name, values in domains.items() if _has_epochs(name)}
+            if domains:
+                plans.append(replace(self, options=options, domains=domains))
+        return plans
 
     @cached_property
     def first_trials(self) -> list[tuple[str, ScoringHyperparameters]]:
@@ -129,6 +149,10 @@ def make_plan(options: Options) -> Plan:
     else:
         _ = plan.first_trials  # this validates the hyperparameters
     return plan
+
+
+def _has_epochs(method: str) -> bool:
+    return issubclass(hyperparameters_of(method), Hyperparameters)
 
 
 def _choose_methods(options: Options) -> tuple[Sequence[str], Sequence[str]]:

@@ -23,6 +23,7 @@ from anomaly_toolbox.models.base import AnomalyDetector
 from anomaly_toolbox.models.weights import readable_weights
 
 SECONDS_BETWEEN_SAVES = 5
+IMAGES_IN_MEMORY = 5000  # of the memory banks in the validation after each epoch
 VALIDATION_METRICS = {"auprc": "val_auprc", "auroc": "val_auroc", "loss": "val_loss"}
 BYTES_PER_VALUE, BYTES_PER_HEADER = 4, 4096  # in an HDF5 file
 
@@ -84,7 +85,8 @@ class Validation(keras.callbacks.Callback):
 
     Args:
         split: the validation images.
-        memory_images: normal training images, (n, size, size, channels), for the memory banks.
+        memory_images: normal training images, (n, size, size, channels), for the memory banks and the derived scores.
+            To save time, a random sample of them is used.
 
     Attributes:
         scores: every score of the last epoch by its name, (n,) each.
@@ -94,12 +96,13 @@ class Validation(keras.callbacks.Callback):
         super().__init__()
         self.split = split
         self.scores: dict[str, np.ndarray] = {}
-        self._memory_images = memory_images
+        sample = np.random.default_rng(0).permutation(len(memory_images))[:IMAGES_IN_MEMORY]
+        self._memory_images = memory_images[sample]
 
     def on_epoch_end(self, epoch, logs=None):
         labels = self.split.labels
         with self.model.fast_validation():
-            self.model.fit_memory_banks(self._memory_images)
+            self.model.fit_scores(self._memory_images)
             self.scores = self.model.score_batches(self.split.batches, len(labels))
         selected_scores = self.scores.get(self.model.hyperparameters.score, self.scores["paper"])
         metrics = evaluation.metrics(labels, selected_scores, threshold=0.0)

@@ -18,7 +18,8 @@ from anomaly_toolbox.datasets.batches import (
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.survey import Survey, count_images, digest_of, notes, surveys
-from anomaly_toolbox.errors import ToolboxError, reraise_in_one_line
+from anomaly_toolbox.errors import InputError, ToolboxError, reraise_in_one_line
+from anomaly_toolbox.models.derived_scores import FEWEST_IMAGES, is_derived, n_held_out
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
 from anomaly_toolbox.training.progress import SurveyProgress
 
@@ -87,6 +88,11 @@ def prepare(dataset: AnomalyDetectionDataset, hp: ScoringHyperparameters, seed: 
 
     wanted_size = min(hp.memory_size, n_train)
     memory_size = min(wanted_size, LARGEST_MEMORY_BANK // (4 * math.prod(shape)))
+    if not n_held_out(memory_size):
+        problem = f"{memory_size} normal training images; derived scores take {FEWEST_IMAGES}"
+        if is_derived(hp.score):
+            raise InputError(f"score {hp.score}: there are {problem}; choose another score, such as paper")
+        console.print(f"no excess scores and no combined score: there are {problem}")
     if memory_size < wanted_size:
         console.print(
             f"memory banks are fitted to {memory_size:,} normal images, not {hp.memory_size:,}: more do not fit into "

@@ -122,5 +122,19 @@ class AfterFitProgress(keras.callbacks.Callback):
         self._bar.console.print(f"{self.model.title}  {seconds:.0f} s  {_format_values(logs)}")
 
 
+class MemoryProgress:
+    """A bar for the images that the memory banks are fitted to; pass it to `fit_scores` as its progress function."""
+
+    def __init__(self, bar: Progress):
+        self._bar = bar
+        self._task: TaskID | None = None
+
+    def __call__(self, n_done: int, n_batches: int) -> None:
+        """Reports that `n_done` of `n_batches` batches are done."""
+        if self._task is None:
+            self._task = self._bar.add_task("filling the memory banks", total=n_batches)
+        self._bar.update(self._task, completed=n_done)
+
+
 def _format_values(values: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in values.items())

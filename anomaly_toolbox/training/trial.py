@@ -25,6 +25,7 @@ from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyper
 from anomaly_toolbox.runs import Run, run_name
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
 from anomaly_toolbox.training.data import NEED_ANOMALIES, PreparedData, prepare
+from anomaly_toolbox.training.outputs import describe_derived_scores, scores_and_complexity
 from anomaly_toolbox.training.results import Scores, constant_scores, measure, write_scores
 
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
@@ -43,7 +44,7 @@ class Trial:
         source: where the images come from: `--dataset` and `--data-dir` as absolute paths.
         dataset: the dataset, which the trial configures.
         seed: sets the initial weights, the order of the images and all random numbers of the method.
-        reading_options: those of `aspect`, `all_test_images` and `white_level` that differ from their defaults.
+        reading_options: those of `aspect`, `all_test_images`, `split`, `white_level` that differ from their defaults.
     """
 
     experiment: str
@@ -166,6 +167,8 @@ class Attempt:
             self.console.print(f"continuing after epoch {epochs_done} of {hp.epochs}")
         if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
             validate = callbacks.Validation(data.validation, data.memory_images)
+            if hp.learning_rate_decay:
+                detector.decay_steps = steps * hp.epochs
             with ProgressBar(self.console) as bar:
                 callbacks_in_order = [
                     timing,
@@ -202,7 +205,7 @@ class Attempt:
         }
 
     def _fit_after_epochs(self, detector: AnomalyDetector, memory_images: np.ndarray) -> float:
-        """Fits the memory banks and whatever the method needs after its epochs; returns the duration in seconds.
+        """Fits the scores and whatever the method needs after its epochs; returns the duration in seconds.
 
         The duration is written before `model.weights.h5`, so both show that this step is done. Weights alone are left
         over from a finished run whose `results.json` was removed; they are fitted anew.
@@ -216,7 +219,7 @@ class Attempt:
         started = time.perf_counter()
         with ProgressBar(self.console) as bar:
             detector.after_fit(memory_images, [progress.AfterFitProgress(bar)])
-        detector.fit_memory_banks(memory_images)
+            detector.fit_scores(memory_images, progress.MemoryProgress(bar))
         seconds = time.perf_counter() - started
         run.checkpoint.mkdir(exist_ok=True)
         write_json(duration_path, {"seconds": seconds})
@@ -225,22 +228,31 @@ class Attempt:
         return seconds
 
     def _test(self, detector: AnomalyDetector, data: PreparedData, training_summary: dict[str, Any]) -> dict[str, Any]:
-        """Scores and measures, writes `scores.csv`, pictures and summaries, and returns the results."""
+        """Scores and measures, writes the scores, pictures and summaries, and returns the results."""
         trial, run = self.trial, self.run
         hp, test, dataset = trial.hyperparameters, data.test, data.dataset
         masks = dataset.test_masks if dataset.test_masks is not None and dataset.test_masks.any() else None
         with ProgressBar(self.console) as bar:
-            validation_scores, _ = self._score(bar, detector, data.validation, "validation")
-            test_scores, images_per_second = self._score(bar, detector, test, "test", with_maps=masks is not None)
-        maps = test_scores.pop(MAP, None)
+            validation, _ = self._score(bar, detector, data.validation, "validation")
+            tested, images_per_second = self._score(bar, detector, test, "test", with_maps=masks is not None)
+        maps = tested.pop(MAP, None)
+        validation_scores, validation_complexity = scores_and_complexity(detector, validation)
+        test_scores, test_complexity = scores_and_complexity(detector, tested)
         self.console.print(f"{len(test.labels):,} test images scored; metrics and pictures follow")
         for name in constant_scores(test_scores):
             self.console.print(f"warning: every test image has the same score ({name}), which separates nothing")
 
         measured = measure(hp.score, data.validation.labels, validation_scores, test.labels, test_scores)
         selected_scores = test_scores[hp.score]
-        columns = {"score": selected_scores, "calibrated": measured.calibrated, **test_scores}
-        write_scores(run.scores_path, dataset.test_files, test.labels, columns)
+        columns = {"score": selected_scores, "calibrated": measured.calibrated, "p_value": measured.p_values}
+        write_scores(run.scores_path, dataset.test_files, test.labels, columns | test_scores | test_complexity)
+        write_scores(
+            run.validation_scores_path,
+            None,
+            data.validation.labels,
+            validation_scores | validation_complexity,
+            data.validation.positions,
+        )
         pixel_metrics = {}
         if masks is not None and maps is not None:
             pixel_metrics = evaluation.pixel_metrics(masks, maps, dataset.test_padding)
@@ -266,6 +278,7 @@ class Attempt:
                 "scores": measured.validation,
             },
             "test": {**measured.test[hp.score], **pixel_metrics, "scores": measured.test},
+            "derived_scores": describe_derived_scores(detector),
             "heat_range": list(heatmap_range),
             **training_summary,
             "score_images_per_second": images_per_second,
@@ -278,14 +291,14 @@ class Attempt:
         """Scores a split, and continues where an earlier attempt was interrupted.
 
         Returns:
-            The scores of all images, `paper` and `residual` first, and the speed in images per second; the speed is
-            None if the earlier attempt had scored all images.
+            What `basic_outputs` gives for all images, and the speed in images per second; the speed is None if the
+            earlier attempt had scored all images.
         """
         checkpoint, batch_size = self.run.checkpoint, detector.hyperparameters.batch_size
         checkpoint.mkdir(exist_ok=True)
         key = f"{sha256(self.run.weights_path)} {split.digest}"
         keep_scores = callbacks.KeepScores(checkpoint / f"{name}-scores.npz", key)
-        scores, n_batches_before = keep_scores.restore()
+        outputs, n_batches_before = keep_scores.restore()
         n_images, n_before = len(split.labels), n_batches_before * batch_size
         speed = None
         if n_before < n_images:
@@ -294,15 +307,14 @@ class Attempt:
             scoring_progress = progress.ScoringProgress(bar, f"scoring {name} images", n_batches_before)
             started = time.perf_counter()
             remaining_batches = split.batches.skip(n_batches_before)
-            remaining = detector.score_batches(
+            remaining = detector.basic_outputs(
                 remaining_batches, n_images - n_before, [scoring_progress, keep_scores], with_maps
             )
             speed = (n_images - n_before) / (time.perf_counter() - started)
-            for score, values in remaining.items():
-                scores[score] = np.concatenate([scores.get(score, values[:0]), values])
-        scores_of_all_methods = ("paper", "residual")
-        names = [*scores_of_all_methods, *sorted(scores.keys() - set(scores_of_all_methods))]
-        return {score: scores[score][:n_images] for score in names}, speed
+            for name_of_output, values in remaining.items():
+                earlier_values = outputs.get(name_of_output, values[:0])
+                outputs[name_of_output] = np.concatenate([earlier_values, values])
+        return {name_of_output: values[:n_images] for name_of_output, values in outputs.items()}, speed
 
 
 def _summary_without_epochs() -> dict[str, Any]:

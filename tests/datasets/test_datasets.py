@@ -66,7 +66,8 @@ def labels_of(split):
 
 
 SLOW_TO_READ = {"FashionMNIST": pytest.mark.slow}  # 70,000 images
-PARAMS = [pytest.param(name, marks=SLOW_TO_READ.get(name, ())) for name in (*sorted(DATASETS), *USERS_CLASSES)]
+NAMES = (*sorted(DATASETS), "Digits, pooled", *USERS_CLASSES)
+PARAMS = [pytest.param(name, marks=SLOW_TO_READ.get(name, ())) for name in NAMES]
 
 
 @pytest.fixture(params=PARAMS, scope="module")
@@ -80,6 +81,9 @@ def dataset(request, tmp_path_factory):
         dataset, counts = load_dataset(str(path)), {"train": (150, 50), "validation": (38, 12), "test": (37, 13)}
     elif request.param == "Digits":
         dataset, counts = load_dataset("Digits"), {"train": (972, 106), "validation": (323, 36), "test": (325, 35)}
+    elif request.param == "Digits, pooled":
+        dataset = load_dataset("Digits", split="pooled")
+        counts = {"train": (1166, 0), "validation": (130, 0), "test": (324, 177)}
     elif request.param == "FashionMNIST":
         if not FASHION_MNIST.is_dir():
             pytest.skip(f"{FASHION_MNIST} is absent: install Debian's dataset-fashion-mnist")
@@ -209,6 +213,27 @@ def test_an_error_of_a_users_class_is_reported_with_its_name(tmp_path, body):
 def test_an_unsupported_option_is_refused(tmp_path):
     with pytest.raises(InputError, match="--data-dir: is not supported by --dataset Digits"):
         load_dataset("Digits", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["CorruptedMNIST", "MVTecAD", "SurfaceCracks", "a folder", "a user's class"])
+@pytest.mark.parametrize("split", ["official", "pooled"])
+def test_a_division_is_refused_by_datasets_without_an_anomalous_label(tmp_path, name, split):
+    if name == "a folder":
+        name = str(fill(tmp_path, train__good=1))
+    elif name == "a user's class":
+        name = str(tmp_path / "Stripes.py")
+        (tmp_path / "Stripes.py").write_text(WITH_SET_SPLIT)
+    with pytest.raises(InputError) as raised:
+        load_dataset(name, split=split)
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"--split: is not supported by --dataset {name}; ")
+    assert "Digits, MNIST and FashionMNIST" in line
+    assert "--all-test-images" in line
+
+
+def test_an_unknown_division_is_refused():
+    with pytest.raises(InputError, match="--split: expected official or pooled, received 'both'"):
+        load_dataset("Digits", split="both")
 
 
 @pytest.mark.parametrize(("label", "message"), [(10, "10 is not a label of Digits"), ("two", "'two' is not a label")])

@@ -5,9 +5,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from anomaly_toolbox.datasets import tfds as tfds_module
+from anomaly_toolbox.datasets.labelled import pooled_splits
 from anomaly_toolbox.datasets.mnist import MNIST, FashionMNIST
 from anomaly_toolbox.errors import InputError, ToolboxError
-from tests.conftest import write_idx
+from tests.conftest import FASHION_MNIST, write_idx
 
 
 def test_validation_is_the_first_600_of_each_label(idx_folder):
@@ -34,6 +35,24 @@ def test_a_training_set_with_too_few_images_for_validation(idx_folder):
         (idx_folder / f"train-{name}").write_bytes((idx_folder / f"t10k-{name}").read_bytes())
     with pytest.raises(ToolboxError, match="more than 600 of each label are needed"):
         MNIST(idx_folder)
+
+
+def test_the_pooled_division_needs_no_validation_images_of_each_label(idx_folder):
+    """Both official splits have 20 images of each of three labels; label 2 is anomalous."""
+    for name in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+        (idx_folder / f"train-{name}.gz").unlink()
+        (idx_folder / f"train-{name}").write_bytes((idx_folder / f"t10k-{name}").read_bytes())
+    dataset = MNIST(idx_folder, split="pooled")
+    splits = pooled_splits(dataset._raw.values(), 2)
+    assert {name: len(split.labels) for name, split in splits.items()} == {"train": 57, "validation": 7, "test": 56}
+
+
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason=f"{FASHION_MNIST} is absent: Debian's dataset-fashion-mnist")
+def test_the_pooled_division_of_fashion_mnist_has_the_prevalence_of_the_papers():
+    splits = pooled_splits(FashionMNIST(FASHION_MNIST, split="pooled")._raw.values(), 2)
+    counts = {name: (int((split.labels != 2).sum()), int((split.labels == 2).sum())) for name, split in splits.items()}
+    assert counts == {"train": (45_360, 0), "validation": (5_040, 0), "test": (12_600, 7_000)}
+    assert (splits["test"].labels == 2).mean() == pytest.approx(0.357, abs=5e-4)
 
 
 def test_a_missing_folder(tmp_path):

@@ -21,6 +21,7 @@ from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.runs import FinishedRun, Run
 from anomaly_toolbox.training.trial import Trial, run_trial
 from tests.conftest import TINY
 from tests.datasets.test_folder import fill
@@ -67,6 +68,105 @@ def test_scores_of_files_are_those_of_the_run(run, images, recorded_scores):
         assert float(rows[name]["score"]) == pytest.approx(float(recorded["score"]), rel=1e-6)
         assert float(rows[name]["calibrated"]) == pytest.approx(float(recorded["calibrated"]), abs=1e-5)
         assert rows[name]["anomalous"] == ("yes" if float(recorded["score"]) >= threshold else "no")
+        assert rows[name]["p_value"] == recorded["p_value"]
+
+
+@pytest.fixture(scope="module")
+def normal_scores(run):
+    """The scores of the four normal validation images, from the highest to the lowest."""
+    with open(run / "validation_scores.csv", newline="") as file:
+        scores = [np.float32(row["paper"]) for row in csv.DictReader(file) if row["label"] == "0"]
+    assert len(scores) == 4
+    return sorted(scores, reverse=True)
+
+
+@pytest.fixture
+def earlier_run(run, tmp_path):
+    """A copy of the run as an earlier version would have made it."""
+    folder = tmp_path / "earlier"
+    shutil.copytree(run, folder)
+    (folder / "validation_scores.csv").unlink()
+    results = json.loads((folder / "results.json").read_text())
+    del results["sha256"]
+    Run(folder, {}).finish(results)
+    return folder
+
+
+def test_p_values_compare_with_the_normal_validation_images(run, normal_scores):
+    detector = anomaly_toolbox.load(run)
+    highest, second, _, lowest = normal_scores
+    scores = np.array([[2 * highest, highest], [second, lowest / 2]], np.float32)
+    np.testing.assert_array_equal(detector.p_values(scores), [[1 / 5, 2 / 5], [3 / 5, 5 / 5]])
+
+
+def test_a_false_alarm_rate_chooses_the_threshold(run, images, normal_scores):
+    threshold = anomaly_toolbox.load(run).threshold_for(0.4)
+    assert normal_scores[1] < threshold <= np.nextafter(normal_scores[1], np.float32(np.inf))
+    code, out, err = predict(run, images / "test", "--false-alarm-rate", 0.4)
+    assert code == 0
+    assert f"the threshold is {threshold:.9g} by the false-alarm rate; that of the run is not used" in err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    for row in rows:
+        is_anomalous = row["anomalous"] == "yes"
+        assert is_anomalous == (float(row["p_value"]) <= 0.4) == (float(row["score"]) >= threshold)
+    _, out_of_run, _ = predict(run, images / "test")
+    verdicts_of_run = [row["anomalous"] for row in csv.DictReader(io.StringIO(out_of_run))]
+    assert verdicts_of_run != [row["anomalous"] for row in rows]
+
+
+def test_false_alarm_rates_that_the_run_cannot_promise_are_refused(run, images):
+    for rate, message in (
+        (0.01, "false-alarm rate 0.01: takes 99 normal validation images, and the run has 4; ask for at least 0.2,"),
+        (1, "false-alarm rate 1: expected a number between 0 and 1"),
+    ):
+        code, out, err = predict(run, images / "test", "--false-alarm-rate", rate)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+        with pytest.raises(InputError, match=re.escape(message)):
+            anomaly_toolbox.load(run).threshold_for(rate)
+
+
+def test_a_run_of_an_earlier_version_has_no_p_values(run, images, earlier_run):
+    code, out, _ = predict(earlier_run, images / "test")
+    assert code == 0
+    rows, rows_of_run = (list(csv.DictReader(io.StringIO(text))) for text in (out, predict(run, images / "test")[1]))
+    assert rows == [{**row, "p_value": ""} for row in rows_of_run]
+    _, out, _ = predict(earlier_run, images / "test", "--format", "jsonl")
+    assert json.loads(out.splitlines()[0])["p_value"] is None
+    message = "earlier: the run was made by an earlier version and has no validation_scores.csv; train again"
+    code, _, err = predict(earlier_run, images / "test", "--false-alarm-rate", 0.4)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    detector = anomaly_toolbox.load(earlier_run)
+    for call in (lambda: detector.threshold_for(0.4), lambda: detector.p_values(np.zeros(1))):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_validation_scores_are_checked(run, earlier_run, tmp_path):
+    """They are part of a run unless an earlier version made it, and cannot be added to such a run."""
+    shutil.copytree(run, tmp_path / "copy")
+    path = tmp_path / "copy" / "validation_scores.csv"
+    before = path.read_text()
+    path.write_text(before.replace("0", "1"))
+    with pytest.raises(ToolboxError, match=r"validation_scores\.csv is damaged or missing; restore the folder"):
+        anomaly_toolbox.load(tmp_path / "copy")
+    path.unlink()
+    with pytest.raises(ToolboxError, match=r"validation_scores\.csv is damaged or missing"):
+        anomaly_toolbox.load(tmp_path / "copy")
+    (earlier_run / "validation_scores.csv").write_text(before)
+    with pytest.raises(ToolboxError, match=r"validation_scores\.csv is damaged or missing"):
+        anomaly_toolbox.load(earlier_run)
+
+
+def test_validation_scores_can_be_read_back(run, normal_scores):
+    finished = FinishedRun.open(run)
+    _, labels, scores = finished.validation_scores()
+    assert (labels == 0).sum() == finished.results["validation"]["n_normal"]
+    assert (labels == 1).sum() == finished.results["validation"]["n_anomalous"]
+    assert list(scores) == list(finished.results["validation"]["scores"])
+    assert scores["paper"].max() == np.float32(finished.results["validation"]["score_max"])
+    np.testing.assert_array_equal(np.sort(finished.normal_scores())[::-1], normal_scores)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import tensorflow as tf
 from PIL import Image
 
 import anomaly_toolbox
-from anomaly_toolbox import evaluation
+from anomaly_toolbox import evaluation, false_alarms
 from anomaly_toolbox.datasets.images import Reading, read_image
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.inference import export, formats, serving
 from anomaly_toolbox.models import METHODS, detector_class
 from anomaly_toolbox.runs import Run
+from anomaly_toolbox.training.results import write_scores
 from tests.conftest import tiny_detector
 
 SUPPORTED = [
@@ -69,19 +70,29 @@ def as_if_trained(method, channels):
     return detector
 
 
-def finished_run(folder, detector, aspect=None, score_min=0.0, score_max=1.0, threshold=0.5, levels=255, **recorded):
-    """The folder of a finished run with the files that an export reads."""
+def finished_run(
+    folder, detector, aspect=None, score_min=0.0, score_max=1.0, threshold=0.5, levels=255, normal_scores=(), **recorded
+):
+    """The folder of a finished run with the files that an export reads.
+
+    `normal_scores` are those of normal validation images; None: the run is one of an earlier version, without them.
+    """
     method = type(detector).__name__
     run = Run(folder, {"experiment": method, "hyperparameters": detector.hyperparameters.model_dump()})
     folder.mkdir()
     run.record(channels=detector.image_shape[-1], aspect=aspect, levels=levels, **recorded)
     detector.save_networks(run.weights_path)
     run.scores_path.write_text("index,label,score\n")
+    score = detector.hyperparameters.score
+    if normal_scores is not None:
+        labels = np.append(np.zeros(len(normal_scores), int), 1)
+        columns = {"another": np.zeros(len(labels)), score: np.append(normal_scores, 1e9)}
+        write_scores(run.validation_scores_path, None, labels, columns)
     run.finish(
         {
             "experiment": method,
             "dataset": "Made up",
-            "score": detector.hyperparameters.score,
+            "score": score,
             "validation": {"score_min": score_min, "score_max": score_max},
             "test": {"threshold": threshold},
             "heat_range": [0.0, 1.0],
@@ -129,7 +140,10 @@ def test_outputs_are_those_of_the_toolbox(trained, expected_outputs, tmp_path, m
     low, high = np.percentile(scores, [25, 75]).tolist()
     monkeypatch.setattr(detector, "hyperparameters", detector.hyperparameters.model_copy(update={"score": score}))
     threshold = float(np.sort(scores)[2:4].mean())
-    folder = finished_run(tmp_path / "run", detector, score_min=low, score_max=high, threshold=threshold)
+    normal_scores = np.repeat((np.sort(scores)[1:] + np.sort(scores)[:-1]) / 2, [1, 4, 2, 3])  # between the five scores
+    folder = finished_run(
+        tmp_path / "run", detector, score_min=low, score_max=high, threshold=threshold, normal_scores=normal_scores
+    )
     if score != "paper":  # loading does not depend on it, and takes a second
         monkeypatch.setattr(export, "load_detector", lambda _: detector)
     function = load_export(run_export(folder, file_format), file_format)
@@ -140,6 +154,7 @@ def test_outputs_are_those_of_the_toolbox(trained, expected_outputs, tmp_path, m
         "calibrated": (np.float32, (5,)),
         "map": (np.float32, (5, 16, 16)),
         "reconstruction": (np.float32, images.shape),
+        "p_value": (np.float32, (5,)),
     }
     small = 1e-4 * np.ptp(scores)
     np.testing.assert_allclose(outputs["score"], scores, rtol=0, atol=small)
@@ -147,6 +162,8 @@ def test_outputs_are_those_of_the_toolbox(trained, expected_outputs, tmp_path, m
     np.testing.assert_array_equal(outputs["anomalous"], scores >= threshold)
     assert outputs["anomalous"].sum() == 2
     assert (outputs["calibrated"].min(), outputs["calibrated"].max()) == (0, 1)
+    np.testing.assert_allclose(np.sort(outputs["p_value"]), np.array([1, 4, 6, 10, 11]) / 11, rtol=1e-6)
+    np.testing.assert_allclose(outputs["p_value"], false_alarms.p_values(normal_scores, scores), rtol=1e-6)
     np.testing.assert_allclose(outputs["map"], anomaly_map, atol=1e-4)
     np.testing.assert_allclose(outputs["reconstruction"], (reconstruction + 1) / 2, atol=1e-4)
     alone = np.concatenate([function(images[i : i + 1])["score"] for i in (3, 1)])
@@ -253,6 +270,21 @@ def test_resizing_without_rounding_equals_tensorflows(shape):
 def test_equal_validation_scores_calibrate_to_0(trained):
     function = serving.serving_functions(trained["PCA"], Reading(16, 1), (1e3, 1e3), 1e3)["serving_default"]
     assert function(example_images(trained["PCA"]))["calibrated"].numpy().tolist() == [0] * 5
+
+
+def test_p_values_with_ties_and_of_scores_that_are_not_numbers():
+    """The same as those of the toolbox, also where a normal score is equal."""
+    normal_scores = np.array([0.5, 0.1, 0.5, 2.0], np.float32)
+    scores = np.array([0.5, 0.1, 3.0, 0.0, np.inf, np.nan], np.float32)
+    expected = np.array([4, 5, 1, 5, 1, 5]) / 5
+    np.testing.assert_allclose(serving.p_values(tf.constant(scores), normal_scores), expected)
+    np.testing.assert_allclose(false_alarms.p_values(normal_scores, scores), expected)
+
+
+def test_a_run_of_an_earlier_version_is_exported_without_p_values(trained, tmp_path):
+    run = finished_run(tmp_path / "run", trained["PCA"], normal_scores=None)
+    outputs = load_export(run_export(run, "savedmodel"), "savedmodel")(example_images(trained["PCA"]))
+    assert sorted(outputs) == ["anomalous", "calibrated", "map", "reconstruction", "score"]
 
 
 @pytest.mark.parametrize("file_format", sorted(formats.FORMATS))

@@ -14,7 +14,7 @@ BASELINES = {"KNN", "PCA"}  # they have no epochs
 
 
 def training_images():
-    return np.random.default_rng(1).uniform(-1, 1, (24, 16, 16, 1)).astype(np.float32)
+    return np.random.default_rng(1).uniform(-1, 1, (104, 16, 16, 1)).astype(np.float32)
 
 
 @pytest.fixture(params=sorted(METHODS), scope="module")
@@ -27,7 +27,7 @@ def detector(request):
         batches = tf.data.Dataset.from_tensor_slices(images).batch(8, drop_remainder=True)
         detector.fit(batches, verbose=0, shuffle=False)
     detector.after_fit(images)
-    detector.fit_memory_banks(images)
+    detector.fit_scores(images)
     return detector
 
 
@@ -147,7 +147,7 @@ def test_saved_networks_score_the_same(detector, images, tmp_path):
     path = tmp_path / "model.weights.h5"
     detector.save_networks(path)
     other = tiny_detector(type(detector).__name__)
-    other.fit_memory_banks(-training_images()[:16])
+    other.fit_scores(-training_images())
     assert not np.allclose(other(images), detector(images))
     other.load_networks(path)
     expected = detector.scores(images)

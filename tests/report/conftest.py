@@ -22,12 +22,15 @@ def write_run(
     width=32,
     dataset="Digits",
     scores=("paper", "residual"),
+    members=None,
+    is_old=False,
     **hparams,
 ):
     """Writes a finished run of 180 normal and 20 anomalous test images.
 
     Scores are normally distributed. `separation` is how many standard deviations the paper's scores of anomalous images
-    are higher on average; it is half of that for all other scores. The metrics are computed from the scores.
+    are higher on average; it is half of that for all other scores. The metrics are computed from the scores. `members`
+    are those of an ensemble. If `is_old`, `results.json` lacks what earlier versions did not write.
     """
     generator = np.random.default_rng([seed, label, len(method)])
     labels = np.repeat([0, 1], [180, 20])
@@ -37,8 +40,14 @@ def write_run(
     results = made_up_results(method, label, dict.fromkeys(scores, 0.5), "paper", seed, epochs, dataset)
     for name, values in values_of_scores.items():
         metrics = evaluation.metrics(labels, values, threshold=0.5)
+        metrics["auprc_at_0.357"] = metrics["auprc"] / 2
+        metrics["false_alarms"] = {rate: shares_at(labels, values, float(rate)) for rate in ("0.001", "0.01", "0.05")}
+        if is_old:
+            del metrics["auprc_at_0.357"], metrics["false_alarms"]
         metrics["auprc_interval"] = evaluation.auprc_interval(labels, values, resamples=20)
         results["test"]["scores"][name] = metrics
+    if members is not None:
+        results["members"] = members
     hyperparameters = {"anomalous_label": label, "class_label": None, "epochs": epochs, "width": width}
     trial = {"experiment": method, "dataset": dataset, "hyperparameters": hyperparameters, "seed": seed}
     run = Run(folder, {**trial, **hparams})
@@ -56,6 +65,16 @@ def write_run(
             Image.fromarray(generator.integers(0, 255, (30, 120), np.uint8)).save(folder / name)
         run.finish(results)
     return folder
+
+
+def shares_at(labels, values, rate):
+    """An entry of `false_alarms`; None for a rate of 0.001, as if there were too few validation images."""
+    if rate == 0.001:
+        return None
+    threshold = float(np.quantile(values[labels == 0], 1 - rate))
+    is_alarm = values >= threshold
+    rates = {"detection_rate": is_alarm[labels == 1].mean(), "false_alarm_rate": is_alarm[labels == 0].mean()}
+    return {"threshold": threshold, **{name: float(share) for name, share in rates.items()}}
 
 
 @pytest.fixture

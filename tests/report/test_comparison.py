@@ -5,6 +5,7 @@ import pytest
 from anomaly_toolbox.report import comparison
 from anomaly_toolbox.report.remarks import remarks
 from anomaly_toolbox.report.rows import EACH_LABEL, ONE_SETTING, ComparedRun, labels_of
+from anomaly_toolbox.report.settings import describe, without_labels
 from tests.conftest import made_up_results
 
 
@@ -31,6 +32,31 @@ def change_validation(results, score, **metrics):
     results["validation"] = {**validation, "scores": scores}
 
 
+def make_ensemble(label=3, seed=0, members=(("GANomaly", 0.2, 0.9), ("KNN", 0.5, 0.6)), names=None, **auprc):
+    """A finished run of an ensemble.
+
+    Args:
+        label, seed: of the run.
+        members: the method, test AUPRC and test AUROC of each member.
+        names: `members` in the hyperparameters.
+        auprc: the test AUPRC of each score of the ensemble.
+    """
+    run = make_run("Ensemble", label, seed=seed, epochs=0, **auprc)
+    run.results["members"] = [
+        {"experiment": method, "score": "paper", "seed": 0, "auprc": auprc, "auroc": auroc, "image_size": 32}
+        for method, auprc, auroc in members
+    ]
+    return ComparedRun({"anomalous_label": label, "class_label": None, "members": names}, run.results, None)
+
+
+def set_false_alarms(run, outcomes, score="paper"):
+    """Sets the detection rate and the false-alarm rate of a run on the test images, for each key of `false_alarms`."""
+    run.results["test"]["scores"][score]["false_alarms"] = {
+        rate: outcome and {"threshold": 0.5, "detection_rate": outcome[0], "false_alarm_rate": outcome[1]}
+        for rate, outcome in outcomes.items()
+    }
+
+
 def test_rows_are_methods_with_baselines_last_and_columns_are_labels():
     runs = [
         make_run("PCA", 10, epochs=0, paper=0.1),
@@ -44,6 +70,35 @@ def test_rows_are_methods_with_baselines_last_and_columns_are_labels():
     assert rows[0].mean_auprc == pytest.approx(0.3)
 
 
+def test_ensembles_are_between_trained_methods_and_baselines():
+    runs = [make_run("KNN", epochs=0, paper=0.1), make_ensemble(paper=0.3), make_run("GANomaly", paper=0.2)]
+    rows = comparison.compare(runs)
+    assert [(row.name, row.is_baseline) for row in rows] == [("GANomaly", False), ("Ensemble", False), ("KNN", True)]
+
+
+def test_ensembles_share_a_cell_only_if_their_members_are_the_same_but_for_the_label():
+    gans = ["GANomaly/Digits/anomalous_label={},width=64,seed=0", "EGBAD/Digits/anomalous_label={},seed=0"]
+    of_gans, of_others = [], []
+    for label in (3, 5):
+        names = [name.format(label) for name in gans]
+        of_gans += [make_ensemble(label, seed, names=names, paper=0.4) for seed in (0, 1)]
+        of_others.append(make_ensemble(label, names=[names[0], "KNN/Digits/seed=0"], paper=0.3))
+    (compared,) = comparison.compare_datasets(of_gans + of_others)
+    assert [row.choice for row in compared.rows] == [EACH_LABEL, ONE_SETTING]
+    assert [len(cell.runs) for row in compared.rows for cell in row.cells.values()] == [2, 2, 2, 2]
+    assert compared.chosen_settings[1] == (
+        "Ensemble, one setting: members=GANomaly/Digits/width=64,seed=0 + EGBAD/Digits/seed=0"
+    )
+    assert [row.choice for row in comparison.compare(of_gans)] == [""]
+
+
+def test_members_that_are_described_by_several_values_are_readable():
+    members = [{"experiment": "GANomaly", "score": "paper", "anomalous_label": 3}, {"experiment": "KNN", "seed": 1}]
+    setting = without_labels({"anomalous_label": 3, "members": members, "class_label": "a", "width": 8})
+    assert setting == {"members": [{"experiment": "GANomaly", "score": "paper"}, members[1]], "width": 8}
+    assert describe(setting, ["members", "width"]) == "members=GANomaly (score=paper) + KNN (seed=1), width=8"
+
+
 def test_settings_are_chosen_by_validation_for_each_label_and_over_labels():
     """By validation AUPRC, label 3 needs width 32, label 5 width 64, and both together 32; the test AUPRC disagrees."""
     runs = [
@@ -54,11 +109,8 @@ def test_settings_are_chosen_by_validation_for_each_label_and_over_labels():
     ]
     each_label, one_setting = comparison.compare(runs)
     assert (each_label.choice, one_setting.choice) == (EACH_LABEL, ONE_SETTING)
-    assert [comparison.describe(cell, ["width"]) for cell in each_label.cells.values()] == ["width=32", "width=64"]
-    assert [comparison.describe(cell, ["width"]) for cell in one_setting.cells.values()] == ["width=32", "width=32"]
     assert each_label.mean_auprc == pytest.approx(0.2)
     assert one_setting.mean_auprc == pytest.approx(0.15)
-    assert comparison.settings_that_vary(runs) == ["width"]
     (compared,) = comparison.compare_datasets(runs)
     assert compared.chosen_settings == [
         "GANomaly, each label's setting: 3: width=32; 5: width=64",
@@ -78,7 +130,10 @@ def test_seeds_share_a_cell_with_their_mean_and_range():
     assert cell.auprc == pytest.approx(0.3)
     assert cell.interval == (0.2, 0.4)
     assert [run.results["seed"] for run in cell.runs] == [0, 1, 2]
-    assert comparison.compare(runs[:1])[0].cells["3"].interval == pytest.approx((0.19, 0.21))
+    assert cell.auroc_range == (0.5, 0.5)
+    single = comparison.compare(runs[:1])[0].cells["3"]
+    assert single.interval == pytest.approx((0.19, 0.21))
+    assert single.auroc_range is None
 
 
 def test_the_best_other_score_is_chosen_over_labels_by_validation():
@@ -121,7 +176,7 @@ def test_validation_metrics_below_chance_level_are_remarked():
     change_validation(run.results, "paper", auroc=0.2)
     (line,) = remarks(comparison.compare([run]))
     assert line.startswith(
-        "GANomaly is below chance level on the validation images, but not on the test images, of label 3 (AUROC 0.200)"
+        "GANomaly is below chance level on the validation images of label 3 (AUROC 0.200), though not on the test"
     )
 
 

@@ -62,6 +62,49 @@ def test_the_csv_can_be_recomputed(log_dir):
     assert values["KNN", "paper", "prevalence"]["mean"] == "0.1"
     assert values["KNN", "paper", "score_seconds"]["10"] == "2"
     assert ("GANomaly", "residual", "auprc") in values
+    assert ("GANomaly", "residual", "auroc") in values
+
+
+def test_the_csv_has_false_alarms(log_dir):
+    """The two highest of 180 normal test images are at or above the 99th percentile."""
+    command.write(log_dir, log_dir)
+    lines = list(csv.DictReader((log_dir / "results_table.csv").read_text().splitlines()))
+    values = {(line["method"], line["score"], line["figure"]): line for line in lines}
+    table = np.genfromtxt(log_dir / "KNN/Digits/label=10/scores.csv", delimiter=",", names=True)
+    threshold = np.quantile(table["score"][table["label"] == 0], 0.99)
+    found = (table["score"][table["label"] == 1] >= threshold).mean()
+    assert 0 < found < 1
+    assert float(values["KNN", "paper", "detection_rate_at_0.01"]["10"]) == pytest.approx(found)
+    assert float(values["KNN", "paper", "false_alarm_rate_at_0.01"]["10"]) == pytest.approx(2 / 180, rel=1e-5)
+    auprc = float(values["KNN", "paper", "auprc"]["10"])
+    assert float(values["KNN", "paper", "auprc_at_0.357"]["10"]) == pytest.approx(auprc / 2, rel=1e-5)
+    assert ("KNN", "paper", "detection_rate_at_0.001") not in values  # no run has it
+    assert ("KNN", "paper", "mean_member_auprc") not in values
+
+
+def test_runs_of_earlier_versions_lack_the_newer_figures(tmp_path):
+    write_run(tmp_path / "a", "GANomaly", 2, is_old=True)
+    command.write(tmp_path, tmp_path)
+    markdown, page = ((tmp_path / name).read_text() for name in ("results_table.md", "report.html"))
+    assert "detection_rate" not in (tmp_path / "results_table.csv").read_text()
+    for text in (markdown, page):
+        assert "false-alarm rates" not in text
+        assert "AUROC on the test images" in text
+
+
+def test_an_ensemble_is_shown_with_its_members(log_dir):
+    members = [{"auprc": 0.123, "auroc": 0.7}, {"auprc": 0.321, "auroc": 0.6}]
+    write_run(log_dir / "ensemble", "Ensemble", 2, epochs=0, separation=3.0, members=members)
+    command.write(log_dir, log_dir)
+    auprc_table, auroc_table = (log_dir / "results_table.md").read_text().split("AUROC on the test images")
+    names = [line.split("|")[1].strip() for line in auprc_table.splitlines() if line.startswith("|")]
+    best_member = "best member (chosen in hindsight, by test images)"
+    assert names[2:] == ["EGBAD", "GANomaly", "Ensemble", "mean member", best_member, "KNN", "prevalence"]
+    assert "| mean member | 0.222 | - | - |" in auprc_table
+    assert f"| {best_member} | 0.600 | - | - |" in auroc_table
+    page = (log_dir / "report.html").read_text()
+    assert page.count(f'<th scope="row">{best_member}</th><td>') == 2
+    assert "Ensemble,paper,,mean_member_auroc,0.65,,0.65" in (log_dir / "results_table.csv").read_text()
 
 
 def test_the_markdown_has_every_table(log_dir):
@@ -69,7 +112,14 @@ def test_the_markdown_has_every_table(log_dir):
     text = (log_dir / "out" / "deep" / "results_table.md").read_text()
     assert "| method | 2 | 10 | mean |" in text
     assert "×2" in text
-    for title in ("AUROC:", "Training, seconds:", "Scoring the test images, seconds:", "Seeds:", "## Left out"):
+    titles = [
+        "AUROC on the test images.",
+        "AUROC of each method's best other score",
+        "false-alarm rates",
+        "Every score",
+    ]
+    titles += ["AUPRC at prevalence 0.357:", "Training, seconds:", "Scoring the test images, seconds:", "Seeds:"]
+    for title in [*titles, "## Left out"]:
         assert title in text
     assert "`GANomaly/Digits/label=5`: unfinished: 1 of 2 epochs done" in text
     assert "EGBAD has a lower AUPRC than the baseline KNN" in text
@@ -96,24 +146,28 @@ def test_the_page_is_complete_and_loads_nothing(log_dir):
     assert len(images) == 2 * 3 * 2
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
     charts = [attributes for tag, attributes in tags.tags if tag == "svg"]
-    assert len(charts) == 2 + 2 * 2
+    assert len(charts) == 4 + 2 * 2
     assert all(chart["role"] == "img" and set(chart["aria-labelledby"].split()) <= set(tags.ids) for chart in charts)
     assert len(tags.ids) == len(set(tags.ids))
     assert not [tag for tag, attributes in tags.tags if tag == "link" and not attributes["href"].startswith("data:")]
     assert not [tag for tag, attributes in tags.tags if tag == "script" and "src" in attributes]
     assert "#0a0b" not in text  # a placeholder colour that was not replaced
     assert "unfinished: 1 of 2 epochs done" in text
+    assert "only AUROC and AUPRC at prevalence 0.357 can be compared with papers" in text
 
 
 def test_charts_are_also_written_as_files(log_dir):
     paths, n_left_out = command.write(log_dir, log_dir / "out")
     assert n_left_out == 5
-    for name in ("Digits_auprc.svg", "Digits_other_scores.svg"):
+    for chart in ("auprc", "auroc", "other_scores", "other_scores_auroc"):
+        name = f"Digits_{chart}.svg"
         assert log_dir / "out" / name in paths
         root = ElementTree.parse(log_dir / "out" / name).getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert "prefers-color-scheme: dark" in root[0].text
-        assert "GANomaly" in "".join(root.itertext())
+        text = "".join(root.itertext())
+        assert "GANomaly" in text
+        assert ("chance level (prevalence)" in text) == ("auroc" not in chart)
 
 
 def test_methods_with_the_papers_score_alone(tmp_path):

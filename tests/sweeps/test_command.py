@@ -103,10 +103,10 @@ def test_a_gan_worse_than_a_baseline_is_remarked(run):
 
 def test_every_score_has_a_column(run):
     _, output = run()
-    table = output.partition("AUPRC of every score")[2]
+    table = output.partition("AUPRC and AUROC of every score")[2]
     assert "mahalanobis" in table
     assert "0.123" in table
-    assert "AUPRC of every score" not in run(methods=["KNN"])[1]
+    assert "AUROC of every score" not in run(methods=["KNN"])[1]
 
 
 def test_a_selected_score_other_than_the_papers_is_named(run):
@@ -130,8 +130,9 @@ def test_tuning_chooses_for_each_label_and_over_labels(run, write):
     assert grid == [(4, 32), (4, 60), (3, 32), (3, 60), (4, None), (3, None)]
     assert "GANomaly, one setting: width=60" in output
     assert "GANomaly, each label's setting: 3: width=60; 4: width=60" in output
-    (line,) = [line for line in output.splitlines() if line.startswith("GANomaly, one setting  ")]
-    assert line.split()[-3:] == ["0.496", "0.496", "0.496"]
+    auprc, auroc = [line for line in output.splitlines() if line.startswith("GANomaly, one setting  ")]
+    assert auprc.split()[-3:] == ["0.496", "0.496", "0.496"]
+    assert auroc.split()[-3:] == ["0.500", "0.500", "0.500"]
     trials, output_again = run(hps_path=path, tuning=True)
     assert trials == []
     assert output_again.partition("AUPRC on")[2] == output.partition("AUPRC on")[2]
@@ -202,11 +203,11 @@ def test_a_wide_table_is_split_to_fit_the_terminal(monkeypatch):
     lines = output.getvalue().splitlines()
     assert max(len(line) for line in lines if line.startswith(("method ", "PCA  "))) <= 40
     printed = [word for line in lines if line.startswith("PCA  ") for word in line.split()[1:]]
-    assert printed == [*(f"{label / 10:.3f}" for label in range(10)), "0.450"]
+    assert printed == [*(f"{label / 10:.3f}" for label in range(10)), "0.450", *["0.500"] * 11]
     monkeypatch.delenv("COLUMNS")
     unlimited = io.StringIO()
     tables.show(plain_console(file=unlimited, width=40), runs, [])
-    assert sum(line.startswith("PCA  ") for line in unlimited.getvalue().splitlines()) == 1
+    assert sum(line.startswith("PCA  ") for line in unlimited.getvalue().splitlines()) == 2  # AUPRC and AUROC
 
 
 def test_names_of_sweeps_are_shortened(tmp_path):

@@ -51,6 +51,30 @@ def test_only_test_metrics_have_an_interval(measured):
     assert "auprc_interval" not in measured.validation["paper"]
 
 
+def test_p_values_compare_with_the_normal_validation_images(measured):
+    # Two normal validation images score 2 and 3. The test images score 1, 4, 5 and 7.
+    np.testing.assert_allclose(measured.p_values, [3 / 3, 1 / 3, 1 / 3, 1 / 3])
+    other = measure("residual", VALIDATION_LABELS, VALIDATION_SCORES, TEST_LABELS, TEST_SCORES)
+    np.testing.assert_allclose(other.p_values, [3 / 3, 2 / 3, 2 / 3, 2 / 3])  # 0.1 and 0.4, with ties
+
+
+def test_false_alarms_of_every_score_at_rates_that_the_validation_images_are_enough_for():
+    validation_labels = np.repeat([0, 1], [99, 20])
+    validation_scores = {"paper": np.arange(119.0), "residual": np.repeat([-5.0, -4.0, 9.0], [95, 4, 20])}
+    test_scores = {"paper": np.array([97.0, 94.0, 98.5, 99.0]), "residual": np.array([-4.5, -4.5, -3.5, -3.5])}
+    measured = measure("paper", validation_labels, validation_scores, TEST_LABELS, test_scores)
+    paper, residual = measured.test["paper"]["false_alarms"], measured.test["residual"]["false_alarms"]
+    assert paper["0.001"] is residual["0.001"] is None
+    # Normal validation images score up to 98 in `paper`; at 5% up to 94 without an alarm, and the fifth highest of
+    # `residual` is -5. Normal test images score 97 and 98.5, and -4.5 and -3.5.
+    assert (paper["0.01"]["false_alarm_rate"], paper["0.01"]["detection_rate"]) == (1 / 2, 1 / 2)
+    assert (paper["0.05"]["false_alarm_rate"], paper["0.05"]["detection_rate"]) == (1, 1 / 2)
+    assert (residual["0.01"]["false_alarm_rate"], residual["0.01"]["detection_rate"]) == (1 / 2, 1 / 2)
+    assert (residual["0.05"]["false_alarm_rate"], residual["0.05"]["detection_rate"]) == (1, 1)
+    assert residual["0.05"]["threshold"] == pytest.approx(-5)
+    assert "false_alarms" not in measured.validation["paper"]
+
+
 def test_calibrated_scores_use_the_range_of_the_validation_scores(measured):
     assert measured.score_range == (2, 6)
     np.testing.assert_allclose(measured.calibrated, [0, 1 / 2, 3 / 4, 1])  # 1 and 7 are outside of the range

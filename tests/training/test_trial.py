@@ -15,11 +15,11 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from anomaly_toolbox import evaluation
+from anomaly_toolbox import evaluation, false_alarms
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.digits import Digits
 from anomaly_toolbox.errors import InputError, ToolboxError
-from anomaly_toolbox.inference.detector import load_detector
+from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.runs import FORMAT, Run
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
@@ -43,9 +43,9 @@ def run(folder, console=None, overwrite=False, **changes):
     return run_trial(trial(**changes), folder, console or plain_console(file=io.StringIO()), overwrite)
 
 
-def columns_of(folder):
+def columns_of(folder, name="scores.csv"):
     """The columns of `scores.csv` by name, as floats."""
-    with open(folder / "scores.csv", newline="") as file:
+    with open(folder / name, newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
 
@@ -66,6 +66,7 @@ def test_the_run_folder_holds_all_files(finished):
         "model.weights.h5",
         "results.json",
         "scores.csv",
+        "validation_scores.csv",
         "most_anomalous.png",
         "most_wrong.png",
         "precision_recall.png",
@@ -77,7 +78,8 @@ def test_the_run_folder_holds_all_files(finished):
 def test_the_results_describe_the_trial(finished):
     folder, results, _ = finished
     written = json.loads((folder / "results.json").read_text())
-    assert set(written.pop("sha256")) == {"hparams.json", "model.weights.h5", "scores.csv", "results.json"}
+    checked_files = {"hparams.json", "model.weights.h5", "scores.csv", "validation_scores.csv", "results.json"}
+    assert set(written.pop("sha256")) == checked_files
     assert written.pop("format") == FORMAT
     assert results == written
     description = {name: results[name] for name in ("experiment", "dataset", "anomalous_label", "seed", "epochs")}
@@ -95,7 +97,7 @@ def test_the_results_describe_the_trial(finished):
 
 def test_scores_csv_reproduces_every_metric(finished):
     folder, results, _ = finished
-    columns = columns_of(folder)
+    columns, validation = columns_of(folder), columns_of(folder, "validation_scores.csv")
     labels, test = columns["label"], results["test"]
     assert columns["index"].tolist() == list(range(360))
     assert test["auprc"] == average_precision_score(labels, columns["score"])
@@ -103,6 +105,8 @@ def test_scores_csv_reproduces_every_metric(finished):
     for name, recorded in test["scores"].items():
         recomputed = evaluation.metrics(labels, columns[name], recorded["threshold"])
         recomputed["auprc_interval"] = evaluation.auprc_interval(labels, columns[name])
+        normal_scores = validation[name][validation["label"] == 0]
+        recomputed["false_alarms"] = false_alarms.at_each_rate(normal_scores, labels, columns[name])
         assert recomputed == recorded
     assert test["scores"]["paper"]["auprc"] == test["auprc"]
 
@@ -110,10 +114,27 @@ def test_scores_csv_reproduces_every_metric(finished):
 def test_every_score_is_reported(finished):
     folder, results, _ = finished
     names = ["paper", "residual", "feature_neighbours", "latent_neighbours", "mahalanobis"]
-    assert list(columns_of(folder)) == ["index", "label", "score", "calibrated", *names]
+    assert list(columns_of(folder)) == ["index", "label", "score", "calibrated", "p_value", *names]
+    assert list(columns_of(folder, "validation_scores.csv")) == ["index", "label", *names]
     assert list(results["test"]["scores"]) == list(results["validation"]["scores"]) == names
     assert results["score"] == "paper"
     assert results["validation"]["scores"]["paper"]["auprc"] == results["validation"]["auprc"]
+
+
+def test_p_values_are_those_of_the_validation_scores(finished):
+    folder, results, _ = finished
+    test, validation = columns_of(folder), columns_of(folder, "validation_scores.csv")
+    counts = [results["validation"][name] for name in ("n_normal", "n_anomalous")]
+    assert [(validation["label"] == label).sum() for label in (0, 1)] == counts
+    assert results["validation"]["auprc"] == average_precision_score(validation["label"], validation["paper"])
+    normal_scores = validation["paper"][validation["label"] == 0]
+    expected = [(1 + (normal_scores >= score).sum()) / (len(normal_scores) + 1) for score in test["score"]]
+    np.testing.assert_allclose(test["p_value"], expected, rtol=1e-8)
+    for rate, outcome in results["test"]["false_alarms"].items():
+        if rate != "0.001":  # which 325 normal images are too few for
+            is_alarm = test["p_value"] <= float(rate)
+            assert outcome["detection_rate"] == is_alarm[test["label"] == 1].mean()
+            assert outcome["false_alarm_rate"] == is_alarm[test["label"] == 0].mean()
 
 
 def test_calibrated_scores_use_the_validation_scores(finished):

@@ -1,0 +1,67 @@
+"""Vectors that summarise what the layers of trained networks make of an image, for the memory banks.
+
+h_l is the activation of layer l and x̂ the reconstruction of x. Activations are pooled, so that it does not matter where
+in the image something is:
+
+    pathway                       for each layer l and channel c:  (mean over places of (h_l(x) − h_l(x̂))²)^½
+    encoder_neighbours,           for each layer l and channel c:  mean over places of h_l(x), and
+    discriminator_neighbours                                       (mean over places of h_l(x)²)^½
+
+Layers without places, such as the code, are compared as they are. The pathway is that of RaPP (Kim et al., ICLR 2020),
+which follows the encoder alone; here it also follows D, because some anomalies change only what D sees.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+#: What a GAN's combined score combines: comparisons of what all layers make of an image with what they make of normal
+#: images. `docs/results.md` says how these four were chosen.
+COMBINED_FROM = ("pathway", "latent_neighbours", "encoder_neighbours", "discriminator_neighbours")
+SMALLEST_SQUARE = 1e-12  # under a root, whose slope at 0 is infinite
+
+
+def layer_vectors(
+    encoder: Sequence[tf.Tensor],
+    encoder_hat: Sequence[tf.Tensor],
+    discriminator: Sequence[tf.Tensor],
+    discriminator_hat: Sequence[tf.Tensor],
+) -> dict[str, tf.Tensor]:
+    """The vectors of all layers, each (batch, dimensions), by the names of their memory banks.
+
+    Args:
+        encoder, discriminator: the activations of every layer for the images, (batch, height, width, channels) or
+            (batch, units) each.
+        encoder_hat, discriminator_hat: the same for their reconstructions.
+    """
+    layers = [*encoder, *discriminator]
+    layers_hat = [*encoder_hat, *discriminator_hat]
+    differences = [_pooled_difference(a, b) for a, b in zip(layers, layers_hat, strict=True)]
+    return {
+        "pathway": tf.concat(differences, axis=1),
+        "encoder_neighbours": pooled(encoder),
+        "discriminator_neighbours": pooled(discriminator),
+    }
+
+
+def pooled(activations: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The mean and the root mean square of each channel over all places, layer by layer, (batch, dimensions)."""
+    parts = []
+    for activation in activations:
+        if _has_places(activation):
+            parts += [tf.reduce_mean(activation, axis=(1, 2)), _root_mean_square(activation)]
+        else:
+            parts.append(activation)
+    return tf.concat(parts, axis=1)
+
+
+def _pooled_difference(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return _root_mean_square(a - b) if _has_places(a) else a - b
+
+
+def _root_mean_square(activation: tf.Tensor) -> tf.Tensor:
+    return tf.sqrt(tf.reduce_mean(activation**2, axis=(1, 2)) + SMALLEST_SQUARE)
+
+
+def _has_places(activation: tf.Tensor) -> bool:
+    return len(activation.shape) == 4
