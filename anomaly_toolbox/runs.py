@@ -77,10 +77,12 @@ class Run:
         folder: `<log_dir>/<Experiment>/<Dataset>/<run name>`; `locked` makes it.
         hparams: the content of `hparams.json`: experiment, dataset, hyperparameters, seed, versions of packages, and so
             on.
+        defaults: the values of hyperparameters that a run of an earlier version may lack.
     """
 
-    def __init__(self, folder: Path, hparams: dict[str, Any]):
+    def __init__(self, folder: Path, hparams: dict[str, Any], defaults: Mapping[str, Any] | None = None):
         self.folder = folder
+        self._defaults = defaults or {}
         self.hparams = {"format": FORMAT, **hparams}
         self.hparams_path = folder / "hparams.json"
         self.weights_path = folder / "model.weights.h5"
@@ -138,12 +140,16 @@ class Run:
         recorded = read_versioned_json(self.hparams_path)
         for name, value in self.hparams.items():
             recorded_value = recorded.get(name)
+            if name == "hyperparameters" and isinstance(recorded_value, dict):
+                recorded_value = {**self._defaults, **recorded_value}
             if name in ("format", "versions") or recorded_value == value:
                 continue
             if name == "fingerprint_of_images":
                 if recorded_value is None:  # earlier versions recorded none for a user's Python file
                     continue
                 raise self.images_have_changed()
+            if name == "hyperparameters" and isinstance(recorded_value, dict):
+                name, recorded_value, value = _first_difference(recorded_value, value)
             raise ToolboxError(
                 f"{self.hparams_path} belongs to another run or is damaged: {name} is {recorded_value!r}, this run has "
                 f"{value!r}; choose another --log-dir, or start anew with --overwrite"
@@ -333,6 +339,14 @@ def advice_on_damage(folder: Path) -> Iterator[None]:
             raise
         cause = f"{type(problem).__name__}: {first_line(problem)}"
         raise ToolboxError(f"{folder}: its files are damaged or of another version ({cause}); {advice}") from problem
+
+
+def _first_difference(recorded: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """The first name with two different values, and both values; None stands for a missing one."""
+    for name in {**values, **recorded}:
+        if recorded.get(name) != values.get(name):
+            return name, recorded.get(name), values.get(name)
+    raise ValueError("the values do not differ")
 
 
 def _digest(results: dict[str, Any]) -> str:

@@ -33,17 +33,19 @@ Source: Schlegl, Seeböck, Waldstein, Schmidt-Erfurth and Langs, IPMI 2017 (arXi
 import contextlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.adversarial import AdversarialModel
-from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
+from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput, fill_batches
 from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters
-from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors, pooled
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors, pathway, pooled
 
 Networks = tuple[keras.Sequential, layers.Discriminator]  # G and D
 
 ENCODER_LEARNING_RATE = 1e-3
+SEARCHED_IMAGES = 500  # normal images that are searched to fit the pathway without a warm start
 #: On a CPU, XLA runs a loop on one thread; without XLA, TensorFlow uses all threads.
 LOOPS_WITH_XLA = bool(tf.config.list_physical_devices("GPU"))
 ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # of the search; Keras's defaults
@@ -259,8 +261,12 @@ class AnoGAN(AnomalyDetector):
         """A(x), G(z_Γ), the vectors and D's logit, from one search."""
         z, loss = self.best_search(x)
         generator, discriminator = self.scoring
+        x_hat = generator(z)
+        vectors = self.vectors(x)
+        if not self.hyperparameters.warm_start:
+            vectors["pathway"] = self._pathway(x, x_hat)
         _, logit = discriminator(x)
-        return ScoreOutput(loss, generator(z), self.vectors(x), logit)
+        return ScoreOutput(loss, x_hat, vectors, logit)
 
     def vectors(self, x):
         """The features of D; with a fitted encoder, also its codes, and differences to G(E(x)). They need no search."""
@@ -279,6 +285,29 @@ class AnoGAN(AnomalyDetector):
             vectors["mahalanobis"] = code - encoded_hat[-1]
             vectors |= layer_vectors(encoded, encoded_hat, discriminated, discriminator.activations(x_hat))
         return vectors
+
+    def fit_memory_banks(self, images, progress=None):
+        """Fills the memory banks; without `warm_start`, the pathway follows G(z_Γ), so some images are searched."""
+        super().fit_memory_banks(images, progress)
+        if self.hyperparameters.warm_start:
+            return
+        batch_size = self.hyperparameters.batch_size
+        searched = fill_batches(images[:SEARCHED_IMAGES], batch_size)
+        n_batches = len(searched) // batch_size
+        pathways = []
+        for number, x in enumerate(np.split(searched, n_batches), 1):
+            pathways.append(self._pathway(x, self.reconstruct(x)).numpy())
+            if progress is not None:
+                progress(number, n_batches)
+        bank = self.memory_banks["pathway"]
+        was_empty = bank.is_empty
+        bank.fit(np.concatenate(pathways)[: len(images)])
+        if was_empty:
+            self._reset_compiled_scoring()
+
+    def _pathway(self, x, x_hat):
+        _, discriminator = self.scoring
+        return pathway(discriminator.activations(x), discriminator.activations(x_hat))
 
     def patches(self, x):
         """The features of each patch, from D's first convolution."""

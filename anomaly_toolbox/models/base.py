@@ -140,8 +140,8 @@ class AnomalyDetector(AdversarialModel):
         """Every score of this detector, each (batch,); `hyperparameters.score` names the selected score.
 
         There are `paper`; `residual`, the mean |x - reconstruct(x)| in the units of the pixels; for methods with a D
-        `discriminator`, softplus(-logit) = -log D(x); a score of each memory bank that is filled; and after
-        `fit_scores` the derived scores, see `derived_scores.py`.
+        `discriminator`, softplus(-logit) = -log D(x); a score of each memory bank that is filled, for `patches` the mean
+        local feature distance; and after `fit_scores` the derived scores, see `derived_scores.py`.
         """
         return self.score_and_map(x)[0]
 
@@ -187,6 +187,8 @@ class AnomalyDetector(AdversarialModel):
                 return losses.l1_per_image(x, output.reconstruction)
             case "discriminator" if output.logit is not None:
                 return tf.nn.softplus(-output.logit[:, 0])
+            case "patches":
+                return tf.reduce_mean(self.memory_banks[PATCHES](self.patches(x)), axis=(1, 2))
             case _:
                 return self.memory_banks[name](output.vectors[name])
 
@@ -204,6 +206,8 @@ class AnomalyDetector(AdversarialModel):
         names = ["paper", "residual"]
         if output.logit is not None:
             names.append("discriminator")
+        if not self.memory_banks[PATCHES].is_empty:
+            names.append("patches")
         return names + [name for name in output.vectors if not self.memory_banks[name].is_empty]
 
     def vectors(self, x: tf.Tensor) -> dict[str, tf.Tensor]:

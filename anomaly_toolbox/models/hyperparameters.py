@@ -53,6 +53,7 @@ AnyScore = Literal[
     "feature_neighbours",
     "latent_neighbours",
     "mahalanobis",
+    "patches",
     "pathway",
     "paper_excess",
     "residual_excess",
@@ -62,11 +63,12 @@ AnyScore = Literal[
     "feature_neighbours_excess",
     "latent_neighbours_excess",
     "mahalanobis_excess",
+    "patches_excess",
     "pathway_excess",
     "combined",
 ]
 #: The scores of AnoGAN that need the encoder of its warm start.
-ENCODER_SCORES = ("encoder_neighbours", "latent_neighbours", "mahalanobis", "pathway")
+ENCODER_SCORES = ("encoder_neighbours", "latent_neighbours", "mahalanobis")
 SELECTED_SCORE = Field(description="selected score, which chooses the epoch, the threshold and the metrics in tables")
 
 

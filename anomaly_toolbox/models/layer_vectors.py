@@ -34,14 +34,17 @@ def layer_vectors(
             (batch, units) each.
         encoder_hat, discriminator_hat: the same for their reconstructions.
     """
-    layers = [*encoder, *discriminator]
-    layers_hat = [*encoder_hat, *discriminator_hat]
-    differences = [_pooled_difference(a, b) for a, b in zip(layers, layers_hat, strict=True)]
     return {
-        "pathway": tf.concat(differences, axis=1),
+        "pathway": pathway([*encoder, *discriminator], [*encoder_hat, *discriminator_hat]),
         "encoder_neighbours": pooled(encoder),
         "discriminator_neighbours": pooled(discriminator),
     }
+
+
+def pathway(layers: Sequence[tf.Tensor], layers_hat: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The pooled differences between the activations for images and for their reconstructions, (batch, dimensions)."""
+    differences = [_pooled_difference(a, b) for a, b in zip(layers, layers_hat, strict=True)]
+    return tf.concat(differences, axis=1)
 
 
 def pooled(activations: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -45,7 +45,7 @@ def _groups(options: Options, runs: Sequence[ComparedRun]) -> Iterator[tuple[str
         runs_by_name: dict[str, list[ComparedRun]] = {}
         for run in runs:
             defaults = hyperparameters_of(run.method).model_validate({}).model_dump()
-            values = {**run.hyperparameters, **options.reading_options}
+            values = {**run.hyperparameters, **_labels(run), **options.reading_options}
             name = f"{run.method},{run_name(values, defaults, seeds)}"
             runs_by_name.setdefault(name, []).append(run)
         yield from runs_by_name.items()

@@ -30,6 +30,9 @@ from anomaly_toolbox.training.results import Scores, constant_scores, measure, w
 
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
 
+#: Hyperparameters whose defaults have changed, and one that came with the change.
+CHANGED_DEFAULTS, FIRST_NEW_NAME = ("memory_size",), "learning_rate_decay"
+
 Watch = Callable[[int, dict[str, float]], None]  # called with an epoch's number, from 1, and its metrics
 
 
@@ -79,7 +82,10 @@ def run_trial(
     values = {**trial.hyperparameters.model_dump(), **trial.reading_options}
     defaults = type(trial.hyperparameters).model_validate({}).model_dump()
     name = run_name(values, defaults, trial.seed)
-    run = Run(log_dir / trial.experiment / trial.dataset_name / name, _hparams(trial))
+    folder = log_dir / trial.experiment / trial.dataset_name / name
+    if not overwrite:
+        trial = _with_earlier_defaults(trial, folder)
+    run = Run(folder, _hparams(trial), defaults)
     with run.locked(), _advise_on_damage():
         if not overwrite:
             run.begin()
@@ -335,6 +341,19 @@ def _with_default_label(trial: Trial) -> Trial:
         return trial
     with_label = hp.model_copy(update={"anomalous_label": trial.dataset.default_anomalous_label})
     return dataclasses.replace(trial, hyperparameters=with_label)
+
+
+def _with_earlier_defaults(trial: Trial, folder: Path) -> Trial:
+    """The trial as an earlier version began it in the same folder, with the defaults of that version."""
+    try:
+        recorded = read_json(folder / "hparams.json")["hyperparameters"]
+    except (OSError, DamagedFile, KeyError):
+        return trial  # there is no earlier attempt, or `Run.begin` reports the damage
+    hp = trial.hyperparameters
+    if not isinstance(recorded, dict) or not isinstance(hp, Hyperparameters) or FIRST_NEW_NAME in recorded:
+        return trial
+    earlier = {name: recorded[name] for name in CHANGED_DEFAULTS if name in recorded}
+    return dataclasses.replace(trial, hyperparameters=hp.model_copy(update=earlier))
 
 
 def _hparams(trial: Trial) -> dict[str, Any]:
