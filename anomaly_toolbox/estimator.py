@@ -155,8 +155,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         images = self._prepared(X, size, channels)
         batch_size = self.detector_.hyperparameters.batch_size
         batches = tf.data.Dataset.from_tensor_slices(fill_batches(images, batch_size)).batch(batch_size)
-        scores = self.detector_.score_batches(batches, len(images))
-        return -scores[self.detector_.hyperparameters.score].astype(np.float64)
+        return -self.detector_.selected_scores(batches, len(images)).astype(np.float64)
 
     def decision_function(self, X):
         """`score_samples` minus `offset_`, (n,); negative for outliers."""

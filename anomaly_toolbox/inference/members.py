@@ -14,7 +14,7 @@ from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.ensembles.combination import Standardisation
 from anomaly_toolbox.files import read_json
 from anomaly_toolbox.models import detector_class
-from anomaly_toolbox.models.base import MAP, AnomalyDetector, fill_batches
+from anomaly_toolbox.models.base import AnomalyDetector, fill_batches
 from anomaly_toolbox.runs import ENSEMBLE, FinishedRun
 
 
@@ -39,8 +39,8 @@ class Member:
             images: (n, size, size, channels), in [-1, 1].
         """
         hp = self.model.hyperparameters
-        outputs = self.model.score_batch(fill_batches(images, hp.batch_size), with_maps=True)
-        scores, maps = outputs[hp.score][: len(images)], outputs[MAP][: len(images)]
+        scores, maps = self.model.score_selected(fill_batches(images, hp.batch_size))
+        scores, maps = scores[: len(images)], maps[: len(images)]
         return scores if self.standardisation is None else self.standardisation.of(scores), maps
 
 

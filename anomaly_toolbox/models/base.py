@@ -94,6 +94,7 @@ class AnomalyDetector(AdversarialModel):
         }
         self.derived_scores = DerivedScores(channels, self.combined_from)
         self._with_maps = False
+        self._only_selected = False
         self._reset_compiled_scoring()
 
     # Part 1: what a method defines.
@@ -140,8 +141,8 @@ class AnomalyDetector(AdversarialModel):
         """Every score of this detector, each (batch,); `hyperparameters.score` names the selected score.
 
         There are `paper`; `residual`, the mean |x - reconstruct(x)| in the units of the pixels; for methods with a D
-        `discriminator`, softplus(-logit) = -log D(x); a score of each memory bank that is filled, for `patches` the mean
-        local feature distance; and after `fit_scores` the derived scores, see `derived_scores.py`.
+        `discriminator`, softplus(-logit) = -log D(x); a score of each filled memory bank, for `patches` the mean local
+        feature distance; and after `fit_scores` the derived scores, see `derived_scores.py`.
         """
         return self.score_and_map(x)[0]
 
@@ -250,18 +251,30 @@ class AnomalyDetector(AdversarialModel):
         derived = self.derived_scores(scores, outputs[COMPLEXITY])
         return scores | {name: values.numpy() for name, values in derived.items()}
 
-    def score_batch(self, x: np.ndarray, with_maps: bool = False) -> dict[str, np.ndarray]:
-        """What `score_batches` gives, for one batch of the compiled size, without the overhead of a Keras loop."""
-        self._choose_outputs(with_maps)
+    def score_selected(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The selected scores, (batch,), and the anomaly maps of one batch of the compiled size, and nothing else.
+
+        It has not the overhead of a Keras loop.
+        """
+        self._choose_outputs(with_maps=True, only_selected=True)
         self.make_predict_function()
         outputs = self.predict_function([tf.constant(x)])
-        return self.with_derived_scores({name: np.asarray(values) for name, values in outputs.items()})
+        return np.asarray(outputs[self.hyperparameters.score]), np.asarray(outputs[MAP])
+
+    def selected_scores(self, batches: tf.data.Dataset, count: int) -> np.ndarray:
+        """The selected scores of the first `count` images in batches of one static shape, (count,), float32."""
+        self._choose_outputs(with_maps=False, only_selected=True)
+        outputs: dict[str, np.ndarray] = self.predict(batches, verbose=0)
+        return outputs[self.hyperparameters.score][:count]
 
     def predict_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One batch of `predict`: the outputs of `basic_outputs`."""
+        """One batch of `predict`: the outputs of `basic_outputs`, or the selected score."""
         self.check_images(x)
         output = self.score_and_reconstruct(x)
-        outputs = self.basic_scores(x, output) | {COMPLEXITY: self.derived_scores.complexity(x)}
+        if self._only_selected:
+            outputs = {self.hyperparameters.score: self.selected_score(x, output)}
+        else:
+            outputs = self.basic_scores(x, output) | {COMPLEXITY: self.derived_scores.complexity(x)}
         if self._with_maps:
             outputs[MAP] = self.map_from_reconstruction(x, output.reconstruction)
         return outputs
@@ -271,9 +284,9 @@ class AnomalyDetector(AdversarialModel):
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"expected images of shape {self.image_shape}, received {tuple(x.shape[1:])}")
 
-    def _choose_outputs(self, with_maps: bool) -> None:
-        if with_maps != self._with_maps:
-            self._with_maps = with_maps
+    def _choose_outputs(self, with_maps: bool, only_selected: bool = False) -> None:
+        if (with_maps, only_selected) != (self._with_maps, self._only_selected):
+            self._with_maps, self._only_selected = with_maps, only_selected
             self._reset_compiled_scoring()
 
     def _reset_compiled_scoring(self) -> None:
