@@ -95,7 +95,7 @@ class DerivedScores(StoredArrays):
         ink = tf.reduce_sum(tf.abs(pixels - self.arrays["grey"]), axis=(1, 2, 3))
         down = tf.reduce_sum(tf.abs(pixels[:, 1:] - pixels[:, :-1]), axis=(1, 2, 3))
         right = tf.reduce_sum(tf.abs(pixels[:, :, 1:] - pixels[:, :, :-1]), axis=(1, 2, 3))
-        return tf.math.log1p(tf.stack([ink, down + right], axis=1))
+        return tf.math.log(1 + tf.stack([ink, down + right], axis=1))  # ONNX has no log1p
 
     def fit(self, scores: Mapping[str, np.ndarray], complexities: np.ndarray) -> None:
         """Fits the statistics of each score.
