@@ -21,6 +21,8 @@ from anomaly_toolbox.files import read_json, sha256, short_name, write_json
 #: The number of the layout of `hparams.json` and `results.json`. Files without a number are read as format 1. A change
 #: that earlier versions could misread takes the next number.
 FORMAT = 1
+#: Columns of `scores.csv` and `validation_scores.csv` that are no scores; excess scores can be recomputed from them.
+COMPLEXITY_COLUMNS = ("log_ink", "log_variation")
 #: The name that the run folders of ensembles have instead of a method's.
 ENSEMBLE = "Ensemble"
 
@@ -112,8 +114,8 @@ class Run:
             lock.release()
 
     def clear(self) -> None:
-        """Removes everything in the folder but the lock."""
-        for path in self.folder.iterdir():
+        """Removes everything in the folder but the lock; `hparams.json`, which says what the folder is, comes last."""
+        for path in sorted(self.folder.iterdir(), key=lambda path: path == self.hparams_path):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path.name != ".lock":
@@ -304,6 +306,8 @@ class FinishedRun:
             _, _, *names = next(csv.reader(file))
             positions, labels, *columns = np.array(list(csv.reader(file))).T
         scores = {name: column.astype(np.float32) for name, column in zip(names, columns, strict=True)}
+        for name in COMPLEXITY_COLUMNS:
+            scores.pop(name, None)
         return ValidationScores(positions.astype(int), labels.astype(int), scores)
 
     def normal_scores(self) -> np.ndarray | None:

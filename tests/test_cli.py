@@ -40,13 +40,14 @@ def test_every_option_is_explained():
     text = invoke("--help").output
     options = (
         "experiment run-all dataset data-dir aspect on-bad-image all-test-images split white-level hps-path tuning "
-        "no-tuning sampler trials pruner workers storage sweep-name set log-dir seed overwrite require-gpu debug"
+        "no-tuning sampler trials pruner workers storage sweep-name set log-dir seed seeds ensemble overwrite "
+        "require-gpu debug"
     )
     for option in options.split():
         assert re.search(rf"--{option}\b", text)
-    for command in ("export", "predict", "report"):
+    for command in ("ensemble", "export", "predict", "report"):
         assert re.search(rf"^  {command}  +\w", text, re.MULTILINE)
-    for parameter in [*main.params, *main.commands["report"].params[1:]]:
+    for parameter in [*main.params, *main.commands["report"].params[1:], *main.commands["ensemble"].params[1:]]:
         assert parameter.help.endswith(".")
 
 
@@ -128,9 +129,13 @@ def test_a_folder_with_the_name_of_a_known_dataset_is_noted(plans, tmp_path, mon
         (["--experiment", "PCA", "--dataset", "Digits", "--set", "image_sise=8"], "did you mean image_size"),
         (["--experiment", "PCA", "--dataset", "Digits", "--hps-path", "none.json"], "there is no such file"),
         (["--run-all", "--dataset", "Digits", "--tuning", "--sampler", "tpe"], "needs --trials"),
-        (["--experiment", "AnoGAN", "--dataset", "Digits", "--set", "score=mahalanobis"], "it needs warm_start"),
+        (
+            ["--experiment", "AnoGAN", "--dataset", "Digits", "--set", "score=mahalanobis"],
+            "needs an encoder: set warm_start to true",
+        ),
         (["predict", "none", "none.png"], "none: is not the folder of a run"),
         (["export", "none"], "none: is not the folder of a run"),
+        (["ensemble", "none", "none", "--output", "new"], "none: is not the folder of a run"),
     ],
 )
 def test_mistakes_are_reported_before_tensorflow_is_imported(tmp_path, arguments, message):
@@ -169,6 +174,10 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
         ([*RUN, "--tuning", "--sweep-name", "../up"], 2, "--sweep-name ../up: expected letters"),
         ([*RUN, "--tuning", "--sweep-name", "傷" * 60], 2, "has 180 bytes, expected at most 150"),
         ([*RUN, "--tuning", "--storage", "postgresql://me@127.0.0.1:1/x"], 2, "cannot be used"),
+        ([*RUN, "--seeds", "0"], 2, "0 is not in the range"),
+        ([*RUN, "--tuning", "--trials", "3", "--sampler", "tpe", "--seeds", "2"], 2, "choose grid or random"),
+        (["ensemble", "none", "--output", "new"], 2, "an ensemble takes at least two runs, received 1"),
+        (["ensemble", "none", "other"], 2, "Missing option '--output'"),
         (["report", "none"], 2, "none: there is no such folder"),
         (["report", "."], 2, "there are no runs in it"),
         (["reprot", "."], 2, "No such command 'reprot'"),

@@ -22,6 +22,7 @@ import anomaly_toolbox
 from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.errors import DamagedFile, ToolboxError
 from anomaly_toolbox.inference.export import export
+from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models.weights import readable_weights
 from anomaly_toolbox.report import command
 from anomaly_toolbox.runs import FORMAT, FinishedRun, Run
@@ -69,7 +70,7 @@ def test_an_old_run_scores_images_as_it_did(test_images, old_scores):
 
 
 def test_the_memory_banks_of_an_old_run_are_read(test_images, old_scores):
-    model = anomaly_toolbox.load(OLD_RUN)._model
+    model = load_detector(OLD_RUN)
     batches = tf.data.Dataset.from_tensor_slices(2 * test_images[:320] - 1).batch(64, drop_remainder=True)
     scores = model.score_batches(batches, 320, with_maps=True)
     for name in ("residual", "latent_neighbours", "feature_neighbours", "mahalanobis"):

@@ -50,8 +50,10 @@ def standardisation(normal_scores: np.ndarray) -> Standardisation:
         normal_scores: (n,), its scores of the normal validation images.
 
     Raises:
-        ValueError: they are all the same, so they have no spread.
+        ValueError: there are none, or they are all the same, so they have no spread.
     """
+    if not len(normal_scores):
+        raise ValueError("there are no normal validation images that all members have scored")
     values = normal_scores.astype(np.float64)
     lowest = None
     if values.min() >= 0:

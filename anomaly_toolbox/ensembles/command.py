@@ -4,6 +4,8 @@ No image is scored again. The folder holds the networks of all members, so it ca
 """
 
 import importlib.metadata
+import os
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +16,14 @@ import h5py
 from anomaly_toolbox import false_alarms, pictures
 from anomaly_toolbox.ensembles.combination import MEAN, Standardisation, combine, standardisation
 from anomaly_toolbox.ensembles.members import Members, open_members
-from anomaly_toolbox.errors import DamagedFile, InputError
+from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError
 from anomaly_toolbox.files import atomic_write, read_json
 from anomaly_toolbox.models import hyperparameters_of
 from anomaly_toolbox.runs import ENSEMBLE, FinishedRun, Run, run_name
 from anomaly_toolbox.training.results import measure, write_scores
 
 LABELS = ("anomalous_label", "class_label")
+LEFT_BY_AN_ATTEMPT = re.compile(r"\.lock|\.\d+\.hparams\.json")
 #: What is recorded of each member in `hparams.json`, to rebuild its detector.
 RECORDED = ("experiment", "hyperparameters", "channels", "aspect", "levels", "white_level", "fingerprint_of_images")
 #: Entries of `hparams.json` that all members share.
@@ -43,21 +46,17 @@ def make_ensemble(folders: Sequence[Path], output: Path, overwrite: bool) -> tup
 
     Raises:
         InputError: the runs do not fit together, see `open_members`; or `output` exists and is not to be replaced.
-        ToolboxError: a run is damaged.
+        ToolboxError: a run, or the ensemble in `output`, is damaged; or another process is writing it.
     """
     members = open_members(folders)
     standardisations = _standardise(members)
     run = Run(output, _hparams(members, standardisations))
-    if _holds_anything(output) and not _is_ensemble(output):
-        raise InputError(f"--output {output}: is not the folder of an ensemble; choose another folder")
+    _check_output(output, folders)
     with run.locked():
         if run.results_path.exists():
-            is_same = read_json(run.hparams_path) == run.hparams
-            if not is_same and not overwrite:
-                raise InputError(f"--output {output}: holds another ensemble; --overwrite replaces it")
-            finished_results = run.finished_results() if is_same else None
-            if finished_results is not None:
-                return output, finished_results
+            results = _earlier_results(run, overwrite)
+            if results is not None:
+                return output, results
         run.clear()
         run.begin()
         results = _write(run, members, standardisations)
@@ -72,10 +71,23 @@ def describe_member(run: FinishedRun) -> str:
     return f"{run.method},{run_name(values, defaults, run.results['seed'])}"
 
 
+def _check_output(output: Path, folders: Sequence[Path]) -> None:
+    """Raises InputError if the output could replace anything but an earlier ensemble."""
+    if _holds_anything(output) and not _is_ensemble(output):
+        raise InputError(f"--output {output}: is not the folder of an ensemble; choose another folder")
+    for folder in folders:
+        if _is_within(output, folder) or _is_within(folder, output):
+            raise InputError(f"--output {output}: shares files with the member {folder}; choose another folder")
+    for path in output.rglob("hparams.json"):
+        if path.parent != output:
+            raise InputError(f"--output {output}: holds another run, {path.parent}; choose another folder")
+
+
 def _holds_anything(output: Path) -> bool:
+    """Whether the output holds more than an attempt leaves that was interrupted before it wrote `hparams.json`."""
     if output.is_dir():
-        return any(path.name != ".lock" for path in output.iterdir())
-    return output.exists()
+        return any(not LEFT_BY_AN_ATTEMPT.fullmatch(path.name) for path in output.iterdir())
+    return os.path.lexists(output)
 
 
 def _is_ensemble(folder: Path) -> bool:
@@ -83,6 +95,36 @@ def _is_ensemble(folder: Path) -> bool:
         return bool(read_json(folder / "hparams.json").get("experiment") == ENSEMBLE)
     except (OSError, DamagedFile):
         return False
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder or lies in it, as it is written or where its links lead."""
+    if not folder.exists():
+        return False
+    paths = {Path(os.path.abspath(path)), path.resolve()}
+    ancestors = {ancestor for each in paths for ancestor in (each, *each.parents)}
+    return any(ancestor.exists() and ancestor.samefile(folder) for ancestor in ancestors)
+
+
+def _earlier_results(run: Run, overwrite: bool) -> dict[str, Any] | None:
+    """The results of the same ensemble, which was made before; None if the folder is to be written anew.
+
+    Raises:
+        InputError: it is another ensemble and is not to be replaced.
+        ToolboxError: it is damaged and is not to be replaced.
+    """
+    recorded = read_json(run.hparams_path)
+    names = run.hparams.keys() - {"versions"}
+    if any(recorded.get(name) != run.hparams[name] for name in names):
+        if not overwrite:
+            raise InputError(f"--output {run.folder}: holds another ensemble; --overwrite replaces it")
+        return None
+    try:
+        return run.finished_results()
+    except DamagedFile as damage:
+        if not overwrite:
+            raise ToolboxError(f"{damage}; --overwrite makes the ensemble again") from None
+        return None
 
 
 def _standardise(members: Members) -> list[Standardisation]:

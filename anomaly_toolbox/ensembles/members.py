@@ -10,15 +10,14 @@ import numpy as np
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.runs import ENSEMBLE, FinishedRun, ValidationScores
 
-#: Entries of `hparams.json` and `results.json` in which all members must agree, and what they are.
+#: Entries of `hparams.json` in which all members must agree, and what they are.
 SAME_IMAGES = {
-    "dataset": "dataset",
-    "fingerprint_of_images": "images",
-    "channels": "number of channels",
+    "dataset": "its dataset",
+    "channels": "the channels of its images",
     "aspect": "--aspect",
     "white_level": "--white-level",
-    "levels": "levels of its images",
-    "reading": "options for reading images",
+    "levels": "the levels of its images",
+    "reading": "the options for its images",
 }
 
 
@@ -49,66 +48,79 @@ def open_members(folders: Sequence[Path]) -> Members:
     """Opens finished runs as the members of one ensemble.
 
     Raises:
-        InputError: there are fewer than two runs; a folder is given twice or is no finished run; a run is itself an
-            ensemble, or has other images or another label than the first one.
+        InputError: there are fewer than two runs; a run is given twice, is not finished, is itself an ensemble, has no
+            validation scores, or has other images or another label than an earlier one.
         ToolboxError: a run is damaged.
     """
     if len(folders) < 2:
         raise InputError(f"an ensemble takes at least two runs, received {len(folders)}")
     runs: list[FinishedRun] = []
+    validation: list[ValidationScores] = []
     for folder in folders:
         run = FinishedRun.open(folder)
-        for other in runs:
-            if folder.samefile(other.folder) or _is_copy(run, other):
-                raise InputError(f"{folder}: is the same run as {other.folder}; give each run once")
         if run.method == ENSEMBLE:
             raise InputError(f"{folder}: is an ensemble; give its members instead")
-        if runs:
-            _check_same_images(run, runs[0])
+        validation.append(_read_validation_scores(run))
+        for other in runs:
+            _check_same_images(run, other)
+            if _is_copy(run, other):
+                raise InputError(f"{folder}: is the same run as {other.folder}; give each run once")
         runs.append(run)
-    return _align(runs)
+    return _align(runs, validation)
 
 
 def _is_copy(run: FinishedRun, other: FinishedRun) -> bool:
+    """Whether two folders have the same run; one of them may be a link, a copy, or a repetition elsewhere."""
     names = ("experiment", "hyperparameters", "seed")
     return all(run.hparams[name] == other.hparams[name] for name in names)
 
 
-def _check_same_images(run: FinishedRun, first: FinishedRun) -> None:
+def _check_same_images(run: FinishedRun, other: FinishedRun) -> None:
     for name in ("anomalous_label", "class_label"):
-        label, expected = run.results[name], first.results[name]
+        label, expected = run.results[name], other.results[name]
         if label != expected:
-            raise InputError(f"{run.folder}: {name} is {label}, expected {expected} as in {first.folder}")
+            raise InputError(f"{run.folder}: {name} is {label}, expected {expected} as in {other.folder}")
     for name, description in SAME_IMAGES.items():
-        value, expected = run.hparams.get(name), first.hparams.get(name)
+        value, expected = run.hparams.get(name), other.hparams.get(name)
         if value != expected:
             raise InputError(
-                f"{run.folder}: has another {description} than {first.folder} ({value!r} and {expected!r}); the "
-                "members of an ensemble score the same images"
+                f"{run.folder}: {description}: {value}, expected {expected} as in {other.folder}; all members of an "
+                "ensemble score the same images"
             )
-    digests = [member.hparams.get("digest_of_images") for member in (run, first)]
-    if run.image_size == first.image_size and None not in digests and digests[0] != digests[1]:
-        raise InputError(f"{run.folder}: its images are not those of {first.folder}")
+    checksums = ["fingerprint_of_images"]
+    if run.image_size == other.image_size:
+        checksums.append("digest_of_images")  # of the resized images
+    for name in checksums:
+        if run.hparams.get(name) != other.hparams.get(name):
+            raise _has_other_images(run, other)
 
 
-def _align(runs: Sequence[FinishedRun]) -> Members:
+def _has_other_images(run: FinishedRun, other: FinishedRun) -> InputError:
+    return InputError(
+        f"{run.folder}: its images are not those of {other.folder}; all members of an ensemble score the same images"
+    )
+
+
+def _align(runs: Sequence[FinishedRun], validation: Sequence[ValidationScores]) -> Members:
     """Puts the scores of all members side by side; a member may have scored a sample of the validation images."""
-    scored = [_read_validation_scores(run) for run in runs]
-    shared_positions = scored[0].positions
-    for validation in scored[1:]:
-        shared_positions = np.intersect1d(shared_positions, validation.positions)
-    if not len(shared_positions):
-        raise InputError("the runs have scored no validation image in common; train them with one validation_size")
+    shared_positions = validation[0].positions
+    for run, scored in zip(runs[1:], validation[1:], strict=True):
+        shared_positions = np.intersect1d(shared_positions, scored.positions)
+        if not len(shared_positions):
+            raise InputError(
+                f"{run.folder}: has scored no validation image that the runs before it have scored; train again with "
+                "a larger validation_size"
+            )
     validation_labels, validation_scores = [], []
-    for run, validation in zip(runs, scored, strict=True):
-        rows = np.searchsorted(validation.positions, shared_positions)
-        validation_labels.append(validation.labels[rows])
-        validation_scores.append(validation.scores[run.results["score"]][rows])
+    for run, scored in zip(runs, validation, strict=True):
+        rows = np.searchsorted(scored.positions, shared_positions)
+        validation_labels.append(scored.labels[rows])
+        validation_scores.append(scored.scores[run.results["score"]][rows])
     tables = [_read_test_scores(run) for run in runs]
     for run, labels, (files, test_labels, _) in zip(runs, validation_labels, tables, strict=True):
         is_same = files == tables[0][0] and np.array_equal(test_labels, tables[0][1])
         if not is_same or not np.array_equal(labels, validation_labels[0]):
-            raise InputError(f"{run.folder}: its images are not those of {runs[0].folder}")
+            raise _has_other_images(run, runs[0])
     files, test_labels, _ = tables[0]
     return Members(
         runs,

@@ -1,5 +1,6 @@
 """The charts of a report, drawn by matplotlib."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ from anomaly_toolbox.report.svg import INK, SERIES, STYLE, as_svg
 CHANCE_LEVELS = {"auprc": "chance level (prevalence)", "auroc": "chance level"}
 CURVE_POINTS = 200
 HISTOGRAM_EDGES = 40
+TITLE_WIDTH = 26  # characters of a line in the title of a histogram; names of ensembles are long
+LEGEND_WIDTH = 56  # characters of a line in a legend
+MOST_LINES_IN_PLACE = 4  # of a legend that needs no taller figure
+INCHES_PER_LEGEND_LINE = 0.2
 GROUP_WIDTH = 0.84  # width of all bars of a label together, where 1 is the distance between two labels
 
 
@@ -109,7 +114,7 @@ def histograms(runs: Sequence[ScoredImages], title: str) -> str:
         panels = figure.subplots(1, len(runs), squeeze=False)[0]
         for axes, run in zip(panels, runs, strict=True):
             _draw_histogram(axes, run)
-            axes.set(title=run.name, xlabel="score", yticks=[])
+            axes.set(title=textwrap.fill(run.name, TITLE_WIDTH), xlabel="score", yticks=[])
         handles, captions = panels[0].get_legend_handles_labels()
         figure.legend(handles, captions, loc="outside lower center", ncols=3)
     names = ", ".join(run.name for run in runs)
@@ -162,8 +167,11 @@ def _draw_histogram(axes: Axes, run: ScoredImages) -> None:
 
 
 def _add_legend(figure: Figure) -> None:
-    """Adds a legend above the chart, in as many columns as fit next to each other."""
+    """Adds a legend above the chart, in as many columns as fit next to each other; a long one makes the figure taller."""
     handles, names = figure.axes[0].get_legend_handles_labels()
-    inches_per_column = 0.6 + 0.075 * max(len(name) for name in names)
-    n_columns = max(1, int(figure.get_figwidth() / inches_per_column))
-    figure.legend(handles, names, loc="outside upper center", ncols=min(n_columns, len(names)))
+    names = [textwrap.fill(name, LEGEND_WIDTH) for name in names]
+    inches_per_column = 0.6 + 0.075 * max(len(line) for name in names for line in name.splitlines())
+    n_columns = min(max(1, int(figure.get_figwidth() / inches_per_column)), len(names))
+    n_lines = sum(len(name.splitlines()) for name in names) / n_columns
+    figure.set_figheight(figure.get_figheight() + INCHES_PER_LEGEND_LINE * max(0.0, n_lines - MOST_LINES_IN_PLACE))
+    figure.legend(handles, names, loc="outside upper center", ncols=n_columns)

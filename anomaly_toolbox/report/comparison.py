@@ -61,13 +61,13 @@ class Comparison:
 
     @cached_property
     def score_names(self) -> list[str]:
-        """The names of all scores, in the order in which runs list them."""
-        return list(dict.fromkeys(name for run in self.runs for name in run.results["test"]["scores"]))
+        """The names of all scores but those of ensembles, in the order in which runs list them."""
+        return _score_names(run for run in self.runs if not run.is_ensemble)
 
     @cached_property
     def every_score_rows(self) -> list[Row]:
-        """The rows by every score of every method, ordered by method."""
-        rows = [row for score in self.score_names for row in compare(self.runs, score)]
+        """The rows by every score of every method and of ensembles, ordered by method."""
+        rows = [row for score in _score_names(self.runs) for row in compare(self.runs, score)]
         methods = methods_of(self.runs)
         return sorted(rows, key=lambda row: methods.index(row.method))
 
@@ -77,6 +77,8 @@ class Comparison:
         lines = []
         for row in self.rows:
             settings = [self.describe_setting(row, label) for label in row.cells]
+            if not any(settings):  # ensembles that differ in their members alone
+                continue
             if row.choice == ONE_SETTING:
                 lines.append(f"{row.name}: {settings[0]}")
             elif row.choice == EACH_LABEL:
@@ -137,6 +139,10 @@ def compare_other_scores(runs: Sequence[ComparedRun]) -> list[Row]:
         if candidates:
             best_rows.append(max(candidates, key=lambda row: _mean_validation_auprc(row.cells.values())))
     return best_rows
+
+
+def _score_names(runs: Iterable[ComparedRun]) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for name in run.results["test"]["scores"]))
 
 
 def _rows_of_method(method: str, score: str, runs: Sequence[ComparedRun]) -> list[Row]:

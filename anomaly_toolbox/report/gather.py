@@ -128,4 +128,4 @@ def _progress_of(folder: Path) -> str:
     state = folder / "checkpoint" / "state.json"
     epochs_done = read_json(state)["epoch"] if state.exists() else 0
     epochs = read_json(folder / "hparams.json")["hyperparameters"].get("epochs", 0)
-    return f"unfinished: {epochs_done} of {epochs} epochs done"
+    return f"unfinished: {epochs_done} of {epochs} epochs done" if epochs else "unfinished"

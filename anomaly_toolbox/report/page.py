@@ -31,7 +31,7 @@ PICTURES = {
     "most_anomalous.png": ("highest scores", GRID_CONTENT),
     "most_wrong.png": ("worst errors", GRID_CONTENT),
 }
-FILES_ONLY = "where.png"  # exists only if a dataset consists of image files
+FILES_ONLY = "where.png"  # exists only if a dataset consists of image files; ensembles have no pictures of images
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _make_label_part(dataset: str, label: str, rows: Sequence[Row], colours: Map
         scored_images.append(ScoredImages(row.name, colours[row.method], image_labels, scores, threshold))
         for file_name, (caption, description) in PICTURES.items():
             data = read_picture(run, file_name)
-            if data is not None or file_name != FILES_ONLY:
+            if data is not None or (file_name != FILES_ONLY and not run.is_ensemble):
                 pictures.append(Picture(row.name, caption, description, data, run.folder))
     title = f"{dataset}, label {label}"
     areas = ", ".join(f"{row.name} {row.cells[label].auprc:.3f}" for row in rows)

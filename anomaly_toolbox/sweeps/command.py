@@ -18,7 +18,7 @@ from anomaly_toolbox.report import tables
 from anomaly_toolbox.report.rows import ComparedRun
 from anomaly_toolbox.sweeps.ensembles import make_ensembles
 from anomaly_toolbox.sweeps.hps import LABELS
-from anomaly_toolbox.sweeps.plan import Options, Plan, make_plan
+from anomaly_toolbox.sweeps.plan import Options, Plan
 from anomaly_toolbox.sweeps.queue import is_repetition
 from anomaly_toolbox.sweeps.search import StudySpec, definition, digest
 from anomaly_toolbox.sweeps.storage import open_storage, quiet_optuna
@@ -144,12 +144,16 @@ def run(plan: Plan) -> None:
             of_seed = (_run_sweep if options.is_sweep else _run_in_turn)(seed_plan, console)
         outcome.finished += of_seed.finished
         outcome.failures += of_seed.failures
-    outcome.finished += make_ensembles(options, outcome.finished, console)
-    tables.show(console, outcome.finished, outcome.failures)
+    ensembles, failed_ensembles = make_ensembles(options, outcome.finished, console)
+    tables.show(console, outcome.finished + ensembles, outcome.failures + failed_ensembles)
     failures = outcome.failures
     if failures:
         n_trials = len(outcome.finished) + len(failures)
         raise ToolboxError(f"{len(failures)} of {n_trials} trials failed; the first: {': '.join(failures[0])}")
+    if failed_ensembles:
+        n_ensembles = len(ensembles) + len(failed_ensembles)
+        first = ": ".join(failed_ensembles[0])
+        raise ToolboxError(f"{len(failed_ensembles)} of {n_ensembles} ensembles could not be made; the first: {first}")
 
 
 def open_sweep(plan: Plan) -> Sweep:
@@ -158,6 +162,9 @@ def open_sweep(plan: Plan) -> Sweep:
     reading_options = [f"{name}={value}" for name, value in options.reading_options.items()]
     images = ", ".join([options.dataset_name, *reading_options])
     name = options.sweep_name
+    if plan.number:  # each further seed of `--seeds` has a sweep of its own
+        images += f", seed={options.seed}"
+        name = None if name is None else f"{name}-seed={options.seed}"
     if name is None:
         file_name = short_name(options.hps_path.stem, LONGEST_PART) if options.hps_path else "defaults"
         checksum = digest(definition(studies, search, images))
@@ -195,7 +202,7 @@ def _run_sweep(plan: Plan, console: Console) -> Outcome:
     sweep.prepare(options.overwrite)
     console.print(f"sweep: {sweep.name}, {_count_trials(sweep)} trials")
     if options.workers > 1:
-        _start_workers(options, console, sweep)
+        _start_workers(plan, console, sweep)
     else:
         sweep.work(runner.run_in_sweep)
 
@@ -213,10 +220,10 @@ def _run_sweep(plan: Plan, console: Console) -> Outcome:
     return outcome
 
 
-def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
+def _start_workers(plan: Plan, console: Console, sweep: Sweep) -> None:
     """Runs the worker processes of this machine and prints each trial that any worker of the sweep finishes."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    logs = [sweep.folder / f"worker-{number}.log" for number in range(1, options.workers + 1)]
+    logs = [sweep.folder / f"worker-{number}.log" for number in range(1, plan.options.workers + 1)]
     console.print(f"{len(logs)} workers; their output is in {sweep.folder}/worker-*.log")
     printed = {_trial_name(study, trial) for study, trial in sweep.trials() if trial.state.is_finished()}
     with ProgressBar(console) as bar:
@@ -235,16 +242,16 @@ def _start_workers(options: Options, console: Console, sweep: Sweep) -> None:
                 text = f"a worker ended with exit code {code}, see {log}; the other workers continue its trial"
                 console.print(text, style="red")
 
-        run_workers(_work, options, logs, print_new_results, print_exit)
+        run_workers(_work, plan, logs, print_new_results, print_exit)
     if not all(trial.state.is_finished() for _, trial in sweep.trials()):
         raise ToolboxError("all workers ended before all trials had; run the same command again to continue")
 
 
-def _work(options: Options) -> None:
+def _work(plan: Plan) -> None:
     """What each worker process runs."""
-    describe_device(options.require_gpu)
+    describe_device(plan.options.require_gpu)
     with quiet_optuna():
-        open_sweep(make_plan(options)).work(TrialRunner(options, plain_console()).run_in_sweep)
+        open_sweep(plan).work(TrialRunner(plan.options, plain_console()).run_in_sweep)
 
 
 def _count_trials(sweep: Sweep) -> int:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.models import hyperparameters_of
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
 from anomaly_toolbox.sweeps import hps
@@ -79,11 +80,13 @@ class Plan:
         options: the options of the command.
         domains: for each method, the domains of the hyperparameters that the file or `--set` gives.
         left_out: the methods without a section in the hyperparameter file.
+        number: which of the seeds of `--seeds` the options have, from 0.
     """
 
     options: Options
     domains: dict[str, dict[str, hps.Domain]]
     left_out: Sequence[str]
+    number: int = 0
 
     def with_each_seed(self) -> "list[Plan]":
         """The same plan with each seed of `--seeds`, from `--seed` upwards.
@@ -97,7 +100,7 @@ class Plan:
             if number > 0:
                 domains = {name: values for name, values in domains.items() if _has_epochs(name)}
             if domains:
-                plans.append(replace(self, options=options, domains=domains))
+                plans.append(replace(self, options=options, domains=domains, number=number))
         return plans
 
     @cached_property
@@ -109,11 +112,11 @@ class Plan:
 
     @cached_property
     def search(self) -> "Search":
-        """How the trials of a sweep are chosen."""
+        """How the trials of a sweep are chosen: with the first of several seeds, so that all have the same trials."""
         from anomaly_toolbox.sweeps.search import Search
 
         options = self.options
-        return Search(options.sampler, options.trials, options.pruner, options.seed)
+        return Search(options.sampler, options.trials, options.pruner, options.seed - self.number)
 
     @cached_property
     def studies(self) -> list["StudySpec"]:
@@ -138,6 +141,8 @@ def make_plan(options: Options) -> Plan:
     Raises:
         InputError: a hyperparameter is wrong; the message names the file or the option, and what was expected.
     """
+    if options.seeds > 1 and options.sampler == "tpe":
+        raise InputError("--seeds: --sampler tpe would choose other trials for each seed; choose grid or random")
     methods, left_out = _choose_methods(options)
     plan = Plan(options, _read_domains(options, methods), left_out)
     if options.is_sweep:

@@ -6,9 +6,8 @@ import numpy as np
 
 from anomaly_toolbox.models.base import COMPLEXITY, AnomalyDetector
 from anomaly_toolbox.models.derived_scores import COMBINED, EXCESS
+from anomaly_toolbox.runs import COMPLEXITY_COLUMNS
 from anomaly_toolbox.training.results import Scores
-
-COMPLEXITY_COLUMNS = ("log_ink", "log_variation")  # in both CSV files, so that excess scores can be recomputed
 
 
 def scores_and_complexity(detector: AnomalyDetector, outputs: Scores) -> tuple[Scores, Scores]:

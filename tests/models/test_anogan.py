@@ -167,7 +167,7 @@ def test_the_warm_start_fits_only_the_encoder_and_lowers_the_loss(images):
     x = tf.constant(images)
     cold = detector.anomaly_score(x).numpy()
     assert not detector.has_fitted_encoder
-    assert set(detector.scores(x)) == {"paper", "residual"}
+    assert set(detector.scores(x)) == {"paper", "residual", "discriminator"}
     fixed_weights = [*detector.generator.weights, *detector.discriminator.weights]
     before = [weight.numpy() for weight in fixed_weights]
     detector.after_fit(images)
@@ -192,8 +192,8 @@ def test_the_fitted_encoder_is_stored(images, tmp_path):
     assert other.has_fitted_encoder
 
 
-@pytest.mark.parametrize("score", ["latent_neighbours", "mahalanobis"])
+@pytest.mark.parametrize("score", ["latent_neighbours", "mahalanobis_excess"])
 def test_scores_of_codes_need_a_warm_start(score):
-    with pytest.raises(ValidationError, match="needs warm_start to be true"):
+    with pytest.raises(ValidationError, match="needs an encoder: set warm_start to true"):
         AnoGANHyperparameters(score=score)
     assert AnoGANHyperparameters(score=score, warm_start=True).score == score

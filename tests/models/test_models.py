@@ -98,7 +98,7 @@ def test_scores_do_not_depend_on_the_other_images_or_the_batch_size(detector, im
 def test_compiled_equals_eager(detector, images):
     compiled = scores_in_batches(detector, images, 8)
     for name, values in detector.scores(tf.constant(images)).items():
-        np.testing.assert_allclose(values, compiled[name], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(values, compiled[name], rtol=5e-4, atol=1e-3)
 
 
 def test_the_first_score_is_the_papers(detector, images):

@@ -49,6 +49,8 @@ def write_run(
     if members is not None:
         results["members"] = members
     hyperparameters = {"anomalous_label": label, "class_label": None, "epochs": epochs, "width": width}
+    if members is not None:
+        hyperparameters["members"] = [member["experiment"] for member in members]
     trial = {"experiment": method, "dataset": dataset, "hyperparameters": hyperparameters, "seed": seed}
     run = Run(folder, {**trial, **hparams})
     with run.locked():

@@ -5,7 +5,6 @@ import pytest
 from anomaly_toolbox.report import comparison
 from anomaly_toolbox.report.remarks import remarks
 from anomaly_toolbox.report.rows import EACH_LABEL, ONE_SETTING, ComparedRun, labels_of
-from anomaly_toolbox.report.settings import describe, without_labels
 from tests.conftest import made_up_results
 
 
@@ -32,21 +31,21 @@ def change_validation(results, score, **metrics):
     results["validation"] = {**validation, "scores": scores}
 
 
-def make_ensemble(label=3, seed=0, members=(("GANomaly", 0.2, 0.9), ("KNN", 0.5, 0.6)), names=None, **auprc):
+def make_ensemble(label=3, seed=0, members=(("GANomaly", 0.2, 0.9), ("KNN", 0.5, 0.6)), names=(), **auprc):
     """A finished run of an ensemble.
 
     Args:
         label, seed: of the run.
         members: the method, test AUPRC and test AUROC of each member.
         names: `members` in the hyperparameters.
-        auprc: the test AUPRC of each score of the ensemble.
+        auprc: the test AUPRC of each score of the ensemble, first of all the selected one, `mean`.
     """
-    run = make_run("Ensemble", label, seed=seed, epochs=0, **auprc)
+    run = make_run("Ensemble", label, seed=seed, score="mean", epochs=0, **auprc)
     run.results["members"] = [
         {"experiment": method, "score": "paper", "seed": 0, "auprc": auprc, "auroc": auroc, "image_size": 32}
         for method, auprc, auroc in members
     ]
-    return ComparedRun({"anomalous_label": label, "class_label": None, "members": names}, run.results, None)
+    return ComparedRun({"anomalous_label": label, "class_label": None, "members": list(names)}, run.results, None)
 
 
 def set_false_alarms(run, outcomes, score="paper"):
@@ -71,32 +70,60 @@ def test_rows_are_methods_with_baselines_last_and_columns_are_labels():
 
 
 def test_ensembles_are_between_trained_methods_and_baselines():
-    runs = [make_run("KNN", epochs=0, paper=0.1), make_ensemble(paper=0.3), make_run("GANomaly", paper=0.2)]
+    runs = [make_run("KNN", epochs=0, paper=0.1), make_ensemble(mean=0.3), make_run("GANomaly", paper=0.2)]
     rows = comparison.compare(runs)
-    assert [(row.name, row.is_baseline) for row in rows] == [("GANomaly", False), ("Ensemble", False), ("KNN", True)]
+    ensemble = "Ensemble of GANomaly + KNN"
+    assert [(row.name, row.is_baseline) for row in rows] == [("GANomaly", False), (ensemble, False), ("KNN", True)]
 
 
-def test_ensembles_share_a_cell_only_if_their_members_are_the_same_but_for_the_label():
-    gans = ["GANomaly/Digits/anomalous_label={},width=64,seed=0", "EGBAD/Digits/anomalous_label={},seed=0"]
-    of_gans, of_others = [], []
+@pytest.mark.parametrize(
+    ("members", "name"),
+    [
+        ([("GANomaly", "combined")] * 3, "Ensemble of 3 GANomaly (combined)"),
+        ([("GANomaly", "paper"), ("KNN", "paper"), ("GANomaly", "paper")], "Ensemble of 2 GANomaly + KNN"),
+        ([("GANomaly", "combined"), ("KNN", "paper")], "Ensemble of GANomaly + KNN"),
+        ([], "Ensemble"),
+    ],
+)
+def test_an_ensemble_is_named_by_its_members(members, name):
+    run = make_ensemble(mean=0.3)
+    run.results["members"] = [{"experiment": method, "score": score} for method, score in members]
+    assert run.method == name
+    (row,) = comparison.compare([run])
+    assert row.name == name  # the selected score, `mean`, is not printed
+
+
+def test_ensembles_share_a_cell_only_if_their_members_are_the_same_but_for_their_seeds():
+    """In any order. The members of others differ in their width, so there is a choice, but no list of members."""
+    of_three_seeds, of_others = [], []
     for label in (3, 5):
-        names = [name.format(label) for name in gans]
-        of_gans += [make_ensemble(label, seed, names=names, paper=0.4) for seed in (0, 1)]
-        of_others.append(make_ensemble(label, names=[names[0], "KNN/Digits/seed=0"], paper=0.3))
-    (compared,) = comparison.compare_datasets(of_gans + of_others)
+        for seed in (0, 10):
+            names = [f"GANomaly,width=64,seed={seed}", f"EGBAD,width=64,seed={seed + 1}"]
+            of_three_seeds.append(make_ensemble(label, seed, names=names[:: 1 if seed else -1], mean=0.4))
+        of_others.append(make_ensemble(label, names=["GANomaly,width=32,seed=0", "EGBAD,seed=1"], mean=0.3))
+    assert [row.choice for row in comparison.compare(of_three_seeds)] == [""]
+    (compared,) = comparison.compare_datasets(of_three_seeds + of_others)
     assert [row.choice for row in compared.rows] == [EACH_LABEL, ONE_SETTING]
     assert [len(cell.runs) for row in compared.rows for cell in row.cells.values()] == [2, 2, 2, 2]
-    assert compared.chosen_settings[1] == (
-        "Ensemble, one setting: members=GANomaly/Digits/width=64,seed=0 + EGBAD/Digits/seed=0"
+    assert compared.describe_setting(compared.rows[0], "3") == ""
+    assert compared.chosen_settings == []
+
+
+def test_scores_of_ensembles_are_not_among_those_of_detectors():
+    runs = [make_run(paper=0.2, residual=0.3), make_ensemble(mean=0.6, fisher=0.5, maximum=0.4)]
+    (compared,) = comparison.compare_datasets(runs)
+    assert compared.score_names == ["paper", "residual"]
+    ensemble = "Ensemble of GANomaly + KNN"
+    names = ["GANomaly", "GANomaly (residual)", ensemble, f"{ensemble} (fisher)", f"{ensemble} (maximum)"]
+    assert [row.name for row in compared.every_score_rows] == names
+    assert [row.name for row in compared.other_score_rows] == ["GANomaly (residual)", f"{ensemble} (fisher)"]
+
+
+def test_an_ensemble_worse_than_a_baseline_is_remarked_also_if_it_contains_it():
+    (line,) = remarks(comparison.compare([make_ensemble(mean=0.2), make_run("KNN", epochs=0, paper=0.3)]))
+    assert line == (
+        "Ensemble of GANomaly + KNN has a lower AUPRC than the baseline KNN on label 3 (0.200 against 0.300)"
     )
-    assert [row.choice for row in comparison.compare(of_gans)] == [""]
-
-
-def test_members_that_are_described_by_several_values_are_readable():
-    members = [{"experiment": "GANomaly", "score": "paper", "anomalous_label": 3}, {"experiment": "KNN", "seed": 1}]
-    setting = without_labels({"anomalous_label": 3, "members": members, "class_label": "a", "width": 8})
-    assert setting == {"members": [{"experiment": "GANomaly", "score": "paper"}, members[1]], "width": 8}
-    assert describe(setting, ["members", "width"]) == "members=GANomaly (score=paper) + KNN (seed=1), width=8"
 
 
 def test_settings_are_chosen_by_validation_for_each_label_and_over_labels():

@@ -43,27 +43,27 @@ def test_the_chance_level_of_auroc_does_not_depend_on_the_prevalence():
 
 def test_the_lines_of_an_ensembles_members_follow_its_row():
     """Members have AUPRC .2 and .5, and AUROC .9 and .6: the best member by AUPRC has the lower AUROC."""
-    rows = comparison.compare([make_ensemble(label=2, paper=0.6), make_run("KNN", 2, epochs=0, paper=0.3)])
+    rows = comparison.compare([make_ensemble(label=2, mean=0.6), make_run("KNN", 2, epochs=0, paper=0.3)])
     lines = Matrix.build(rows, ["2", "10"]).lines
-    assert [line.name for line in lines] == ["Ensemble", "mean member", "best member", "KNN"]
+    assert [line.name for line in lines] == ["Ensemble of GANomaly + KNN", "mean member", "best member", "KNN"]
     assert [line.values for line in lines] == [[0.6, None], [0.35, None], [0.5, None], [0.3, None]]
     assert lines[2].full_name == "best member (chosen in hindsight, by test images)"
     assert [line.is_of_members for line in lines] == [False, True, True, False]
     assert [line.values for line in Matrix.build(rows, ["2"], "auroc").lines] == [[0.5], [0.75], [0.6], [0.5]]
-    assert [line.name for line in Matrix.build(rows, ["2"], "prevalence").lines] == ["Ensemble", "KNN"]
+    assert [line.is_of_members for line in Matrix.build(rows, ["2"], "prevalence").lines] == [False, False]
 
 
 def test_means_over_the_members_of_several_seeds():
     """The second seed's members have AUPRC .4 and .6."""
-    other = make_ensemble(seed=1, members=[("GANomaly", 0.4, 0.8), ("KNN", 0.6, 0.7)], paper=0.6)
-    (row,) = comparison.compare([make_ensemble(paper=0.6), other])
+    other = make_ensemble(seed=1, members=[("GANomaly", 0.4, 0.8), ("KNN", 0.6, 0.7)], mean=0.6)
+    (row,) = comparison.compare([make_ensemble(mean=0.6), other])
     _, mean, best = Matrix.build([row], ["3"]).lines
     assert mean.values == [pytest.approx((0.35 + 0.5) / 2)]
     assert best.values == [pytest.approx((0.5 + 0.6) / 2)]
 
 
 def test_members_that_were_not_measured_have_no_metrics():
-    (row,) = comparison.compare([make_ensemble(members=[("GANomaly", None, None), ("KNN", None, None)], paper=0.6)])
+    (row,) = comparison.compare([make_ensemble(members=[("GANomaly", None, None), ("KNN", None, None)], mean=0.6)])
     assert [line.values for line in Matrix.build([row], ["3"]).lines] == [[0.6], [None], [None]]
 
 

@@ -1,6 +1,7 @@
 """The files of a report: tables that can be recomputed from the runs, and a page that works in a browser."""
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -93,18 +94,55 @@ def test_runs_of_earlier_versions_lack_the_newer_figures(tmp_path):
 
 
 def test_an_ensemble_is_shown_with_its_members(log_dir):
-    members = [{"auprc": 0.123, "auroc": 0.7}, {"auprc": 0.321, "auroc": 0.6}]
+    members = [
+        {"experiment": "GANomaly", "score": "paper", "auprc": 0.123, "auroc": 0.7},
+        {"experiment": "KNN", "score": "paper", "auprc": 0.321, "auroc": 0.6},
+    ]
     write_run(log_dir / "ensemble", "Ensemble", 2, epochs=0, separation=3.0, members=members)
     command.write(log_dir, log_dir)
     auprc_table, auroc_table = (log_dir / "results_table.md").read_text().split("AUROC on the test images")
     names = [line.split("|")[1].strip() for line in auprc_table.splitlines() if line.startswith("|")]
-    best_member = "best member (chosen in hindsight, by test images)"
-    assert names[2:] == ["EGBAD", "GANomaly", "Ensemble", "mean member", best_member, "KNN", "prevalence"]
+    name, best_member = "Ensemble of GANomaly + KNN", "best member (chosen in hindsight, by test images)"
+    assert names[2:] == ["EGBAD", "GANomaly", name, "mean member", best_member, "KNN", "prevalence"]
     assert "| mean member | 0.222 | - | - |" in auprc_table
     assert f"| {best_member} | 0.600 | - | - |" in auroc_table
     page = (log_dir / "report.html").read_text()
     assert page.count(f'<th scope="row">{best_member}</th><td>') == 2
-    assert "Ensemble,paper,,mean_member_auroc,0.65,,0.65" in (log_dir / "results_table.csv").read_text()
+    assert f"{name},paper,,mean_member_auroc,0.65,,0.65" in (log_dir / "results_table.csv").read_text()
+
+
+def test_an_ensemble_needs_no_pictures_of_images(tmp_path):
+    members = [{"experiment": method, "score": "combined", "auprc": 0.2, "auroc": 0.6} for method in ("KNN", "PCA")]
+    folder = write_run(tmp_path / "ensemble", "Ensemble", 2, epochs=0, members=members)
+    for name in ("most_anomalous.png", "most_wrong.png"):
+        (folder / name).unlink()
+    command.write(tmp_path, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Ensemble of KNN + PCA (combined)" in page
+    assert "no picture in" not in page
+
+
+def test_an_unfinished_ensemble_has_no_epochs(tmp_path):
+    folder = write_run(tmp_path / "ensemble", "Ensemble", 2, epochs=0, members=[])
+    (folder / "results.json").unlink()
+    assert gather(tmp_path).left_out == [(folder, "unfinished")]
+
+
+@pytest.mark.filterwarnings("error:constrained_layout not applied")
+def test_more_methods_than_colours(tmp_path):
+    """The colours are used again; names too long for a line of a chart are divided."""
+    for number in range(11):
+        members = [{"experiment": f"Method{number}", "score": "combined", "auprc": 0.2, "auroc": 0.6}] * 2
+        members += [{**members[0], "experiment": name} for name in ("AnoGAN", "EGBAD", "GANomaly", "KNN", "PCA")]
+        write_run(tmp_path / str(number), "Ensemble", 2, seed=number, epochs=0, members=members)
+    command.write(tmp_path, tmp_path)
+    chart = ElementTree.parse(tmp_path / "Digits_auprc.svg").getroot()
+    assert {f"var(--series-{number})" for number in range(1, 9)} <= set(
+        re.findall(r"var\(--series-\d+\)", ElementTree.tostring(chart, "unicode"))
+    )
+    lines = [text.text for text in chart.iter("{http://www.w3.org/2000/svg}text")]
+    assert "Ensemble of 2 Method10 + AnoGAN + EGBAD + GANomaly + KNN" in lines
+    assert "+ PCA (combined)" in lines
 
 
 def test_the_markdown_has_every_table(log_dir):

@@ -75,11 +75,21 @@ def test_every_score_has_auprc_and_auroc_in_each_part_of_a_table(show):
 
 @pytest.mark.parametrize("labels", [[3], [3, 5]])
 def test_the_members_of_an_ensemble_are_below_its_row(show, labels):
-    lines = show([make_ensemble(label, paper=0.6) for label in labels])
-    names = [line.split("  ")[0] if line[:1] != " " else line[:13].strip() for line in lines]
-    first = names.index("Ensemble")
-    assert names[first : first + 3] == ["Ensemble", "mean member", "best member"]
-    assert lines[first + 1].split()[2:] == (["3", "0.350", "0.750"] if len(labels) == 1 else ["0.350"] * 3)
-    assert lines[first + 2].split()[2:] == (["3", "0.500", "0.600"] if len(labels) == 1 else ["0.500"] * 3)
+    lines = show([make_ensemble(label, mean=0.6) for label in labels])
+    first = next(number for number, line in enumerate(lines) if line.startswith("Ensemble of GANomaly + KNN  "))
+    assert lines[first].split()[5:8] == (["3", "0.600", "0.590-0.610"] if len(labels) == 1 else ["0.600"] * 3)
+    mean, best = (line.split() for line in lines[first + 1 : first + 3])
+    assert mean == ["mean", "member", *(["3", "0.350", "0.750"] if len(labels) == 1 else ["0.350"] * 3)]
+    assert best == ["best", "member", *(["3", "0.500", "0.600"] if len(labels) == 1 else ["0.500"] * 3)]
     assert [line for line in lines if line.startswith("best member: ") and "in hindsight, by test images" in line]
     assert not [line for line in show([make_run(paper=0.6)]) if "hindsight" in line]
+
+
+def test_the_table_of_every_score_has_no_ensembles(show):
+    runs = [make_run(paper=0.1, residual=0.2, pathway=0.3), make_ensemble(mean=0.6, fisher=0.5, maximum=0.4)]
+    lines = show(runs, width=120)
+    table = after(lines, "AUPRC and AUROC of every score")
+    assert table[0] == ["GANomaly"]
+    assert [fields[0] for fields in table[1:]][:4] == ["score", "paper", "residual", "pathway"]
+    assert not [fields for fields in table if fields[0] in ("mean", "fisher", "maximum")]
+    assert "AUPRC and AUROC of every score" not in show([make_run(paper=0.1, residual=0.2), runs[1]], width=120)

@@ -113,9 +113,13 @@ def test_scores_csv_reproduces_every_metric(finished):
 
 def test_every_score_is_reported(finished):
     folder, results, _ = finished
-    names = ["paper", "residual", "feature_neighbours", "latent_neighbours", "mahalanobis"]
-    assert list(columns_of(folder)) == ["index", "label", "score", "calibrated", "p_value", *names]
-    assert list(columns_of(folder, "validation_scores.csv")) == ["index", "label", *names]
+    basic = ["discriminator", "discriminator_neighbours", "encoder_neighbours", "feature_neighbours"]
+    basic += ["latent_neighbours", "mahalanobis", "patches", "pathway"]
+    excess = [f"{name}_excess" for name in sorted(["paper", "residual", *basic])]
+    names = ["paper", "residual", *basic, *excess, "combined"]
+    complexity = ["log_ink", "log_variation"]
+    assert list(columns_of(folder)) == ["index", "label", "score", "calibrated", "p_value", *names, *complexity]
+    assert list(columns_of(folder, "validation_scores.csv")) == ["index", "label", *names, *complexity]
     assert list(results["test"]["scores"]) == list(results["validation"]["scores"]) == names
     assert results["score"] == "paper"
     assert results["validation"]["scores"]["paper"]["auprc"] == results["validation"]["auprc"]
