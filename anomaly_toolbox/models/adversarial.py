@@ -62,9 +62,6 @@ class AdversarialModel(keras.Model):
         """
         weights = self._weights_of(name)
         optimizer = self.optimizers[name]
-        if self.decay_steps:
-            remaining_share = tf.maximum(1 - self._n_steps() / self.decay_steps, 0.0)
-            optimizer.learning_rate.assign(self.initial_rates[name] * remaining_share)
         # Where `only_if` is False, the step is reverted instead of skipped: a tf.cond here makes the step that Keras
         # compiles several times slower on a CPU.
         state = [*weights, *optimizer.variables] if only_if is not None else []
@@ -72,6 +69,9 @@ class AdversarialModel(keras.Model):
         optimizer.apply(tape.gradient(loss, weights), weights)
         for variable, value_before in zip(state, values_before, strict=True):
             variable.assign(tf.where(only_if, variable, value_before))
+        if self.decay_steps:  # the rate of the next step
+            remaining_share = tf.maximum(1 - self._n_steps() / self.decay_steps, 0.0)
+            optimizer.learning_rate.assign(self.initial_rates[name] * remaining_share)
 
     def update_averages(self, averages: Sequence[keras.Model], networks: Sequence[keras.Model], decay: float) -> None:
         """Moves the weights of `averages` towards those of `networks`; call it after the updates of a step.
@@ -103,9 +103,9 @@ class AdversarialModel(keras.Model):
                 variable.assign([seed, epoch * DRAWS_PER_EPOCH])
 
     def _n_steps(self) -> tf.Tensor:
-        """The number of steps so far, float32. The first optimizer counts them; others may have left steps out."""
-        first_optimizer = next(iter(self.optimizers.values()))
-        return tf.cast(first_optimizer.iterations, tf.float32)
+        """The number of steps so far, float32; an optimizer that left out some of them has counted fewer."""
+        counts = [tf.cast(optimizer.iterations, tf.float32) for optimizer in self.optimizers.values()]
+        return tf.reduce_max(counts)
 
     def _weights_of(self, name: str) -> list:
         weights = []

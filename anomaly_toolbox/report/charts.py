@@ -167,7 +167,7 @@ def _draw_histogram(axes: Axes, run: ScoredImages) -> None:
 
 
 def _add_legend(figure: Figure) -> None:
-    """Adds a legend above the chart, in as many columns as fit next to each other; a long one makes the figure taller."""
+    """Adds a legend above the chart, in as many columns as fit next to each other; the figure grows with it."""
     handles, names = figure.axes[0].get_legend_handles_labels()
     names = [textwrap.fill(name, LEGEND_WIDTH) for name in names]
     inches_per_column = 0.6 + 0.075 * max(len(line) for name in names for line in name.splitlines())

@@ -321,7 +321,7 @@ def changed_copy(folder, copy, change=lambda copy: None, **changes):
         ),
         (
             "validation_scores.csv",
-            lambda rows: [rows[0], *(f"9{row}" for row in rows[1:])],
+            lambda rows: [rows[0], *(f"999{row}" for row in rows[1:])],
             "has scored no validation image that the runs before it have scored",
         ),
     ],

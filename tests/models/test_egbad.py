@@ -147,3 +147,72 @@ def test_larger_images_in_colour():
     detector = EGBAD(hp, channels=3)
     assert detector.reconstruct(x).shape == x.shape
     assert detector.anomaly_score(x).shape == (2,)
+
+
+@pytest.mark.parametrize("term", ["consistency_weight", "code_consistency_weight"])
+def test_consistency_changes_the_encoder_and_the_generator_but_not_the_discriminator(x, term):
+    weights = []
+    for weight in (0.0, 100.0):
+        keras.utils.set_random_seed(0)
+        detector = tiny_detector("EGBAD", discriminator_dropout=0.0, **{term: weight})
+        detector.begin_epoch(0)
+        detector.train_step(x)
+        networks = (detector.encoder, detector.generator, detector.discriminator)
+        weights.append([list(copy_weights(network).values()) for network in networks])
+    changed = []
+    for without, with_term in zip(*weights, strict=True):
+        changed.append(not all(np.array_equal(a, b) for a, b in zip(without, with_term, strict=True)))
+    assert changed == [True, True, False]
+
+
+@pytest.mark.parametrize("settings", [{"consistency_weight": 50.0}, {"code_consistency_weight": 50.0}])
+def test_consistency_lowers_what_it_measures(x, settings):
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector("EGBAD", discriminator_dropout=0.0, learning_rate=3e-3, **settings)
+
+    def inconsistency():
+        if "consistency_weight" in settings:
+            return float(
+                tf.reduce_mean(tf.abs(x - detector.generator(detector.encoder(x, training=True), training=True)))
+            )
+        z = tf.random.stateless_normal((8, 6), seed=(1, 2))
+        z_hat = detector.encoder(detector.generator(z, training=True), training=True)
+        return float(tf.reduce_mean(tf.abs(z - z_hat)))
+
+    step, before = tf.function(detector.train_step, jit_compile=True), inconsistency()
+    for _ in range(60):
+        step(x)
+    assert inconsistency() < 0.9 * before
+
+
+def test_the_generators_batch_statistics_include_reconstructions(x, monkeypatch):
+    """After a step, its running means are those after one pass of G(z) and one of G(E(x))."""
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector("EGBAD", discriminator_dropout=0.0)
+    keras.utils.set_random_seed(0)
+    other = tiny_detector("EGBAD", discriminator_dropout=0.0)
+    for network, copy in ((detector.encoder, other.encoder), (detector.generator, other.generator)):
+        copy.set_weights(network.get_weights())
+    update_only("none", detector, monkeypatch)
+    for one in (detector, other):
+        one.begin_epoch(0)
+    detector.train_step(x)
+    z = layers.normal((8, 6), other.noise)
+    code = other.encoder(x, training=True)
+    other.generator(z, training=True)
+    statistics = [weight for weight in other.generator.weights if "moving" in weight.path]
+    after_one_pass = [weight.numpy() for weight in statistics]
+    other.generator(code, training=True)
+    actual = [weight for weight in detector.generator.weights if "moving" in weight.path]
+    for weight, expected in zip(actual, statistics, strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-6)
+    assert any(not np.allclose(a, b, rtol=1e-3) for a, b in zip(actual, after_one_pass, strict=True))
+
+
+def test_the_encoders_activation_is_optional():
+    def n_activations(encoder):
+        return sum(isinstance(layer, keras.layers.LeakyReLU) for layer in encoder.network.layers)
+
+    with_activation = tiny_detector("EGBAD", encoder_activation=True).encoder
+    assert isinstance(with_activation.network.layers[1], keras.layers.LeakyReLU)
+    assert n_activations(with_activation) == n_activations(tiny_detector("EGBAD").encoder) + 1
