@@ -55,6 +55,27 @@ def update_only(optimizer, detector, monkeypatch):
     monkeypatch.setattr(detector, "update", update_if_chosen)
 
 
+def derived_scores_in_numpy(scores, complexities, description):
+    """The excess scores and the combined score of images, in float64.
+
+    Args:
+        scores: (n,) each, by name.
+        complexities: log ink and log TV, (n, 2).
+        description: `derived_scores` of `results.json`.
+    """
+    ink, variation = np.clip(complexities, description["lowest_complexity"], description["highest_complexity"]).T
+    derived, standardised = {}, []
+    for name, fitted in description["statistics"].items():
+        logarithm = np.log(np.maximum(scores[name], fitted["lowest"]))
+        excess = logarithm - fitted["intercept"] - fitted["ink_slope"] * ink - fitted["variation_slope"] * variation
+        derived[f"{name}_excess"] = excess
+        if name in description["combined_from"]:
+            for values, kind in ((logarithm, ""), (excess, "excess_")):
+                spread = fitted[f"{kind}spread"] or np.inf  # null stands for infinity
+                standardised.append((values - fitted[f"{kind}median"]) / spread)
+    return {**derived, "combined": np.mean(standardised, axis=0)}
+
+
 def write_idx(path: Path, array: np.ndarray) -> None:
     """Writes an IDX file of bytes, gzipped if the name ends in .gz. It does not use the code under test."""
     content = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()

@@ -138,6 +138,42 @@ def test_divergence_is_an_error(X):
         ImageOutlierDetector("GANomaly", hyperparameters=hyperparameters).fit(X)
 
 
+@pytest.fixture
+def many():
+    """120 images with a bar whose length varies, so that some are more complex than others."""
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 40, (120, 16, 16), np.uint8)
+    for image in images:
+        image[4:8, : generator.integers(2, 15)] += 200
+    return images
+
+
+@pytest.mark.parametrize("score", ["combined", "paper_excess"])
+def test_derived_scores(many, score):
+    """They are those of the fitted detector, whatever the other images, and an image without a bar is an outlier."""
+    hyperparameters = {"image_size": 16, "score": score}
+    detector = ImageOutlierDetector("KNN", hyperparameters=hyperparameters).fit(many)
+    scores = detector.score_samples(many)
+    x = tf.constant(many[..., np.newaxis] / np.float32(127.5) - 1)
+    np.testing.assert_allclose(scores, -detector.detector_.scores(x)[score].numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(detector.score_samples(many[5:8]), scores[5:8], rtol=1e-5, atol=1e-5)
+    plain = ImageOutlierDetector("KNN", hyperparameters={"image_size": 16}).fit(many)
+    assert not np.allclose(plain.score_samples(many), scores, rtol=1e-2)
+    assert detector.score_samples(np.rot90(many[:20], axes=(1, 2))).mean() < scores.mean()
+
+
+def test_derived_scores_take_100_images(many):
+    for score in ("combined", "residual_excess"):
+        with pytest.raises(ValueError, match=f"^score {score} takes 100 training images, received 99$"):
+            ImageOutlierDetector("PCA", hyperparameters={"image_size": 16, "score": score}).fit(many[:99])
+    with pytest.raises(ValueError, match="score combined takes 100 training images"):
+        ImageOutlierDetector("PCA", hyperparameters={"score": "combined", "memory_size": 50}).fit(many)
+    detector = ImageOutlierDetector("PCA", hyperparameters={"image_size": 16}).fit(many[:99])
+    assert set(detector.detector_.scores(np.zeros((1, 16, 16, 1), np.float32))) == {"paper", "residual"}
+    detector = ImageOutlierDetector("PCA", hyperparameters={"image_size": 16, "score": "combined"}).fit(many[:100])
+    assert np.isfinite(detector.score_samples(many)).all()
+
+
 def test_errors_about_input(X):
     with pytest.raises(ValueError, match=r"contamination: expected a share in \[0, 0.5\], received 'auto'"):
         ImageOutlierDetector("PCA", contamination="auto").fit(X)

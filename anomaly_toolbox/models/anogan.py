@@ -292,16 +292,17 @@ class AnoGAN(AnomalyDetector):
         if self.hyperparameters.warm_start:
             return
         batch_size = self.hyperparameters.batch_size
-        searched = fill_batches(images[:SEARCHED_IMAGES], batch_size)
-        n_batches = len(searched) // batch_size
+        searched = images[:SEARCHED_IMAGES]
+        padded = fill_batches(searched, batch_size)
+        n_batches = len(padded) // batch_size
         pathways = []
-        for number, x in enumerate(np.split(searched, n_batches), 1):
+        for number, x in enumerate(np.split(padded, n_batches), 1):
             pathways.append(self._pathway(x, self.reconstruct(x)).numpy())
             if progress is not None:
                 progress(number, n_batches)
         bank = self.memory_banks["pathway"]
         was_empty = bank.is_empty
-        bank.fit(np.concatenate(pathways)[: len(images)])
+        bank.fit(np.concatenate(pathways)[: len(searched)])
         if was_empty:
             self._reset_compiled_scoring()
 

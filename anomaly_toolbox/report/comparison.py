@@ -62,12 +62,12 @@ class Comparison:
     @cached_property
     def score_names(self) -> list[str]:
         """The names of all scores but those of ensembles, in the order in which runs list them."""
-        return _score_names(run for run in self.runs if not run.is_ensemble)
+        return list(dict.fromkeys(name for run in self._single_detectors for name in run.results["test"]["scores"]))
 
     @cached_property
     def every_score_rows(self) -> list[Row]:
-        """The rows by every score of every method and of ensembles, ordered by method."""
-        rows = [row for score in _score_names(self.runs) for row in compare(self.runs, score)]
+        """The rows by every score of every method, ordered by method, without ensembles: their scores are others."""
+        rows = [row for score in self.score_names for row in compare(self._single_detectors, score)]
         methods = methods_of(self.runs)
         return sorted(rows, key=lambda row: methods.index(row.method))
 
@@ -89,6 +89,10 @@ class Comparison:
     def describe_setting(self, row: Row, label: str) -> str:
         """The hyperparameters of a cell in which the runs of its method differ: `learning_rate=0.002, width=32`."""
         return describe(row.cells[label].runs[0].setting, self._names_that_vary[row.method])
+
+    @cached_property
+    def _single_detectors(self) -> list[ComparedRun]:
+        return [run for run in self.runs if not run.is_ensemble]
 
     @cached_property
     def _names_that_vary(self) -> dict[str, list[str]]:
@@ -139,10 +143,6 @@ def compare_other_scores(runs: Sequence[ComparedRun]) -> list[Row]:
         if candidates:
             best_rows.append(max(candidates, key=lambda row: _mean_validation_auprc(row.cells.values())))
     return best_rows
-
-
-def _score_names(runs: Iterable[ComparedRun]) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.results["test"]["scores"]))
 
 
 def _rows_of_method(method: str, score: str, runs: Sequence[ComparedRun]) -> list[Row]:

@@ -75,7 +75,7 @@ class Section:
         other_scores: the same of each method's best other score; empty if no method has another.
         remarks: lines below the tables.
         summary: the means of the selected scores, with false alarms.
-        every_score: the means of every score.
+        every_score: the means of every score; it has no lines if there are ensembles alone.
         headings: of the metrics in the sortable table.
         cells: the lines of the sortable table.
         parts: one for each label.

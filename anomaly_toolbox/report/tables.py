@@ -7,7 +7,7 @@ from rich.table import Table
 
 from anomaly_toolbox.report.comparison import Comparison, compare_datasets
 from anomaly_toolbox.report.matrix import Matrix
-from anomaly_toolbox.report.members import BEST_MEMBER, HINDSIGHT, has_members
+from anomaly_toolbox.report.members import BEST_MEMBER, HINDSIGHT
 from anomaly_toolbox.report.metrics import AUROC_CHANCE_LEVEL, FOUND_AT_1_PERCENT, METRICS, format_metric
 from anomaly_toolbox.report.remarks import remarks
 from anomaly_toolbox.report.rows import Cell, ComparedRun
@@ -104,11 +104,9 @@ def _matrix_table(comparison: Comparison, metric: str) -> TextTable:
 
 
 def _score_table(comparison: Comparison) -> TextTable:
-    """AUPRC and AUROC by score and method, without ensembles, whose scores have other names."""
+    """AUPRC and AUROC by score and method."""
     columns: dict[tuple[str, str], dict[str, str]] = {}  # by method and choice, then by score
     for row in comparison.every_score_rows:
-        if has_members(row):
-            continue
         fields = columns.setdefault((row.method, row.choice), {})
         fields[row.score] = f"{row.mean_auprc:.3f}  {row.mean_auroc:.3f}"
     headings = []

@@ -91,6 +91,7 @@ def _dataset_blocks(comparison: Comparison) -> list[str]:
         title = "of each method's best other score, which was chosen by mean validation AUPRC:"
         blocks += [f"AUPRC {title}", _auprc_table(other_rows, labels)]
         blocks += [f"AUROC {title}", _metric_table(other_rows, labels, "auroc")]
+    if other_rows and comparison.every_score_rows:  # there may be ensembles alone
         blocks += [f"Every score. {EVERY_SCORE}", _summary_table(summary_of(comparison.every_score_rows, labels))]
     has_seeds = any(len(cell.runs) > 1 for row in rows for cell in row.cells.values())
     for metric in available_metrics(rows):

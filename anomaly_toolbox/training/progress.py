@@ -133,7 +133,7 @@ class MemoryProgress:
         """Reports that `n_done` of `n_batches` batches are done."""
         if self._task is None:
             self._task = self._bar.add_task("filling the memory banks", total=n_batches)
-        self._bar.update(self._task, completed=n_done)
+        self._bar.update(self._task, completed=n_done, total=n_batches)  # AnoGAN reports two passes
 
 
 def _format_values(values: dict[str, float]) -> str:

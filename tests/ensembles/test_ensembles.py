@@ -387,8 +387,11 @@ def test_no_member_and_no_other_file_is_ever_deleted(members, ensemble, tmp_path
     inner = tmp_path / "outer" / "member"
     shutil.copytree(copies[0], inner)
     (tmp_path / "link").symlink_to(copies[0])
+    (copies[0] / "notes").mkdir()
+    (tmp_path / "link to notes").symlink_to(copies[0] / "notes")
     before = contents(tmp_path)
-    for output in (copies[0], log_dir, tmp_path / "link", copies[0] / "new"):
+    in_member = (copies[0] / "new", copies[0] / "notes", tmp_path / "link to notes", tmp_path / "link to notes" / "new")
+    for output in (copies[0], log_dir, tmp_path / "link", *in_member):
         assert "choose another folder" in refusal(*copies, "--output", output, "--overwrite")
     other_run = refusal(*copies[1:], "--output", tmp_path / "outer", "--overwrite")
     assert f"outer: holds another run, {inner}; choose another folder" in other_run

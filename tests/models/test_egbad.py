@@ -149,6 +149,56 @@ def test_larger_images_in_colour():
     assert detector.anomaly_score(x).shape == (2,)
 
 
+def objectives(detector, x, monkeypatch):
+    """The loss of each optimizer in the next step, and the values of its terms, computed by NumPy in float64."""
+    detector.begin_epoch(0)
+    z = layers.normal((8, 6), detector.noise)
+    real, fake = logits_of_pairs(detector, x)
+    code, generated = detector.encoder(x, training=True), detector.generator(z, training=True)
+    pairs = {
+        "residual": (x, detector.generator(code, training=True)),
+        "code": (z, detector.encoder(generated, training=True)),
+    }
+    terms = {name: np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean() for name, (a, b) in pairs.items()}
+    terms |= {"g": np.log1p(np.exp(-fake)).mean(), "e": np.log1p(np.exp(real)).mean()}
+    given = {}
+    monkeypatch.setattr(detector, "update", lambda name, loss, tape: given.update({name: float(loss)}))
+    detector.begin_epoch(0)
+    detector.train_step(x)
+    return given, terms
+
+
+@pytest.mark.parametrize(("consistency", "code_consistency"), [(0.0, 0.0), (3.0, 0.0), (0.0, 5.0), (3.0, 5.0)])
+def test_the_consistency_losses_are_in_the_objectives_of_encoder_and_generator(
+    x, consistency, code_consistency, monkeypatch
+):
+    keras.utils.set_random_seed(0)
+    detector = tiny_detector(
+        "EGBAD",
+        consistency_weight=consistency,
+        code_consistency_weight=code_consistency,
+        reconstruction_loss_weight=0.5,
+        discriminator_dropout=0.0,
+    )
+    given, terms = objectives(detector, x, monkeypatch)
+    both = consistency * terms["residual"] + code_consistency * terms["code"]
+    assert given["g"] == pytest.approx(terms["g"] + both, rel=1e-4)
+    assert given["e"] == pytest.approx(terms["e"] + both + 0.5 * terms["residual"], rel=1e-4)
+    assert terms["residual"] > 0.1  # the terms are no rounding errors
+    assert terms["code"] > 0.1
+
+
+def test_the_encoder_has_an_activation_after_its_first_convolution_if_it_should(x):
+    plain, activated = (tiny_detector("EGBAD", encoder_activation=value).encoder for value in (False, True))
+    activated.set_weights(plain.get_weights())
+    convolved = plain.network.layers[0](x).numpy()
+    assert (convolved < 0).any()
+    np.testing.assert_allclose(activated.activations(x)[0], np.where(convolved < 0, 0.1 * convolved, convolved), rtol=1e-6)
+    assert plain.activations(x)[0].shape == (8, 8, 8, 4)  # the first convolution alone is no layer with an activation
+    assert not np.allclose(activated(x), plain(x), rtol=1e-3)
+    assert EGBADHyperparameters().encoder_activation is False
+
+
 @pytest.mark.parametrize("term", ["consistency_weight", "code_consistency_weight"])
 def test_consistency_changes_the_encoder_and_the_generator_but_not_the_discriminator(x, term):
     weights = []
@@ -165,6 +215,7 @@ def test_consistency_changes_the_encoder_and_the_generator_but_not_the_discrimin
     assert changed == [True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"consistency_weight": 50.0}, {"code_consistency_weight": 50.0}])
 def test_consistency_lowers_what_it_measures(x, settings):
     keras.utils.set_random_seed(0)
@@ -207,12 +258,3 @@ def test_the_generators_batch_statistics_include_reconstructions(x, monkeypatch)
     for weight, expected in zip(actual, statistics, strict=True):
         np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-6)
     assert any(not np.allclose(a, b, rtol=1e-3) for a, b in zip(actual, after_one_pass, strict=True))
-
-
-def test_the_encoders_activation_is_optional():
-    def n_activations(encoder):
-        return sum(isinstance(layer, keras.layers.LeakyReLU) for layer in encoder.network.layers)
-
-    with_activation = tiny_detector("EGBAD", encoder_activation=True).encoder
-    assert isinstance(with_activation.network.layers[1], keras.layers.LeakyReLU)
-    assert n_activations(with_activation) == n_activations(tiny_detector("EGBAD").encoder) + 1

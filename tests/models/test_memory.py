@@ -41,20 +41,34 @@ def test_neighbours_along_principal_components():
     np.testing.assert_allclose(bank(OTHERS), np.sort(distances, axis=1)[:, :5].mean(axis=1), rtol=1e-3, atol=1e-5)
 
 
-def test_cosine_distances_of_close_vectors_keep_their_digits():
-    """1 - cosine loses them in float32, because the cosine is rounded to 1."""
-    vector = GENERATOR.normal(size=(1, 50))
-    close = (vector * (1 + 1e-4 * GENERATOR.normal(size=(5, 50)))).astype(np.float32)
-    query = vector.astype(np.float32)
+def close_vectors(n, seed, difference):
+    """Vectors of 64 elements that differ by this share."""
+    base = np.random.default_rng(5).normal(size=64)
+    return (base * (1 + difference * np.random.default_rng(seed).normal(size=(n, 64)))).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_stored", [5, 1000])
+def test_cosine_distances_of_close_vectors_keep_their_digits(n_stored):
+    """1 - cosine loses them in float32. Of 1000 vectors, the nearest are hardly nearer than many others."""
+    stored, others = close_vectors(n_stored, 0, 1e-4), close_vectors(7, 1, 1e-4)
+    a, b = (v.astype(np.float64) / np.linalg.norm(v.astype(np.float64), axis=1)[:, None] for v in (others, stored))
+    distances = ((a[:, None] - b) ** 2).sum(axis=2) / 2
+    expected = np.sort(distances, axis=1)[:, :5].mean(axis=1)
     bank = Neighbours()
-    bank.fit(close)
-    a, b = query.astype(np.float64), close.astype(np.float64)
-    cosines = (a / np.linalg.norm(a)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
-    expected = (1 - cosines).mean()
-    np.testing.assert_allclose(bank(query), [expected], rtol=1e-2)
-    directions = bank.arrays["directions"].numpy()
-    rounded = 1 - (query / np.linalg.norm(query)) @ directions.T
-    assert abs(rounded.mean() - expected) > 0.1 * expected
+    bank.fit(stored)
+    np.testing.assert_allclose(bank(others), expected, rtol=1e-3)
+    cosines = tf.matmul(tf.math.l2_normalize(others, axis=1), bank.arrays["directions"], transpose_b=True)
+    rounded = 1 - tf.reduce_mean(tf.math.top_k(cosines, 5)[0], axis=1)
+    assert np.abs(rounded / expected - 1).min() > 0.1
+
+
+def test_the_nearest_of_close_vectors_are_found():
+    """The vectors are 10,000 times as long as their differences."""
+    stored, others = close_vectors(500, 2, 1e-4), close_vectors(9, 3, 1e-4)
+    distances = np.linalg.norm(others[:, None].astype(np.float64) - stored, axis=2)
+    found = np.asarray(nearest(others, stored, 3), np.float64)
+    expected = np.sort(distances, axis=1)[:, :3]
+    np.testing.assert_allclose(np.linalg.norm(found - others[:, None], axis=2), expected, rtol=1e-3)
 
 
 def test_the_nearest_vectors_come_in_the_order_of_their_distance():
@@ -129,7 +143,7 @@ def test_memory_banks_are_saved_with_the_weights(make_bank, tmp_path):
     assert len(model.bank.stored) == len(loaded.bank.stored) > 0
 
 
-@pytest.mark.parametrize("bank", [Neighbours(), Neighbours(64), Mahalanobis()])
+@pytest.mark.parametrize("bank", [Neighbours(), Neighbours(64), WhitenedNeighbours(64), Mahalanobis()])
 def test_few_vectors(bank):
     bank.fit(NORMAL[:2])
     assert np.isfinite(bank(OTHERS)).all()

@@ -111,6 +111,25 @@ def test_an_ensemble_is_shown_with_its_members(log_dir):
     assert f"{name},paper,,mean_member_auroc,0.65,,0.65" in (log_dir / "results_table.csv").read_text()
 
 
+def test_the_tables_of_every_score_have_no_ensembles(tmp_path):
+    """In Markdown and on the page. A log folder of ensembles alone has no such tables."""
+    members = [{"experiment": method, "score": "paper", "auprc": 0.2, "auroc": 0.6} for method in ("GANomaly", "KNN")]
+    write_run(tmp_path / "logs" / "ensemble", "Ensemble", 2, epochs=0, members=members)
+    command.write(tmp_path / "logs", tmp_path / "ensembles")
+    write_run(tmp_path / "logs" / "run", "GANomaly", 2)
+    command.write(tmp_path / "logs", tmp_path / "both")
+    _, _, markdown = (tmp_path / "both" / "results_table.md").read_text().partition("Every score.")
+    table = markdown.split("\n\n")[1]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["GANomaly", "GANomaly (residual)"]
+    _, _, page = (tmp_path / "both" / "report.html").read_text().partition("<summary>every score</summary>")
+    table, _, _ = page.partition("</details>")
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == ["GANomaly", "GANomaly (residual)"]
+    for name in ("results_table.md", "report.html"):
+        text = (tmp_path / "ensembles" / name).read_text()
+        assert "Ensemble of GANomaly + KNN" in text
+        assert "every score" not in text.lower()
+
+
 def test_an_ensemble_needs_no_pictures_of_images(tmp_path):
     members = [{"experiment": method, "score": "combined", "auprc": 0.2, "auroc": 0.6} for method in ("KNN", "PCA")]
     folder = write_run(tmp_path / "ensemble", "Ensemble", 2, epochs=0, members=members)

@@ -28,6 +28,9 @@ from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
 
+#: Of the run that most tests look at. Averaged weights and a falling learning rate have to continue, too.
+FINISHED = {"epochs": 3, "weight_averaging": 0.9, "learning_rate_decay": True}
+
 
 def trial(method="GANomaly", seed=0, **changes):
     """A trial on the digits with a tiny detector; `changes` are hyperparameters."""
@@ -54,7 +57,7 @@ def columns_of(folder, name="scores.csv"):
 def finished(tmp_path_factory):
     """A finished run of three epochs: its folder, its results and its output."""
     output = io.StringIO()
-    folder, results = run(tmp_path_factory.mktemp("logs"), plain_console(file=output), epochs=3)
+    folder, results = run(tmp_path_factory.mktemp("logs"), plain_console(file=output), **FINISHED)
     return folder, results, output.getvalue()
 
 
@@ -185,6 +188,11 @@ def steps_of(folder, tag):
     return [event.step for event in events.Tensors(tag)]
 
 
+def values_of(folder, tag):
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    return [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
+
+
 def test_every_run_is_one_row_of_the_hparams_tab_below_any_log_folder(tmp_path):
     """The name of a run's folder may be the same for several methods and in several log folders."""
     folders = [tmp_path / logs / method / "seed=0" for logs in "ab" for method in ("KNN", "PCA")]
@@ -209,13 +217,13 @@ def test_a_finished_run_is_skipped(finished):
     folder, results, _ = finished
     output = io.StringIO()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
-    assert run(folder.parents[2], plain_console(file=output), epochs=3) == (folder, results)
+    assert run(folder.parents[2], plain_console(file=output), **FINISHED) == (folder, results)
     assert "finished before, skipped" in output.getvalue()
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
 
 
 def test_an_interrupted_training_continues_with_the_same_results(finished, tmp_path, monkeypatch):
-    """The run stops in epoch 3, and again before it is finished; shuffling, Adam and the best epoch continue."""
+    """The run stops in epoch 3, and again before it is finished; shuffling, Adam, averages, rates, the best epoch continue."""
     uninterrupted, results, _ = finished
     on_train_batch_end = summaries.Summaries.on_train_batch_end
 
@@ -228,21 +236,24 @@ def test_an_interrupted_training_continues_with_the_same_results(finished, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(summaries.Summaries, "on_train_batch_end", stop_in_epoch_3)
         with pytest.raises(Stop):
-            run(tmp_path, epochs=3)
+            run(tmp_path, **FINISHED)
     (folder,) = (path.parent for path in tmp_path.rglob("hparams.json"))
     assert steps_of(folder, "losses/d_loss")[-1] == 35
     with monkeypatch.context() as patch:
         patch.setattr(Run, "finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run(tmp_path, epochs=3)
+            run(tmp_path, **FINISHED)
     output = io.StringIO()
-    _, continued_results = run(tmp_path, plain_console(file=output), epochs=3)
+    _, continued_results = run(tmp_path, plain_console(file=output), **FINISHED)
     for tag in tags_of(folder):
         steps = steps_of(folder, tag)
         assert steps == sorted(set(steps)), tag  # each step once, in order
         assert steps == steps_of(uninterrupted, tag)
+    for name in ("g", "d"):
+        rates = values_of(folder, f"learning_rate/{name}")
+        assert rates == pytest.approx([2e-4 * 2 / 3, 2e-4 / 3, 0])  # after 15, 30 and 45 of 45 steps
     assert "continuing after epoch 3 of 3" in output.getvalue()
-    for part in ("validation", "test", "selected_epoch"):
+    for part in ("validation", "test", "selected_epoch", "derived_scores"):
         assert continued_results[part] == results[part]
 
 
