@@ -127,7 +127,8 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         cls = detector_class(method_name(self.method))
         hp = validate(cls.Hyperparameters, self.hyperparameters or {})
         if is_derived(hp.score) and not n_held_out(min(len(X), hp.memory_size)):
-            raise ValueError(f"score {hp.score} takes {FEWEST_IMAGES} training images, received {len(X)}")
+            limit = f" and memory_size {hp.memory_size}" if hp.memory_size < len(X) else ""
+            raise ValueError(f"score {hp.score} takes {FEWEST_IMAGES} training images, received {len(X)}{limit}")
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
         channels = X.shape[-1] if X.ndim == 4 else 1
         images = self._prepared(X, hp.image_size, channels)

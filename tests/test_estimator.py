@@ -166,7 +166,7 @@ def test_derived_scores_take_100_images(many):
     for score in ("combined", "residual_excess"):
         with pytest.raises(ValueError, match=f"^score {score} takes 100 training images, received 99$"):
             ImageOutlierDetector("PCA", hyperparameters={"image_size": 16, "score": score}).fit(many[:99])
-    with pytest.raises(ValueError, match="score combined takes 100 training images"):
+    with pytest.raises(ValueError, match="takes 100 training images, received 120 and memory_size 50"):
         ImageOutlierDetector("PCA", hyperparameters={"score": "combined", "memory_size": 50}).fit(many)
     detector = ImageOutlierDetector("PCA", hyperparameters={"image_size": 16}).fit(many[:99])
     assert set(detector.detector_.scores(np.zeros((1, 16, 16, 1), np.float32))) == {"paper", "residual"}

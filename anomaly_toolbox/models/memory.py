@@ -178,8 +178,8 @@ def nearest(vectors: tf.Tensor, stored_vectors: tf.Tensor, n_neighbours: int) ->
     Returns:
         (batch, n_neighbours, dimensions), the nearest first.
     """
-    # |v - s|^2 is smallest where (v - c) . s - |s - c|^2 / 2 is largest, for any c. With the centre c of vectors that lie
-    # close to each other, these products keep enough digits to find the nearest.
+    # |v - s|^2 is smallest where (v - c) . s - |s - c|^2 / 2 is largest, for any c. With the centre c of vectors that
+    # lie close to each other, these products keep enough digits to find the nearest.
     centre = tf.reduce_mean(stored_vectors, axis=0)
     products = tf.matmul(vectors - centre, stored_vectors, transpose_b=True)
     closeness = products - tf.reduce_sum((stored_vectors - centre) ** 2, axis=1) / 2

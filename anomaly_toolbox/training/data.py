@@ -89,7 +89,8 @@ def prepare(dataset: AnomalyDetectionDataset, hp: ScoringHyperparameters, seed: 
     wanted_size = min(hp.memory_size, n_train)
     memory_size = min(wanted_size, LARGEST_MEMORY_BANK // (4 * math.prod(shape)))
     if not n_held_out(memory_size):
-        problem = f"{memory_size} normal training images; derived scores take {FEWEST_IMAGES}"
+        limit = " (memory_size)" if memory_size < n_train else ""
+        problem = f"{memory_size} normal training images{limit}; derived scores take {FEWEST_IMAGES}"
         if is_derived(hp.score):
             raise InputError(f"score {hp.score}: there are {problem}; choose another score, such as paper")
         console.print(f"no excess scores and no combined score: there are {problem}")

@@ -1,4 +1,4 @@
-"""Complexity, excess scores and the combined score, compared with NumPy in float64 and with values worked out by hand."""
+"""Complexity, excess scores and the combined score, compared with NumPy in float64 and with values by hand."""
 
 from types import SimpleNamespace
 
@@ -182,11 +182,11 @@ def test_outside_the_normal_range_a_complexity_counts_as_its_end(fitted):
     _, complexities = normal_images(60)
     lowest, highest = complexities.min(axis=0), complexities.max(axis=0)
     at_ends = np.array([lowest, highest, [lowest[0], highest[1]]])
-    beyond = at_ends + [[-2, -50], [1, 30], [-0.01, 0.01]]
+    beyond = at_ends + np.array([[-2, -50], [1, 30], [-0.01, 0.01]])
     scores = {"paper": np.array([2.0, 30.0, 5.0])}
     excess = compute(fitted, scores, at_ends)["paper_excess"]
     np.testing.assert_allclose(compute(fitted, scores, beyond)["paper_excess"], excess, rtol=1e-5)
-    inside = at_ends + [[0.1, 0], [-0.1, 0], [0.1, 0]]
+    inside = at_ends + np.array([[0.1, 0], [-0.1, 0], [0.1, 0]])
     assert not np.isclose(compute(fitted, scores, inside)["paper_excess"], excess, rtol=1e-3).any()
 
 
@@ -250,14 +250,16 @@ def test_a_complexity_that_is_constant_explains_nothing(constant_columns):
 
 
 def test_complexities_that_hardly_differ_have_small_slopes():
-    """Ink and TV are almost multiples of each other, so that least squares alone would have huge slopes of opposite sign."""
+    """Ink and TV are almost multiples of each other, so least squares alone would have huge, opposite slopes."""
     generator = np.random.default_rng(0)
     ink = generator.uniform(3, 5, 40)
     complexities = np.column_stack([ink, 2 * ink + 1e-6 * generator.normal(size=40)])
     scores = np.exp(ink + generator.normal(0, 0.1, 40))
     assert np.abs(least_squares(scores, complexities)[1:]).max() > 100
     fitted = fit_statistics(scores, complexities)
-    assert fitted.ink_slope + 2 * fitted.variation_slope == pytest.approx(np.polyfit(ink, np.log(scores), 1)[0], rel=1e-4)
+    assert fitted.ink_slope + 2 * fitted.variation_slope == pytest.approx(
+        np.polyfit(ink, np.log(scores), 1)[0], rel=1e-4
+    )
     assert max(abs(fitted.ink_slope), abs(fitted.variation_slope)) < 1
 
 

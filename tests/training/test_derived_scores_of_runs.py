@@ -1,5 +1,6 @@
 """Excess scores and the combined score of whole runs: the files, the loaded detector, and exports give the same."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -114,21 +115,36 @@ def test_the_loaded_detector_gives_the_scores_of_the_run(runs, test_images):
 
 def test_derived_scores_take_100_training_images(tmp_path):
     """With 99, a run with the paper's score has none and says so; a run with a derived score stops before training."""
-    with pytest.raises(
-        InputError, match="^score combined: there are 99 normal training images; derived scores take 100; choose another"
-    ) as error:
+    message = r"^score combined: there are 99 normal training images \(memory_size\); derived scores take 100; choose"
+    with pytest.raises(InputError, match=message) as error:
         run_pca(tmp_path, memory_size=99, score="combined")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("model.weights.h5"))
     with pytest.raises(InputError, match="score residual_excess: there are 99"):
         run_pca(tmp_path, memory_size=99, score="residual_excess")
     folder, output = run_pca(tmp_path, memory_size=99)
-    assert "no excess scores and no combined score: there are 99 normal training images; derived scores" in output
+    assert (
+        "no excess scores and no combined score: there are 99 normal training images (memory_size); derived" in output
+    )
     assert list(columns_of(folder))[5:] == ["paper", "residual", "log_ink", "log_variation"]
     assert recorded(folder)["derived_scores"] is None
     folder, output = run_pca(tmp_path, memory_size=100, score="combined")
     assert "no excess" not in output
     assert "combined" in columns_of(folder)
+
+
+class FewImages(Digits):
+    """There are 80 normal training images."""
+
+    def configure(self, *arguments, **options):
+        super().configure(*arguments, **options)
+        self._train_normal = self._train_normal.unbatch().take(80).batch(40)
+
+
+def test_few_training_images_are_named(tmp_path):
+    small = dataclasses.replace(pca_trial(score="combined", batch_size=40), dataset=FewImages())
+    with pytest.raises(InputError, match="there are 80 normal training images; derived scores take 100"):
+        run_trial(small, tmp_path, plain_console(file=io.StringIO()))
 
 
 def test_runs_without_the_new_keys_and_files_are_read(runs, test_images, tmp_path):

@@ -223,7 +223,7 @@ def test_a_finished_run_is_skipped(finished):
 
 
 def test_an_interrupted_training_continues_with_the_same_results(finished, tmp_path, monkeypatch):
-    """The run stops in epoch 3, and again before it is finished; shuffling, Adam, averages, rates, the best epoch continue."""
+    """The run stops in epoch 3, and again before it is finished; averages, rates and the best epoch continue too."""
     uninterrupted, results, _ = finished
     on_train_batch_end = summaries.Summaries.on_train_batch_end
 
