@@ -73,9 +73,7 @@ def test_the_memory_banks_of_an_old_run_are_read(test_images, old_scores):
     model = load_detector(OLD_RUN)
     batches = tf.data.Dataset.from_tensor_slices(2 * test_images[:320] - 1).batch(64, drop_remainder=True)
     scores = model.score_batches(batches, 320, with_maps=True)
-    assert not {"pathway", "encoder_neighbours", "paper_excess", "combined"} & set(
-        scores
-    )  # nothing was fitted for them
+    assert not {"pathway", "encoder_neighbours", "paper_excess", "combined"} & set(scores)  # they were not fitted
     for name in ("residual", "latent_neighbours", "feature_neighbours", "mahalanobis"):
         np.testing.assert_allclose(scores[name], old_scores[name][:320], rtol=1e-4, atol=1e-6)
     residual_maps = np.abs(test_images[:64] - (model.reconstruct(2 * test_images[:64] - 1).numpy() + 1) / 2)[..., 0]

@@ -30,7 +30,7 @@ class AdversarialModel(keras.Model):
         super().__init__()
         self.optimizers = {}
         self.trained_networks = {}
-        self.initial_rates: dict[str, float] = {}
+        self.initial_rates = {}
         self.decay_steps = 0
         self.means = {name: keras.metrics.Mean(name) for name in self.tracked_losses}
 

@@ -159,9 +159,9 @@ def objectives(detector, x, monkeypatch):
         "residual": (x, detector.generator(code, training=True)),
         "code": (z, detector.encoder(generated, training=True)),
     }
-    terms = {
-        name: np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean() for name, (a, b) in pairs.items()
-    }
+    terms = {}
+    for name, (a, b) in pairs.items():
+        terms[name] = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean()
     terms |= {"g": np.log1p(np.exp(-fake)).mean(), "e": np.log1p(np.exp(real)).mean()}
     given = {}
     monkeypatch.setattr(detector, "update", lambda name, loss, tape: given.update({name: float(loss)}))
@@ -195,9 +195,8 @@ def test_the_encoder_has_an_activation_after_its_first_convolution_if_it_should(
     activated.set_weights(plain.get_weights())
     convolved = plain.network.layers[0](x).numpy()
     assert (convolved < 0).any()
-    np.testing.assert_allclose(
-        activated.activations(x)[0], np.where(convolved < 0, 0.1 * convolved, convolved), rtol=1e-6
-    )
+    expected = np.where(convolved < 0, 0.1 * convolved, convolved)
+    np.testing.assert_allclose(activated.activations(x)[0], expected, rtol=1e-6)
     assert plain.activations(x)[0].shape == (8, 8, 8, 4)  # the first convolution alone is no layer with an activation
     assert not np.allclose(activated(x), plain(x), rtol=1e-3)
     assert EGBADHyperparameters().encoder_activation is False

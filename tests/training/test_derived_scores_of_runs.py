@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -123,9 +122,7 @@ def test_derived_scores_take_100_training_images(tmp_path):
     with pytest.raises(InputError, match="score residual_excess: there are 99"):
         run_pca(tmp_path, memory_size=99, score="residual_excess")
     folder, output = run_pca(tmp_path, memory_size=99)
-    assert (
-        "no excess scores and no combined score: there are 99 normal training images (memory_size); derived" in output
-    )
+    assert "no excess scores and no combined score: there are 99 normal training images (memory_size)" in output
     assert list(columns_of(folder))[5:] == ["paper", "residual", "log_ink", "log_variation"]
     assert recorded(folder)["derived_scores"] is None
     folder, output = run_pca(tmp_path, memory_size=100, score="combined")
@@ -145,16 +142,6 @@ def test_few_training_images_are_named(tmp_path):
     small = dataclasses.replace(pca_trial(score="combined", batch_size=40), dataset=FewImages())
     with pytest.raises(InputError, match="there are 80 normal training images; derived scores take 100"):
         run_trial(small, tmp_path, plain_console(file=io.StringIO()))
-
-
-def test_runs_without_the_new_keys_and_files_are_read(runs, test_images, tmp_path):
-    """An unfinished run of an earlier version continues: it has neither `derived_scores` nor the complexity."""
-    folder = tmp_path / "run"
-    shutil.copytree(runs["combined"], folder)
-    (folder / "results.json").unlink()
-    (folder / "validation_scores.csv").unlink()
-    scores = load_detector(folder).scores(2 * test_images[:5] - 1)
-    np.testing.assert_allclose(scores["combined"], columns_of(folder)["combined"][:5], rtol=1e-3, atol=1e-3)
 
 
 def test_a_larger_memory_after_the_epochs_is_compiled_once_more(tmp_path, monkeypatch):
