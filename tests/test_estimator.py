@@ -36,6 +36,7 @@ def X():
 def test_signs_are_those_of_an_outlier_detector(X, method):
     detector = ImageOutlierDetector(method, hyperparameters={**TINY[method], "score": "residual"}, contamination=0.05)
     assert detector.fit(X[:40]) is detector
+    assert detector.detector_.decay_steps == 0  # the learning rate is constant by default
     scores = detector.score_samples(X)
     assert scores.shape == (43,)
     assert scores[40:].max() < scores[:40].min()
@@ -130,6 +131,15 @@ def test_fit_does_not_depend_on_the_global_random_states(X):
         np.random.seed(seed)
         scores.append(detector.fit(X).score_samples(X))
     np.testing.assert_array_equal(*scores)
+
+
+def test_the_learning_rate_decays_until_the_end_of_the_fit(X):
+    """In 2 epochs of 5 steps it falls from 0.0002 to 0."""
+    hyperparameters = {**TINY["GANomaly"], "learning_rate_decay": True}
+    detector = ImageOutlierDetector("GANomaly", hyperparameters=hyperparameters).fit(X).detector_
+    assert detector.decay_steps == 10
+    for optimizer in detector.optimizers.values():
+        assert float(optimizer.learning_rate) == pytest.approx(0, abs=1e-12)
 
 
 def test_divergence_is_an_error(X):

@@ -9,6 +9,7 @@ Its pictures and event files were left out.
 """
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -19,13 +20,16 @@ import pytest
 import tensorflow as tf
 
 import anomaly_toolbox
+from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.errors import DamagedFile, ToolboxError
 from anomaly_toolbox.inference.export import export
 from anomaly_toolbox.inference.members import load_detector
+from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.weights import readable_weights
 from anomaly_toolbox.report import command
 from anomaly_toolbox.runs import FORMAT, FinishedRun, Run
+from anomaly_toolbox.training.trial import Trial, run_trial
 
 OLD_RUN = Path(__file__).parent / "fixtures" / "run_before_formats"
 
@@ -126,6 +130,38 @@ def test_an_interrupted_old_run_continues(tmp_path):
     with run.locked():
         run.begin()
         assert run.finished_results() is not None
+
+
+def run_the_command_of_the_old_run(log_folder, **changes):
+    """The command in the docstring of this file with `changes`, and with the default of `memory_size`."""
+    schema = detector_class("GANomaly").Hyperparameters
+    hp = schema(image_size=16, width=4, latent_vector_size=8, epochs=4, anomalous_label=2, **changes)
+    output = io.StringIO()
+    trial = Trial("GANomaly", hp, "Digits", "Digits", load_dataset("Digits", None, 0), seed=7)
+    return run_trial(trial, log_folder, plain_console(file=output)), output.getvalue()
+
+
+def test_an_old_run_with_the_earlier_default_of_memory_size_is_skipped(tmp_path):
+    """Its default was 5,000. Other hyperparameters that differ are named."""
+    recorded = json.loads((OLD_RUN / "hparams.json").read_text())["hyperparameters"]
+    name = "anomalous_label=2,image_size=16,epochs=4,width=4,latent_vector_size=8,seed=7"
+    folder = tmp_path / "GANomaly" / "Digits" / name
+    folder.parent.mkdir(parents=True)
+    copy_of_run(folder, hparams={"hyperparameters": {**recorded, "memory_size": 5000}})
+    (run_folder, results), output = run_the_command_of_the_old_run(tmp_path)
+    assert run_folder == folder
+    assert "finished before, skipped" in output
+    assert results["test"] == json.loads((OLD_RUN / "results.json").read_text())["test"]
+
+    shutil.rmtree(folder)
+    copy_of_run(folder, hparams={"hyperparameters": {**recorded, "memory_size": 5000, "patience": 3}})
+    with pytest.raises(ToolboxError, match="patience is 3, this run has None"):
+        run_the_command_of_the_old_run(tmp_path)
+    new_names = {"weight_averaging": 0.0, "learning_rate_decay": False}
+    shutil.rmtree(folder)
+    copy_of_run(folder, hparams={"hyperparameters": {**recorded, "memory_size": 5000, **new_names}})
+    with pytest.raises(ToolboxError, match="memory_size is 5000, this run has 60000"):  # the run is no earlier one
+        run_the_command_of_the_old_run(tmp_path)
 
 
 def test_renamed_groups_are_found_in_old_weights(tmp_path):

@@ -64,6 +64,23 @@ def test_another_run_in_the_same_folder_is_refused(run):
         Run(run.folder, HPARAMS | {"seed": 1}).begin()
 
 
+def test_a_run_of_an_earlier_version_may_lack_hyperparameters_with_defaults(run):
+    """A hyperparameter that it lacks had its default; any other value belongs to another run, and is named."""
+
+    def begin(defaults, **hyperparameters):
+        Run(run.folder, HPARAMS | {"hyperparameters": {"width": 8, **hyperparameters}}, defaults).begin()
+
+    defaults = {"width": 64, "weight_averaging": 0.0}
+    begin(defaults)  # as an earlier version, without weight_averaging
+    begin(defaults, weight_averaging=0.0)
+    with pytest.raises(ToolboxError, match=r"weight_averaging is 0\.0, this run has 0\.9; choose another --log-dir"):
+        begin(defaults, weight_averaging=0.9)
+    with pytest.raises(ToolboxError, match="width is 8, this run has 9"):
+        begin(defaults, width=9, weight_averaging=0.0)
+    with pytest.raises(ToolboxError, match=r"weight_averaging is None, this run has 0\.0"):
+        begin(None, weight_averaging=0.0)
+
+
 def test_damaged_hparams_are_reported(run):
     run.hparams_path.write_text("{")
     with pytest.raises(ToolboxError, match=r"hparams\.json is damaged"):

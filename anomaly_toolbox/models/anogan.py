@@ -248,10 +248,13 @@ class AnoGAN(AnomalyDetector):
         """G(z_Γ)."""
         return self._compiled_reconstruction(tf.convert_to_tensor(x))
 
-    @tf.function(jit_compile=LOOPS_WITH_XLA)
-    def _compiled_reconstruction(self, x):
+    def _searched_reconstruction(self, x):
         z, _ = self.best_search(x)
         return self.scoring[0](z)
+
+    def _reset_compiled_scoring(self):
+        super()._reset_compiled_scoring()
+        self._compiled_reconstruction = tf.function(self._searched_reconstruction, jit_compile=LOOPS_WITH_XLA)
 
     def anomaly_score(self, x):
         """A(x) of (7), (batch,)."""

@@ -20,7 +20,7 @@ from anomaly_toolbox.errors import DamagedFile, ToolboxError
 from anomaly_toolbox.files import atomic_write, read_json, sha256, write_json
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.adversarial import Divergence
-from anomaly_toolbox.models.base import MAP, AnomalyDetector
+from anomaly_toolbox.models.base import COMPLEXITY, MAP, AnomalyDetector
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
 from anomaly_toolbox.runs import Run, run_name
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
@@ -302,7 +302,8 @@ class Attempt:
         """
         checkpoint, batch_size = self.run.checkpoint, detector.hyperparameters.batch_size
         checkpoint.mkdir(exist_ok=True)
-        key = f"{sha256(self.run.weights_path)} {split.digest}"
+        # Earlier versions saved no complexity: the key has its name, so that their scores are not continued.
+        key = f"{sha256(self.run.weights_path)} {split.digest} {COMPLEXITY}"
         keep_scores = callbacks.KeepScores(checkpoint / f"{name}-scores.npz", key)
         outputs, n_batches_before = keep_scores.restore()
         n_images, n_before = len(split.labels), n_batches_before * batch_size

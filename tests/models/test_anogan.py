@@ -165,7 +165,7 @@ def test_the_warm_start_fits_only_the_encoder_and_lowers_the_loss(images):
     detector = tiny_detector("AnoGAN", gamma=0, encoder_steps=60)
     enlarge_weights(detector)
     x = tf.constant(images)
-    cold = detector.anomaly_score(x).numpy()
+    cold, cold_reconstructions = detector.anomaly_score(x).numpy(), detector.reconstruct(x)
     assert not detector.has_fitted_encoder
     assert set(detector.scores(x)) == {"paper", "residual", "discriminator"}
     fixed_weights = [*detector.generator.weights, *detector.discriminator.weights]
@@ -178,6 +178,9 @@ def test_the_warm_start_fits_only_the_encoder_and_lowers_the_loss(images):
     expected = detector.search_loss(x, detector.discriminator(x)[0], detector.encoder(x))
     np.testing.assert_allclose(warm, expected, rtol=1e-5)
     assert warm.mean() < cold.mean()
+    reconstructions = detector.generator(detector.encoder(x))
+    np.testing.assert_allclose(detector.reconstruct(x), reconstructions, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(reconstructions, cold_reconstructions, atol=1e-2)
     detector.fit_memory_banks(images)
     assert {"latent_neighbours", "mahalanobis"} <= set(detector.scores(x))
 

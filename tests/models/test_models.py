@@ -5,6 +5,7 @@ import typing
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.covariance import LedoitWolf
 
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.models import METHODS, detector_class, method_name
@@ -153,6 +154,57 @@ def test_no_image_that_is_held_out_is_in_a_memory_bank(detector):
             assert detector.memory_banks[bank].arrays[name].shape[0] == len(others) == 84
 
 
+def mahalanobis_distances(vectors, normal):
+    """With the covariance by Ledoit and Wolf."""
+    fitted = LedoitWolf().fit(normal)
+    differences = vectors - fitted.location_
+    return np.sqrt((differences @ np.linalg.inv(fitted.covariance_) * differences).sum(axis=1))
+
+
+def along_principal_components(vectors, normal, n_components):
+    """The coordinates of both, and the standard deviations of the normal ones."""
+    mean = normal.mean(axis=0)
+    _, singular_values, axes = np.linalg.svd(normal - mean, full_matrices=False)
+    axes, deviations = axes[:n_components].T, singular_values[:n_components] / np.sqrt(len(normal) - 1)
+    return (vectors - mean) @ axes, (normal - mean) @ axes, deviations
+
+
+def whitened_distances(vectors, normal):
+    coordinates, normal_coordinates, deviations = along_principal_components(vectors, normal, 128)
+    differences = coordinates[:, np.newaxis] / deviations - normal_coordinates / deviations
+    return np.sort(np.linalg.norm(differences, axis=2), axis=1)[:, :5].mean(axis=1)
+
+
+def cosine_distances(vectors, normal):
+    cosines = vectors @ normal.T / np.linalg.norm(vectors, axis=1)[:, np.newaxis] / np.linalg.norm(normal, axis=1)
+    return np.sort(1 - cosines, axis=1)[:, :5].mean(axis=1)
+
+
+def cosine_distances_along_64_components(vectors, normal):
+    return cosine_distances(*along_principal_components(vectors, normal, 64)[:2])
+
+
+DISTANCES = {
+    "discriminator_neighbours": whitened_distances,
+    "encoder_neighbours": whitened_distances,
+    "feature_neighbours": cosine_distances_along_64_components,
+    "latent_neighbours": cosine_distances,
+    "mahalanobis": mahalanobis_distances,
+    "pathway": mahalanobis_distances,
+}
+
+
+def test_scores_of_memory_banks_are_distances_to_the_vectors_of_normal_images(detector, images):
+    """Computed by NumPy in float64 from the vectors of the images that are not held out."""
+    normal_images = np.delete(training_images(), HELD_OUT, axis=0)
+    vectors, normal_vectors = detector.vectors(tf.constant(images)), detector.vectors(tf.constant(normal_images))
+    assert set(vectors) == (set() if type(detector).__name__ in BASELINES else set(DISTANCES))
+    scores = detector.scores(tf.constant(images))
+    for name in vectors:
+        expected = DISTANCES[name](np.asarray(vectors[name], np.float64), np.asarray(normal_vectors[name], np.float64))
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-2, err_msg=name)
+
+
 def test_the_discriminator_score_is_minus_the_log_of_d(detector, images):
     method = type(detector).__name__
     scores = detector.scores(images)
@@ -199,7 +251,10 @@ def test_reconstructions_and_maps(detector, images):
     maps = detector.anomaly_map(tf.constant(images)).numpy()
     distances = local_feature_distances(detector, images)
     np.testing.assert_allclose(maps, residuals * distances, rtol=1e-3, atol=1e-6)
+    assert ("patches" in detector.scores(images)) == (type(detector).__name__ not in BASELINES)
     if type(detector).__name__ not in BASELINES:
+        patches = detector.scores(images)["patches"]
+        np.testing.assert_allclose(patches, distances.mean(axis=(1, 2)), rtol=1e-3)
         assert np.ptp(distances) > 0.1
         normal_distances = local_feature_distances(detector, training_images())
         assert np.sqrt((normal_distances**2).mean()) == pytest.approx(1, abs=0.3)

@@ -303,6 +303,30 @@ def test_an_interrupted_encoder_fit_and_search_continue_with_the_same_results(tm
     assert {"latent_neighbours", "mahalanobis"} <= set(results["test"]["scores"])
 
 
+def test_scores_that_an_earlier_version_saved_are_computed_anew(tmp_path, monkeypatch):
+    """It saved no complexity, and fewer scores."""
+    changes = {"method": "PCA", "image_size": 8}
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", -1)
+        patch.setattr(gallery, "draw", stop)  # after all images are scored
+        with pytest.raises(Stop):
+            run(tmp_path, **changes)
+    saved = sorted(tmp_path.rglob("*-scores.npz"))
+    assert [path.name for path in saved] == ["test-scores.npz", "validation-scores.npz"]
+    paper = {}
+    for path in saved:
+        with np.load(path) as file:
+            content = dict(file)
+        paper[path.name] = content["paper"]
+        networks, images, _ = str(content["key"]).split()
+        del content["complexity"]
+        np.savez(path, **{**content, "key": f"{networks} {images}"})
+    folder, results = run(tmp_path, **changes)
+    np.testing.assert_array_equal(columns_of(folder)["paper"].astype(np.float32), paper["test-scores.npz"][:360])
+    assert results["derived_scores"] is not None
+    assert "combined" in results["test"]["scores"]
+
+
 def test_scores_of_other_networks_are_ignored(tmp_path):
     keep_scores = callbacks.KeepScores(tmp_path / "scores.npz", "key")
     assert keep_scores.restore() == ({}, 0)
