@@ -249,8 +249,13 @@ def main(
 @main.command()
 @click.argument("log_dir", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the report; by default the log folder.")
+@click.option(
+    "--score",
+    metavar="NAME",
+    help="Compare this score of every run, such as paper or combined, instead of the score that each run selected.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def report(log_dir: Path, output: Path | None, debug: bool) -> None:
+def report(log_dir: Path, output: Path | None, score: str | None, debug: bool) -> None:
     """Compare all runs in LOG_DIR: tables of every metric, and one page to read.
 
     Writes results_table.md, results_table.csv, bar charts (SVG) for each dataset, and report.html, which opens in
@@ -259,7 +264,7 @@ def report(log_dir: Path, output: Path | None, debug: bool) -> None:
     with _errors_in_one_line(debug):
         from anomaly_toolbox.report import command
 
-        paths, n_left_out = command.write(log_dir, output or log_dir)
+        paths, n_left_out = command.write(log_dir, output or log_dir, score)
         for path in paths:
             click.echo(path)
         if n_left_out:

@@ -2,8 +2,8 @@
 
 Settings are chosen by validation AUPRC; test metrics choose nothing. A method that was run with several settings has
 two rows. In the first, every label has the setting with the highest validation AUPRC on that label. In the second, all
-labels share one setting, the one with the highest mean validation AUPRC. Runs that differ only in their seed share a
-cell.
+labels share one setting, the one with the highest mean validation AUPRC. Runs without anomalous validation images have
+no validation AUPRC: nothing is chosen, and the first setting is taken. Runs that differ only in their seed share a cell.
 """
 
 from collections import defaultdict
@@ -24,6 +24,8 @@ from anomaly_toolbox.report.rows import (
     methods_of,
 )
 from anomaly_toolbox.report.settings import as_key, describe, names_that_vary
+
+UNKNOWN_AUPRC = -1.0  # lower than any AUPRC
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,14 @@ class Comparison:
                 lines.append(f"{row.name}: " + "; ".join(f"{label}: {setting}" for label, setting in pairs))
         return lines
 
+    @cached_property
+    def reason_for_settings(self) -> str:
+        """How the settings of `chosen_settings` were chosen."""
+        cells = [cell for row in self.rows if row.choice for cell in row.cells.values()]
+        if _mean_validation_auprc(cells) == UNKNOWN_AUPRC:
+            return "the first that was run: without anomalous validation images nothing can be chosen"
+        return "chosen by validation AUPRC"
+
     def describe_setting(self, row: Row, label: str) -> str:
         """The hyperparameters of a cell in which the runs of its method differ: `learning_rate=0.002, width=32`."""
         return describe(row.cells[label].runs[0].setting, self._names_that_vary[row.method])
@@ -131,7 +141,10 @@ def compare(runs: Sequence[ComparedRun], score: str | None = None) -> list[Row]:
 
 
 def compare_other_scores(runs: Sequence[ComparedRun]) -> list[Row]:
-    """For each method, the best of its scores other than the paper's, by mean validation AUPRC over all labels."""
+    """For each method, the best of its scores other than the paper's, by mean validation AUPRC over all labels.
+
+    A method without validation AUPRC, for lack of anomalous validation images, has no row.
+    """
     best_rows = []
     for method in methods_of(runs):
         method_runs = [run for run in runs if run.method == method]
@@ -140,8 +153,9 @@ def compare_other_scores(runs: Sequence[ComparedRun]) -> list[Row]:
         for score in sorted(shared_scores - {PAPER, MEAN_OF_MEMBERS}):
             rows = _rows_of_method(method, score, method_runs)
             candidates.append(rows[0])  # the row in which every label has its own best setting
-        if candidates:
-            best_rows.append(max(candidates, key=lambda row: _mean_validation_auprc(row.cells.values())))
+        validation_auprc = [_mean_validation_auprc(row.cells.values()) for row in candidates]
+        if max(validation_auprc, default=UNKNOWN_AUPRC) != UNKNOWN_AUPRC:
+            best_rows.append(candidates[validation_auprc.index(max(validation_auprc))])
     return best_rows
 
 
@@ -184,6 +198,6 @@ def _settings_of_all_labels(cells_by_label: Mapping[str, Mapping[str, Cell]]) ->
 
 
 def _mean_validation_auprc(cells: Iterable[Cell]) -> float:
-    """The mean validation AUPRC; lower than any AUPRC if a run had no anomalous validation images."""
+    """The mean validation AUPRC; UNKNOWN_AUPRC if a run had no anomalous validation images."""
     mean = mean_if_complete(cell.validation_mean("auprc") for cell in cells)
-    return -1.0 if mean is None else mean
+    return UNKNOWN_AUPRC if mean is None else mean

@@ -62,7 +62,7 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
         for line in comparison.chosen_settings:
             console.print(line)
         if comparison.chosen_settings:
-            console.print("Settings were chosen by validation AUPRC.")
+            console.print(f"Settings: {comparison.reason_for_settings}.")
     else:
         _print_metrics(console, comparison)
         _print_pixel_metrics(console, comparison.runs)

@@ -81,7 +81,7 @@ def _dataset_blocks(comparison: Comparison) -> list[str]:
     labels, rows, other_rows = comparison.labels, comparison.rows, comparison.other_score_rows
     blocks = [f"## {comparison.dataset}", f"AUPRC on the test images. {LEGEND}", _auprc_table(rows, labels)]
     blocks += [f"AUROC on the test images. {AUROC_LEGEND} {COMPARABLE}", _metric_table(rows, labels, "auroc")]
-    notes = [f"{line} (chosen by validation AUPRC)" for line in comparison.chosen_settings] + remarks(rows)
+    notes = [f"{line} ({comparison.reason_for_settings})" for line in comparison.chosen_settings] + remarks(rows)
     if notes:
         blocks.append(_bullet_list(notes))
     summary = summary_of(rows, labels)
@@ -91,7 +91,7 @@ def _dataset_blocks(comparison: Comparison) -> list[str]:
         title = "of each method's best other score, which was chosen by mean validation AUPRC:"
         blocks += [f"AUPRC {title}", _auprc_table(other_rows, labels)]
         blocks += [f"AUROC {title}", _metric_table(other_rows, labels, "auroc")]
-    if other_rows and comparison.every_score_rows:  # there may be ensembles alone
+    if len(comparison.score_names) > 1:
         blocks += [f"Every score. {EVERY_SCORE}", _summary_table(summary_of(comparison.every_score_rows, labels))]
     has_seeds = any(len(cell.runs) > 1 for row in rows for cell in row.cells.values())
     for metric in available_metrics(rows):

@@ -144,6 +144,21 @@ def test_settings_are_chosen_by_validation_for_each_label_and_over_labels():
     ]
 
 
+def test_nothing_is_chosen_without_validation_auprc():
+    """The first setting that was run is taken, which is said, and no other score is called a method's best."""
+    runs = [make_run(width=width, paper=paper, residual=0.9) for width, paper in ((64, 0.1), (32, 0.8))]
+    for run in runs:
+        for score in ("paper", "residual"):
+            change_validation(run.results, score, auprc=None)
+    (compared,) = comparison.compare_datasets(runs)
+    assert [row.mean_auprc for row in compared.rows] == [0.1]
+    assert compared.reason_for_settings.startswith("the first that was run: without anomalous validation images")
+    assert compared.other_score_rows == []
+    assert [row.score for row in compared.every_score_rows] == ["paper", "residual"]
+    (compared,) = comparison.compare_datasets([make_run(width=width, paper=0.1) for width in (32, 64)])
+    assert compared.reason_for_settings == "chosen by validation AUPRC"
+
+
 def test_no_row_for_one_setting_if_no_setting_was_run_on_every_label():
     rows = comparison.compare([make_run(label=3, width=32, paper=0.1), make_run(label=5, width=64, paper=0.2)])
     assert [row.choice for row in rows] == [EACH_LABEL]

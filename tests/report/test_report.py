@@ -93,6 +93,26 @@ def test_runs_of_earlier_versions_lack_the_newer_figures(tmp_path):
         assert "AUROC on the test images" in text
 
 
+def test_another_score_can_be_compared_instead_of_the_selected_one(log_dir):
+    """Runs that lack it are left out, with the reason; a name that no run has is an error that lists the names."""
+    command.write(log_dir, log_dir, "residual")
+    lines = list(csv.DictReader((log_dir / "results_table.csv").read_text().splitlines()))
+    first = {line["figure"]: line for line in lines if line["method"] == "GANomaly"}["auprc"]
+    assert first["score"] == "residual"
+    table = np.genfromtxt(log_dir / "GANomaly/Digits/label=10/scores.csv", delimiter=",", names=True)
+    assert float(first["10"]) == pytest.approx(average_precision_score(table["label"], table["residual"]), rel=1e-5)
+    first_table, _, _ = (log_dir / "results_table.md").read_text().partition("AUROC on the test images")
+    assert "| GANomaly (residual) |" in first_table
+    assert "| GANomaly |" not in first_table
+    write_run(log_dir / "another", "Other", 2, scores=("paper",))
+    command.write(log_dir, log_dir, "residual")
+    markdown = (log_dir / "results_table.md").read_text()
+    assert "* `another`: it has no score residual" in markdown
+    assert "| Other" not in markdown
+    with pytest.raises(InputError, match=r"^--score pathwy: no run has this score; expected one of: paper, residual$"):
+        command.write(log_dir, log_dir, "pathwy")
+
+
 def test_an_ensemble_is_shown_with_its_members(log_dir):
     members = [
         {"experiment": "GANomaly", "score": "paper", "auprc": 0.123, "auroc": 0.7},
