@@ -2,8 +2,8 @@
 
 Settings are chosen by validation AUPRC; test metrics choose nothing. A method that was run with several settings has
 two rows. In the first, every label has the setting with the highest validation AUPRC on that label. In the second, all
-labels share one setting, the one with the highest mean validation AUPRC. Runs without anomalous validation images have
-no validation AUPRC: nothing is chosen, and the first setting is taken. Runs that differ only in their seed share a cell.
+labels share one setting, the one with the highest mean validation AUPRC. Runs that differ only in their seed share a
+cell. Runs without anomalous validation images have no validation AUPRC: the first setting is taken, and nothing chosen.
 """
 
 from collections import defaultdict
