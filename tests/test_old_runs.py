@@ -157,10 +157,9 @@ def test_an_old_run_with_the_earlier_default_of_memory_size_is_skipped(tmp_path)
     copy_of_run(folder, hparams={"hyperparameters": {**recorded, "memory_size": 5000, "patience": 3}})
     with pytest.raises(ToolboxError, match="patience is 3, this run has None"):
         run_the_command_of_the_old_run(tmp_path)
-    new_names = {"weight_averaging": 0.0, "learning_rate_decay": False}
     shutil.rmtree(folder)
-    copy_of_run(folder, hparams={"hyperparameters": {**recorded, "memory_size": 5000, **new_names}})
-    with pytest.raises(ToolboxError, match="memory_size is 5000, this run has 60000"):  # the run is no earlier one
+    copy_of_run(folder, hparams={"hyperparameters": {**recorded, "memory_size": 4999}})
+    with pytest.raises(ToolboxError, match="memory_size is 4999, this run has 60000"):  # this was never the default
         run_the_command_of_the_old_run(tmp_path)
 
 

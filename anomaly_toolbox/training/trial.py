@@ -30,8 +30,8 @@ from anomaly_toolbox.training.results import Scores, constant_scores, measure, w
 
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
 
-#: Hyperparameters whose defaults have changed, and one that came with the change.
-CHANGED_DEFAULTS, FIRST_NEW_NAME = ("memory_size",), "learning_rate_decay"
+#: The defaults of earlier versions that have changed since.
+EARLIER_DEFAULTS = {"memory_size": 5_000}
 
 Watch = Callable[[int, dict[str, float]], None]  # called with an epoch's number, from 1, and its metrics
 
@@ -345,15 +345,22 @@ def _with_default_label(trial: Trial) -> Trial:
 
 
 def _with_earlier_defaults(trial: Trial, folder: Path) -> Trial:
-    """The trial as an earlier version began it in the same folder, with the defaults of that version."""
+    """The trial as an earlier version began it in the same folder, with the defaults of that version.
+
+    The folder's name has the values that are not defaults. A value that is a default now, where an earlier default is
+    recorded, is therefore none that the user set.
+    """
     try:
         recorded = read_json(folder / "hparams.json")["hyperparameters"]
     except (OSError, DamagedFile, KeyError):
         return trial  # there is no earlier attempt, or `Run.begin` reports the damage
     hp = trial.hyperparameters
-    if not isinstance(recorded, dict) or not isinstance(hp, Hyperparameters) or FIRST_NEW_NAME in recorded:
+    if not isinstance(recorded, dict) or not isinstance(hp, Hyperparameters):
         return trial
-    earlier = {name: recorded[name] for name in CHANGED_DEFAULTS if name in recorded}
+    earlier = {}
+    for name, value in EARLIER_DEFAULTS.items():
+        if recorded.get(name) == value and getattr(hp, name) == type(hp).model_fields[name].default:
+            earlier[name] = value
     return dataclasses.replace(trial, hyperparameters=hp.model_copy(update=earlier))
 
 
