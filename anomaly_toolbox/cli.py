@@ -91,7 +91,7 @@ class AddedToEnvironment(click.Option):
     "--all-test-images",
     is_flag=True,
     help="Test on all test images of a folder, as papers do, instead of keeping half of them for validation. Some "
-    "normal training images then choose the epoch, by the lowest loss.",
+    "normal training images are then held out for validation.",
 )
 @click.option(
     "--split",
@@ -99,8 +99,8 @@ class AddedToEnvironment(click.Option):
     show_default="official",
     help="How Digits, MNIST and FashionMNIST are divided. official keeps the dataset's own training and test images. "
     "pooled puts all images together, as the papers of EGBAD and GANomaly do: 80% of the normal images are for "
-    "training, the other 20% and all anomalous images for testing. A tenth of the training images then chooses the "
-    "epoch, by the lowest loss.",
+    "training, the other 20% and all anomalous images for testing. A tenth of the training images is held "
+    "out for validation.",
 )
 @click.option(
     "--white-level",

@@ -45,16 +45,16 @@ def p_values(normal_scores: np.ndarray, scores: ArrayLike) -> np.ndarray:
     Returns:
         An array of the same shape, float64, from 1 / (n + 1) to 1. It is 1 for a score that is not a number.
     """
-    # All scores are negated, because `searchsorted` places what is not a number like the highest number.
+    # Scores are negated so that NaN, which `searchsorted` places after every number, gets the p-value 1.
     negated = np.sort(-np.asarray(normal_scores, np.float32))
     n_at_or_above = np.searchsorted(negated, -np.asarray(scores, np.float32), side="right")
     return (1 + n_at_or_above) / (len(negated) + 1)
 
 
 def threshold_for(normal_scores: np.ndarray, rate: float) -> float:
-    """The lowest threshold at which at most a share of `rate` of new normal images is called anomalous.
+    """The lowest threshold that keeps the promise for this false-alarm rate.
 
-    A score at or above it is the same decision as a p-value of at most `rate`.
+    `score >= threshold` is the same decision as `p_value <= rate`.
 
     Args:
         normal_scores: (n,), finite scores of normal validation images.

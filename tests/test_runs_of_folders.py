@@ -128,7 +128,6 @@ def test_normal_images_alone(tmp_path, method):
     assert code == 0
     assert "nothing can be measured" in out
     assert "no anomalous test images, so nothing is measured" in out
-    assert ("the epoch with the lowest loss is kept" in out) == (method == "GANomaly")
     folder, results = only_run(logs)
     assert results["test"]["auprc"] is None
     assert results["test"]["scores"]["residual"]["auprc_interval"] is None

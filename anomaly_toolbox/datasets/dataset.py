@@ -155,7 +155,7 @@ class AnomalyDetectionDataset(abc.ABC):
 
     @property
     def validation(self) -> tf.data.Dataset:
-        """All validation images, in a fixed order; they choose the epoch and the threshold."""
+        """All validation images, in a fixed order; they set the threshold, and can choose the epoch."""
         return self._validation
 
     @property

@@ -5,10 +5,10 @@ and a spread, and its scores are standardised by them:
 
     u = (log s − median log s) / (1.4826 MAD log s)      MAD: the median absolute deviation
 
-Scores that can be negative, such as excess scores, are logarithms already and are taken as they are. The ensemble's
-score `mean` is the mean of u over the members; `fisher` is the mean of −log p, where p is the p-value of the member's
-score (`false_alarms.py`); `maximum` is the highest u. None of them needs anomalous images, and the score of an image
-depends on no other new image.
+If a normal validation image has a negative score, as with excess scores and `combined`, s itself takes the place of
+log s: these scores are computed from logarithms. The ensemble's score `mean` is the mean of u over the members;
+`fisher` is the mean of −log p, where p is the p-value of the member's score (`false_alarms.py`); `maximum` is the
+highest u. None of them needs anomalous images, and the score of an image depends on no other new image.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,10 @@ def standardisation(normal_scores: np.ndarray) -> Standardisation:
 
 
 def combine(
-    members: Sequence[Standardisation], normal_scores: Sequence[np.ndarray], scores: Sequence[np.ndarray]
+    members: Sequence[Standardisation],
+    normal_scores: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+    is_among_normal: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The scores of an ensemble by name, `mean`, `fisher` and `maximum`, (n,) each, float32.
 
@@ -77,11 +80,17 @@ def combine(
         members: the standardisation of each member.
         normal_scores: each member's scores of the normal validation images, for `fisher`.
         scores: each member's scores of the images, (n,).
+        is_among_normal: whether an image is one of the normal validation images, (n,), bool; None: no image is.
     """
     standardised = [member.of(values) for member, values in zip(members, scores, strict=True)]
     logarithms = []
     for normal, values in zip(normal_scores, scores, strict=True):
-        logarithms.append(-np.log(false_alarms.p_values(normal, values)))
+        p_values = false_alarms.p_values(normal, values)
+        if is_among_normal is not None:
+            # In (1 + #{normal scores >= s}) / (n + 1), the 1 is the image itself. An image among the normal ones is
+            # counted already; counted twice, its score would be too low, and new normal images would exceed it.
+            p_values = p_values - is_among_normal / (len(normal) + 1)
+        logarithms.append(-np.log(p_values))
     combined = {
         MEAN: np.mean(standardised, axis=0),
         FISHER: np.mean(logarithms, axis=0),

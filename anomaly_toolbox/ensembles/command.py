@@ -65,7 +65,7 @@ def make_ensemble(folders: Sequence[Path], output: Path, overwrite: bool) -> tup
 
 
 def describe_member(run: FinishedRun) -> str:
-    """What a member is, but for its label: `GANomaly,score=combined,width=32,seed=0`."""
+    """Its method, its seed, and its hyperparameters that are no labels and no defaults: `GANomaly,width=32,seed=0`."""
     defaults = hyperparameters_of(run.method).model_validate({}).model_dump()
     values = {name: value for name, value in run.hparams["hyperparameters"].items() if name not in LABELS}
     return f"{run.method},{run_name(values, defaults, run.results['seed'])}"
@@ -84,7 +84,7 @@ def _check_output(output: Path, folders: Sequence[Path]) -> None:
 
 
 def _holds_anything(output: Path) -> bool:
-    """Whether the output holds more than an attempt leaves that was interrupted before it wrote `hparams.json`."""
+    """Whether the output holds any file other than the lock and the temporary files of an interrupted attempt."""
     if output.is_dir():
         return any(not LEFT_BY_AN_ATTEMPT.fullmatch(path.name) for path in output.iterdir())
     return os.path.lexists(output)
@@ -98,7 +98,7 @@ def _is_ensemble(folder: Path) -> bool:
 
 
 def _is_within(path: Path, folder: Path) -> bool:
-    """Whether a path is a folder or lies in it, as it is written or where its links lead."""
+    """Whether `path` is `folder` or lies inside it; links are followed too, as they can lead into a member's folder."""
     if not folder.exists():
         return False
     paths = {Path(os.path.abspath(path)), path.resolve()}
@@ -166,7 +166,7 @@ def _write(run: Run, members: Members, standardisations: Sequence[Standardisatio
     """Writes all files of the run folder but `results.json`, whose content it returns."""
     labels = members.validation_labels
     normal_scores = [false_alarms.of_normal_images(labels, scores) for scores in members.validation_scores]
-    validation_scores = combine(standardisations, normal_scores, members.validation_scores)
+    validation_scores = combine(standardisations, normal_scores, members.validation_scores, labels == 0)
     test_scores = combine(standardisations, normal_scores, members.test_scores)
     measured = measure(MEAN, labels, validation_scores, members.test_labels, test_scores)
     metrics = measured.test[MEAN]

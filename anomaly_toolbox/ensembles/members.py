@@ -49,7 +49,8 @@ def open_members(folders: Sequence[Path]) -> Members:
 
     Raises:
         InputError: there are fewer than two runs; a run is given twice, is not finished, is itself an ensemble, has no
-            validation scores, or has other images or another label than an earlier one.
+            validation scores, has other images or another label than an earlier one, or has scored none of the
+            validation images that the runs before it have scored.
         ToolboxError: a run is damaged.
     """
     if len(folders) < 2:

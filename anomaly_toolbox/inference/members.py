@@ -49,6 +49,9 @@ def load_members(run: FinishedRun) -> list[Member]:
 
     Args:
         run: its files were checked when it was opened.
+
+    Raises:
+        ValueError, OSError, KeyError: a file does not fit the others; `advice_on_damage` makes a message of it.
     """
     weights = run.folder / "model.weights.h5"
     if run.method != ENSEMBLE:

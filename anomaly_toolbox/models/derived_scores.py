@@ -1,17 +1,20 @@
-"""Scores that are derived from other scores: what exceeds an image's complexity, and several scores combined.
+"""Excess scores, which correct a score for the complexity of the image, and the combined score.
 
 Residuals and distances grow with how much there is to draw in an image. Plain images therefore have low scores even
-where they are anomalous, such as trousers among pullovers. On normal images that nothing else was fitted to, the
-logarithm of a score A is regressed on two measures of complexity, and the rest is a score of its own:
+where they are anomalous, such as trousers among pullovers. The logarithm of a score A is regressed on two measures of
+complexity, on normal training images that the memory banks left out. What the regression does not explain is a score of
+its own:
 
-    ink(x) = 1 + Σ |p − g|      p: the values of all pixels and channels, in [0, 1]; g: their median in normal images
+    ink(x) = 1 + Σ |p − g|      p: the values of all pixels and channels, in [0, 1]
+                                g: the median of p's channel in normal images
     TV(x)  = 1 + Σ |p − p'|     p': the neighbours of p to the right and below
     A′(x)  = log A(x) − (b₀ + b₁ log ink(x) + b₂ log TV(x))          `<score>_excess`
 
 With g, "ink" is what deviates from the background, whether that is black, white or grey. Outside the range of the
 normal images, a complexity counts as the end of that range, because nothing is known beyond it.
 
-The combined score is the mean of several scores and their excesses, each in units of its own spread in normal images:
+The combined score is the mean of the logarithms of several scores and of their excess scores, each of which is
+standardised by its median and spread in normal images:
 
     u(s) = (s − median) / (1.4826 MAD)                                MAD: the median absolute deviation
     combined(x) = mean over scores A of u(log A(x)) and u(A′(x))
@@ -135,7 +138,7 @@ class DerivedScores(StoredArrays):
 
 
 def fit_statistics(scores: np.ndarray, complexities: np.ndarray) -> ScoreStatistics:
-    """The statistics of one score.
+    """The statistics of one score; b₀, b₁ and b₂ minimise Σ (log A − b₀ − b₁ log ink − b₂ log TV)² over the images.
 
     Args:
         scores: (n,), >= 0.

@@ -69,7 +69,7 @@ AnyScore = Literal[
 ]
 #: The scores of AnoGAN that need the encoder of its warm start.
 ENCODER_SCORES = ("encoder_neighbours", "latent_neighbours", "mahalanobis")
-SELECTED_SCORE = Field(description="selected score, which chooses the epoch, the threshold and the metrics in tables")
+SELECTED_SCORE = Field(description="selected score, which sets the threshold and gives the metrics in tables")
 
 
 class ScoringHyperparameters(BaseModel):
@@ -105,11 +105,24 @@ class Hyperparameters(ScoringHyperparameters):
         50, ge=1, le=1_000_000_000, description="number of training steps between two points in TensorBoard"
     )
     select_by: Literal["auprc", "auroc", "loss", "last"] = Field(
-        "auprc", description="validation metric that chooses the epoch to keep; `last` keeps the last epoch"
+        "last",
+        description="which epoch is kept: the last, or the best by a validation metric; auprc and auroc choose it with "
+        "labelled anomalies of the tested class, which an unsupervised detector would not have",
     )
     patience: int | None = Field(
-        None, ge=1, description="number of epochs without improvement after which training stops; none never stops it"
+        None,
+        ge=1,
+        description="number of epochs without improvement after which training stops, and select_by is auprc unless it "
+        "is set; none never stops it",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compare_epochs_if_there_is_patience(cls, values: Any) -> Any:
+        """The last epoch is always the best by `last`, so patience needs another metric."""
+        if isinstance(values, dict) and values.get("patience") is not None:
+            return {"select_by": "auprc", **values}
+        return values
 
 
 class GANHyperparameters(Hyperparameters):

@@ -1,22 +1,23 @@
-"""Vectors that summarise what the layers of trained networks make of an image, for the memory banks.
+"""Vectors that summarise the activations of trained networks for an image; the memory banks compare them.
 
-h_l is the activation of layer l and x̂ the reconstruction of x. Activations are pooled, so that it does not matter where
-in the image something is:
+h_l is the activation of layer l: of a convolution or a dense layer with its activation function. x̂ is the
+reconstruction of x; for AnoGAN with `warm_start` it is G(E(x)), which takes no search. Activations are pooled over
+positions, so that the position of a pattern does not matter:
 
-    pathway                       for each layer l and channel c:  (mean over places of (h_l(x) − h_l(x̂))²)^½
-    encoder_neighbours,           for each layer l and channel c:  mean over places of h_l(x), and
-    discriminator_neighbours                                       (mean over places of h_l(x)²)^½
+    pathway                       for each layer l and channel c:  (mean over positions of (h_l(x) − h_l(x̂))²)^½
+    encoder_neighbours,           for each layer l and channel c:  mean over positions of h_l(x), and
+    discriminator_neighbours                                       (mean over positions of h_l(x)²)^½
 
-Layers without places, such as the code, are compared as they are. The pathway is that of RaPP (Kim et al., ICLR 2020),
-which follows the encoder alone; here it also follows D, because some anomalies change only what D sees.
+Layers without positions, such as the code, enter as they are: h_l(x) − h_l(x̂) in `pathway`, and h_l(x) in the others.
+The pathway is that of RaPP (Kim et al., ICLR 2020), which follows the encoder alone; here it also follows D, because
+some anomalies change only the activations of D.
 """
 
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-#: What a GAN's combined score combines: comparisons of what all layers make of an image with what they make of normal
-#: images. `docs/results.md` says how these four were chosen.
+#: What a GAN's combined score combines. `docs/results.md` says how these four scores were chosen.
 COMBINED_FROM = ("pathway", "latent_neighbours", "encoder_neighbours", "discriminator_neighbours")
 SMALLEST_SQUARE = 1e-12  # under a root, whose slope at 0 is infinite
 

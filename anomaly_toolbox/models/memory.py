@@ -1,4 +1,4 @@
-"""Memory banks: layers that store vectors of normal images and measure how far other vectors are from them.
+"""Memory banks: layers that store vectors of normal images, or their mean and covariance, and compare others with them.
 
 The arrays of a memory bank are saved and loaded with the weights of the networks. A memory bank is empty until it is
 fitted or loaded, which also sets its size.
@@ -72,7 +72,7 @@ class MemoryBank(StoredArrays):
         raise NotImplementedError
 
 
-class PrincipalComponents(MemoryBank):
+class PrincipalComponents(StoredArrays):
     """The mean and the leading principal components of normal vectors, by scikit-learn.
 
     Args:
@@ -84,14 +84,15 @@ class PrincipalComponents(MemoryBank):
         super().__init__()
         self.components = components
 
-    def fit(self, vectors):
+    def fit(self, vectors: np.ndarray) -> None:
+        """Fits the components to vectors of normal images, (n, dimensions), float32."""
         n_components = self.components
         if n_components >= 1:
             n_components = min(n_components, *vectors.shape)
         fitted = PCA(n_components, random_state=0).fit(vectors)
         self.set_arrays(mean=fitted.mean_, axes=fitted.components_)
 
-    def call(self, vectors):
+    def call(self, vectors: tf.Tensor) -> tf.Tensor:
         """The coordinates of the vectors along the components, (batch, dimensions) -> (batch, components)."""
         return tf.matmul(vectors - self.arrays["mean"], self.arrays["axes"], transpose_b=True)
 
@@ -136,10 +137,10 @@ class Neighbours(MemoryBank):
 
 
 class WhitenedNeighbours(MemoryBank):
-    """The mean Euclidean distance to the 5 nearest normal vectors, in units of standard deviations.
+    """The mean over the 5 nearest normal vectors s of ‖(v − s)W‖₂, which is >= 0.
 
-    Vectors are compared along their principal components, each divided by its standard deviation. A feature that
-    varies little in normal images therefore counts as much as one that varies a lot.
+    The columns of W are the principal components, each divided by its standard deviation. A component along which
+    normal vectors vary little therefore counts as much as one along which they vary a lot.
 
     Args:
         components: the number of principal components.
@@ -176,7 +177,7 @@ def nearest(vectors: tf.Tensor, stored_vectors: tf.Tensor, n_neighbours: int) ->
         n_neighbours: how many; if there are fewer, all of them.
 
     Returns:
-        (batch, n_neighbours, dimensions), the nearest first.
+        (batch, k, dimensions), the nearest first; k is `n_neighbours`, or n if that is smaller.
     """
     # |v - s|^2 is smallest where (v - c) . s - |s - c|^2 / 2 is largest, for any c. With the centre c of vectors that
     # lie close to each other, these products keep enough digits to find the nearest.

@@ -1,9 +1,10 @@
-"""The comparison of finished runs: a row for each method and setting, a column for each label.
+"""The comparison of finished runs: one or two rows for each method and score, a column for each label.
 
-Settings are chosen by validation AUPRC; test metrics choose nothing. A method that was run with several settings has
-two rows. In the first, every label has the setting with the highest validation AUPRC on that label. In the second, all
-labels share one setting, the one with the highest mean validation AUPRC. Runs that differ only in their seed share a
-cell. Runs without anomalous validation images have no validation AUPRC: the first setting is taken, and nothing chosen.
+Settings are chosen by validation AUPRC; test metrics choose nothing. The first row of a method has, for each label, the
+setting with the highest validation AUPRC on it. If there are several settings and labels, a second row has the one
+setting with the highest mean validation AUPRC, among those that were run on every label. Without anomalous validation
+images there is no validation AUPRC; the first setting in the list is then shown, and none counts as chosen. Runs that
+differ only in their seed share a cell.
 """
 
 from collections import defaultdict
@@ -75,26 +76,19 @@ class Comparison:
 
     @cached_property
     def chosen_settings(self) -> list[str]:
-        """A line for each row whose settings were chosen, such as `GANomaly, one setting: width=64`."""
+        """A line for each row whose settings were chosen: `GANomaly, one setting (chosen by validation AUPRC): ...`."""
         lines = []
         for row in self.rows:
             settings = [self.describe_setting(row, label) for label in row.cells]
             if not any(settings):  # ensembles that differ in their members alone
                 continue
+            heading = f"{row.name} ({_reason_for_settings(row)})"
             if row.choice == ONE_SETTING:
-                lines.append(f"{row.name}: {settings[0]}")
+                lines.append(f"{heading}: {settings[0]}")
             elif row.choice == EACH_LABEL:
                 pairs = zip(row.cells, settings, strict=True)
-                lines.append(f"{row.name}: " + "; ".join(f"{label}: {setting}" for label, setting in pairs))
+                lines.append(f"{heading}: " + "; ".join(f"{label}: {setting}" for label, setting in pairs))
         return lines
-
-    @cached_property
-    def reason_for_settings(self) -> str:
-        """How the settings of `chosen_settings` were chosen."""
-        cells = [cell for row in self.rows if row.choice for cell in row.cells.values()]
-        if _mean_validation_auprc(cells) == UNKNOWN_AUPRC:
-            return "the first that was run: without anomalous validation images nothing can be chosen"
-        return "chosen by validation AUPRC"
 
     def describe_setting(self, row: Row, label: str) -> str:
         """The hyperparameters of a cell in which the runs of its method differ: `learning_rate=0.002, width=32`."""
@@ -126,7 +120,8 @@ def compare(runs: Sequence[ComparedRun], score: str | None = None) -> list[Row]:
 
     Args:
         runs: finished runs on one dataset.
-        score: the score to compare, for the methods that have it; None compares the selected score of each run.
+        score: the score to compare; a method is left out if one of its runs lacks it. None compares the selected
+            scores, with rows of their own for each selected score of a method.
     """
     rows = []
     for method in methods_of(runs):
@@ -141,7 +136,7 @@ def compare(runs: Sequence[ComparedRun], score: str | None = None) -> list[Row]:
 
 
 def compare_other_scores(runs: Sequence[ComparedRun]) -> list[Row]:
-    """For each method, the best of its scores other than the paper's, by mean validation AUPRC over all labels.
+    """For each method, the best of its scores other than `paper` and an ensemble's `mean`, by mean validation AUPRC.
 
     A method without validation AUPRC, for lack of anomalous validation images, has no row.
     """
@@ -195,6 +190,13 @@ def _settings_of_all_labels(cells_by_label: Mapping[str, Mapping[str, Cell]]) ->
     """The settings that were run on every label."""
     first_cells, *other_cells = cells_by_label.values()
     return [setting for setting in first_cells if all(setting in cells for cells in other_cells)]
+
+
+def _reason_for_settings(row: Row) -> str:
+    """How the settings of a row were chosen."""
+    if _mean_validation_auprc(row.cells.values()) == UNKNOWN_AUPRC:
+        return "the first in the list: without anomalous validation images, nothing could be chosen"
+    return "chosen by validation AUPRC"
 
 
 def _mean_validation_auprc(cells: Iterable[Cell]) -> float:

@@ -18,7 +18,7 @@ COLUMNS = ("AUPRC", "95% interval", "AUROC", "prevalence", "found at 1%", "train
 #: What some columns mean.
 EXPLANATIONS = {
     "prevalence": "prevalence: the chance level of AUPRC.",
-    "found at 1%": "found at 1%: the share of anomalies that is found if 1% of normal images may be false alarms.",
+    "found at 1%": "found at 1%: the share of anomalies that is found at a false-alarm rate of 1%.",
     "score/s": "train/s, score/s: images per second.",
 }
 BEST_MEMBER_NOTE = f"{BEST_MEMBER}: the one with the highest AUPRC, {HINDSIGHT}."
@@ -61,8 +61,6 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
         console.print(EXPLANATIONS["prevalence"])
         for line in comparison.chosen_settings:
             console.print(line)
-        if comparison.chosen_settings:
-            console.print(f"Settings: {comparison.reason_for_settings}.")
     else:
         _print_metrics(console, comparison)
         _print_pixel_metrics(console, comparison.runs)

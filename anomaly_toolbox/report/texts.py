@@ -81,7 +81,7 @@ def _dataset_blocks(comparison: Comparison) -> list[str]:
     labels, rows, other_rows = comparison.labels, comparison.rows, comparison.other_score_rows
     blocks = [f"## {comparison.dataset}", f"AUPRC on the test images. {LEGEND}", _auprc_table(rows, labels)]
     blocks += [f"AUROC on the test images. {AUROC_LEGEND} {COMPARABLE}", _metric_table(rows, labels, "auroc")]
-    notes = [f"{line} ({comparison.reason_for_settings})" for line in comparison.chosen_settings] + remarks(rows)
+    notes = comparison.chosen_settings + remarks(rows)
     if notes:
         blocks.append(_bullet_list(notes))
     summary = summary_of(rows, labels)

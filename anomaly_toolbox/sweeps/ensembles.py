@@ -21,7 +21,9 @@ from anomaly_toolbox.sweeps.search import digest
 def make_ensembles(
     options: Options, runs: Sequence[ComparedRun], console: Console
 ) -> tuple[list[ComparedRun], list[tuple[str, str]]]:
-    """Combines the finished runs of a command as its options ask for; ensembles that exist already are kept.
+    """Combines the finished runs of a command as its options ask for.
+
+    An ensemble of the same members is kept; one whose members have changed is replaced.
 
     Args:
         options: the options of the command.

@@ -31,7 +31,7 @@ from anomaly_toolbox.training.results import Scores, constant_scores, measure, w
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
 
 #: The defaults of earlier versions that have changed since.
-EARLIER_DEFAULTS = {"memory_size": 5_000}
+EARLIER_DEFAULTS = {"memory_size": 5_000, "select_by": "auprc"}
 
 Watch = Callable[[int, dict[str, float]], None]  # called with an epoch's number, from 1, and its metrics
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from anomaly_toolbox import false_alarms
 from anomaly_toolbox.ensembles.combination import Standardisation, combine, standardisation
 
 GENERATOR = np.random.default_rng(8)
@@ -71,6 +72,29 @@ def test_the_three_combinations_by_hand():
     expected = [-(np.log(2 / 6) + np.log(1 / 6)) / 2, -(np.log(6 / 6) + np.log(1 / 6)) / 2]
     np.testing.assert_allclose(combined["fisher"], expected, rtol=1e-6)
     assert all(values.dtype == np.float32 for values in combined.values())
+    of_normal = combine(members, [normal_scores] * 2, [normal_scores] * 2, np.ones(5, bool))
+    np.testing.assert_allclose(of_normal["fisher"], -np.log(np.array([5, 4, 3, 2, 1]) / 6), rtol=1e-6)
+
+
+def share_of_false_alarms(name, are_counted_once):
+    """The share of new normal images with a p-value of at most 0.01, over 2,000 draws of 99 validation images."""
+    generator, shares = np.random.default_rng(5), []
+    for _ in range(2000):
+        shared, own = generator.normal(size=300), generator.normal(size=(3, 300))
+        validation, new = np.split((shared + own).astype(np.float32), [99], axis=1)
+        members = [standardisation(scores) for scores in validation]
+        is_among_normal = np.ones(99, bool) if are_counted_once else None
+        normal_scores = combine(members, validation, validation, is_among_normal)[name]
+        shares.append(np.mean(false_alarms.p_values(normal_scores, combine(members, validation, new)[name]) <= 0.01))
+    return np.mean(shares)
+
+
+def test_new_normal_images_keep_to_the_false_alarm_rate():
+    """The standard error is 0.0002. Counted twice in their own p-values, normal images would have too low scores."""
+    assert share_of_false_alarms("mean", are_counted_once=True) == pytest.approx(0.01, abs=0.0006)
+    assert share_of_false_alarms("maximum", are_counted_once=True) == pytest.approx(0.01, abs=0.0006)
+    assert 0.005 < share_of_false_alarms("fisher", are_counted_once=True) <= 0.0106
+    assert share_of_false_alarms("fisher", are_counted_once=False) > 0.014
 
 
 def test_combinations_equal_those_in_float64():

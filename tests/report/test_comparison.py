@@ -139,8 +139,8 @@ def test_settings_are_chosen_by_validation_for_each_label_and_over_labels():
     assert one_setting.mean_auprc == pytest.approx(0.15)
     (compared,) = comparison.compare_datasets(runs)
     assert compared.chosen_settings == [
-        "GANomaly, each label's setting: 3: width=32; 5: width=64",
-        "GANomaly, one setting: width=32",
+        "GANomaly, each label's setting (chosen by validation AUPRC): 3: width=32; 5: width=64",
+        "GANomaly, one setting (chosen by validation AUPRC): width=32",
     ]
 
 
@@ -152,11 +152,10 @@ def test_nothing_is_chosen_without_validation_auprc():
             change_validation(run.results, score, auprc=None)
     (compared,) = comparison.compare_datasets(runs)
     assert [row.mean_auprc for row in compared.rows] == [0.1]
-    assert compared.reason_for_settings.startswith("the first that was run: without anomalous validation images")
+    reason = "the first in the list: without anomalous validation images, nothing could be chosen"
+    assert compared.chosen_settings == [f"GANomaly, each label's setting ({reason}): 3: width=64"]
     assert compared.other_score_rows == []
     assert [row.score for row in compared.every_score_rows] == ["paper", "residual"]
-    (compared,) = comparison.compare_datasets([make_run(width=width, paper=0.1) for width in (32, 64)])
-    assert compared.reason_for_settings == "chosen by validation AUPRC"
 
 
 def test_no_row_for_one_setting_if_no_setting_was_run_on_every_label():

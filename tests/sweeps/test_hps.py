@@ -171,6 +171,17 @@ def test_a_label_may_be_a_word_such_as_true():
         first_trial(overrides=["select_by=none"])
 
 
+def test_the_last_epoch_is_kept_unless_patience_needs_a_metric():
+    cases = [
+        ([], "last"),
+        (["patience=none"], "last"),
+        (["patience=2"], "auprc"),
+        (["patience=2", "select_by=loss"], "loss"),
+    ]
+    for overrides, expected in cases:
+        assert first_trial(overrides=overrides).select_by == expected
+
+
 @pytest.mark.parametrize("name", ["ganomaly", "GANomaly", "GANOMALY"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_letter_case_of_sections_and_a_byte_order_mark_are_ignored(write, name, mark):

@@ -29,7 +29,7 @@ from tests.conftest import TINY
 pytestmark = pytest.mark.slow
 
 #: Of the run that most tests look at. Averaged weights and a falling learning rate have to continue, too.
-FINISHED = {"epochs": 3, "weight_averaging": 0.9, "learning_rate_decay": True}
+FINISHED = {"epochs": 3, "weight_averaging": 0.9, "learning_rate_decay": True, "select_by": "auprc"}
 
 
 def trial(method="GANomaly", seed=0, **changes):
@@ -402,13 +402,13 @@ def test_a_damaged_checkpoint_is_reported(tmp_path, monkeypatch):
 def test_patience_and_the_last_epoch(tmp_path):
     """With a tiny learning rate the networks hardly change, so an early epoch stays the best and patience runs out."""
     output = io.StringIO()
-    _, results = run(tmp_path, plain_console(file=output), epochs=9, learning_rate=1e-30, select_by="auroc", patience=2)
+    _, results = run(tmp_path, plain_console(file=output), epochs=9, learning_rate=1e-30, patience=2)
     n_epochs = output.getvalue().count("validation AUPRC")
     assert n_epochs <= 5
     assert f"stopped after epoch {n_epochs}: no epoch was better for 2 epochs (patience)" in output.getvalue()
     assert results["selected_epoch"] == n_epochs - 2
     assert (results["epochs"], results["steps"]) == (n_epochs, 15 * n_epochs)
-    folder, results = run(tmp_path, epochs=2, select_by="last", step_log_frequency=1000)
+    folder, results = run(tmp_path, epochs=2, step_log_frequency=1000)
     assert results["selected_epoch"] == 2
     assert steps_of(folder, "losses/d_loss") == [1, 15, 30]  # the first step and the end of each epoch
 
@@ -426,7 +426,7 @@ class NoAnomalousValidation(Digits):
 
 def test_without_anomalous_validation_images_the_loss_selects_the_epoch(tmp_path):
     output = io.StringIO()
-    changed_trial = dataclasses.replace(trial(epochs=2), dataset=NoAnomalousValidation())
+    changed_trial = dataclasses.replace(trial(epochs=2, select_by="auprc"), dataset=NoAnomalousValidation())
     _, results = run_trial(changed_trial, tmp_path, plain_console(file=output))
     assert "the epoch with the lowest loss is kept" in output.getvalue()
     assert output.getvalue().count("validation residual") == 2
