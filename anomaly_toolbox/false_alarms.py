@@ -14,6 +14,7 @@ Scores are compared as float32, the numbers that detectors give and that `scores
 """
 
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,9 @@ def n_needed(rate: float) -> int:
     Raises:
         InputError: the rate is not between 0 and 1.
     """
-    if not 0 < rate < 1:
-        raise InputError(f"false-alarm rate {rate:g}: expected a number between 0 and 1, such as 0.01")
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < rate < 1:
+        shown = f"{rate:g}" if isinstance(rate, float) else repr(rate)
+        raise InputError(f"false-alarm rate {shown}: expected a number between 0 and 1, such as 0.01")
     n = math.floor(1 / rate) - 1
     return n if 1 / (n + 1) <= rate else n + 1
 

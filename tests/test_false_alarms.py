@@ -107,6 +107,12 @@ def test_rates_outside_of_0_to_1_are_refused(rate):
         false_alarms.threshold_for(NORMAL_SCORES, rate)
 
 
+@pytest.mark.parametrize("rate", ["0.01", None, True])
+def test_rates_that_are_no_numbers_are_refused(rate):
+    with pytest.raises(InputError, match=rf"^false-alarm rate {rate!r}: expected a number between 0 and 1, such as"):
+        false_alarms.threshold_for(NORMAL_SCORES, rate)
+
+
 def test_only_finite_scores_of_normal_images_count():
     labels, scores = np.array([0, 1, 0, 0, 0]), np.array([0.5, 9.0, np.nan, np.inf, 0.25])
     of_normal_images = false_alarms.of_normal_images(labels, scores)

@@ -20,6 +20,7 @@ from anomaly_toolbox import false_alarms
 
 MEAN, FISHER, MAXIMUM = "mean", "fisher", "maximum"
 DEVIATIONS_PER_MAD = 1.4826  # the standard deviation of a normal distribution in units of its MAD
+SMALLEST_SPREAD = float(np.finfo(np.float32).eps)  # less than this is rounding of equal scores
 LOWEST_SHARE = 1e-3  # of the median; lower scores count as this share, because log 0 is infinite
 
 
@@ -61,9 +62,10 @@ def standardisation(normal_scores: np.ndarray) -> Standardisation:
         values = np.log(np.maximum(values, lowest))
     median = float(np.median(values))
     spread = DEVIATIONS_PER_MAD * float(np.median(np.abs(values - median)))
-    if spread == 0:  # half of the images have the same score
+    smallest_spread = SMALLEST_SPREAD * max(1.0, abs(median))
+    if spread <= smallest_spread:  # half of the images have the same score
         spread = float(values.std())
-    if spread == 0:
+    if spread <= smallest_spread:
         raise ValueError("all normal validation images have the same score")
     return Standardisation(lowest, median, spread)
 

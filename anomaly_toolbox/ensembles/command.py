@@ -24,6 +24,11 @@ from anomaly_toolbox.training.results import measure, write_scores
 
 LABELS = ("anomalous_label", "class_label")
 LEFT_BY_AN_ATTEMPT = re.compile(r"\.lock|\.\d+\.hparams\.json")
+#: The files of an ensemble's folder, whole or half written, and exports of it.
+FILES_OF_AN_ENSEMBLE = re.compile(
+    r"(\.\d+\.)?((hparams|results)\.json|(validation_)?scores\.csv|model\.weights\.h5|(precision_recall|scores)\.png"
+    r"|saved_model|model\.onnx|model\.tflite)|\.lock"
+)
 #: What is recorded of each member in `hparams.json`, to rebuild its detector.
 RECORDED = ("experiment", "hyperparameters", "channels", "aspect", "levels", "white_level", "fingerprint_of_images")
 #: Entries of `hparams.json` that all members share.
@@ -39,7 +44,7 @@ def make_ensemble(folders: Sequence[Path], output: Path, overwrite: bool) -> tup
     Args:
         folders: the run folders of the members, at least two.
         output: the folder to write.
-        overwrite: replace an earlier ensemble in `output`.
+        overwrite: replace an earlier ensemble of other members in `output`, finished or not.
 
     Returns:
         The folder and the content of its `results.json`. If the same ensemble is there already, it is left as it is.
@@ -53,7 +58,7 @@ def make_ensemble(folders: Sequence[Path], output: Path, overwrite: bool) -> tup
     run = Run(output, _hparams(members, standardisations))
     _check_output(output, folders)
     with run.locked():
-        if run.results_path.exists():
+        if run.results_path.exists() or run.hparams_path.exists():
             results = _earlier_results(run, overwrite)
             if results is not None:
                 return output, results
@@ -81,6 +86,11 @@ def _check_output(output: Path, folders: Sequence[Path]) -> None:
     for path in output.rglob("hparams.json"):
         if path.parent != output:
             raise InputError(f"--output {output}: holds another run, {path.parent}; choose another folder")
+    for path in sorted(output.glob("*")):
+        if not FILES_OF_AN_ENSEMBLE.fullmatch(path.name):
+            raise InputError(
+                f"--output {output}: holds {path.name}, which no ensemble wrote; move it, or choose another folder"
+            )
 
 
 def _holds_anything(output: Path) -> bool:
@@ -91,10 +101,14 @@ def _holds_anything(output: Path) -> bool:
 
 
 def _is_ensemble(folder: Path) -> bool:
-    try:
-        return bool(read_json(folder / "hparams.json").get("experiment") == ENSEMBLE)
-    except (OSError, DamagedFile):
-        return False
+    """Whether `hparams.json` or `results.json` says so; the other may be damaged or missing."""
+    for name in ("hparams.json", "results.json"):
+        try:
+            if read_json(folder / name).get("experiment") == ENSEMBLE:
+                return True
+        except (OSError, DamagedFile):
+            continue
+    return False
 
 
 def _is_within(path: Path, folder: Path) -> bool:
@@ -110,21 +124,24 @@ def _earlier_results(run: Run, overwrite: bool) -> dict[str, Any] | None:
     """The results of the same ensemble, which was made before; None if the folder is to be written anew.
 
     Raises:
-        InputError: it is another ensemble and is not to be replaced.
+        InputError: it is another ensemble, finished or not, and is not to be replaced.
         ToolboxError: it is damaged and is not to be replaced.
     """
-    recorded = read_json(run.hparams_path)
-    names = run.hparams.keys() - {"versions"}
-    if any(recorded.get(name) != run.hparams[name] for name in names):
-        if not overwrite:
-            raise InputError(f"--output {run.folder}: holds another ensemble; --overwrite replaces it")
-        return None
     try:
-        return run.finished_results()
+        recorded = read_json(run.hparams_path)
+        names = run.hparams.keys() - {"versions"}
+        if any(recorded.get(name) != run.hparams[name] for name in names):
+            if not overwrite:
+                raise InputError(f"--output {run.folder}: holds another ensemble; --overwrite replaces it")
+            return None
+        return run.finished_results() if run.results_path.exists() else None
+    except FileNotFoundError:
+        if not overwrite:
+            raise ToolboxError(f"{run.hparams_path} is missing; --overwrite makes the ensemble again") from None
     except DamagedFile as damage:
         if not overwrite:
             raise ToolboxError(f"{damage}; --overwrite makes the ensemble again") from None
-        return None
+    return None
 
 
 def _standardise(members: Members) -> list[Standardisation]:

@@ -46,6 +46,7 @@ class Detector:
 
     Attributes:
         threshold: images with a selected score at or above it are called anomalous; chosen on the validation images.
+        score_range: the lowest and the highest selected score of the validation images; calibrated, they are 0 and 1.
         reading: how images are read and resized, a `Reading`.
         heatmap_range: the values of anomaly maps at which a heatmap begins and at which it is yellow.
 
@@ -62,7 +63,7 @@ class Detector:
         self._batch_size = min(member.model.hyperparameters.batch_size for member in self._members)
         self.reading = max((member.reading for member in self._members), key=lambda reading: reading.size)
         self._run = run
-        self._score_range = run.score_range
+        self.score_range = run.score_range
         self.threshold = run.threshold
         self.heatmap_range = run.heatmap_range
 
@@ -109,7 +110,7 @@ class Detector:
         Returns:
             An array of the same shape, in [0, 1].
         """
-        return evaluation.rescale(scores, *self._score_range)
+        return evaluation.rescale(scores, *self.score_range)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """How often a normal image has a score at least as high, estimated from the normal validation images.

@@ -119,6 +119,11 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
     detector = Detector(request.run)
     if request.threshold is not None:
         console.print(f"the threshold is {request.threshold:.9g} by the false-alarm rate; that of the run is not used")
+    low, high = detector.score_range
+    if low == high:
+        console.print(
+            f"note: all validation images of the run have the same score, {low:g}, so its scores may tell nothing"
+        )
     reading = detector.reading
     if reading.levels != DEEP_WHITE and _has_deep_images(request.files[:MOST_CHECKED_HEADERS]):
         console.print(

@@ -14,6 +14,7 @@ from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
 from anomaly_toolbox.models.hyperparameters import KNNHyperparameters
 from anomaly_toolbox.models.memory import MemoryBank
 
+MORE_CANDIDATES = 5  # beyond `neighbours`, because the search rounds distances
 HALF_RANGE = 127.5  # pixels from -1 to 1 become levels from 0 to 255
 
 
@@ -37,11 +38,14 @@ class NearestImages(MemoryBank):
         super().set_arrays(**arrays)
         images = arrays["images"]
         self.pixels = images.reshape(len(images), -1) / np.float32(HALF_RANGE) - 1
-        n_neighbours = min(self.neighbours, len(images))
-        self.search = NearestNeighbors(n_neighbors=n_neighbours, algorithm="brute").fit(self.pixels)
+        n_candidates = min(self.neighbours + MORE_CANDIDATES, len(images))
+        self.search = NearestNeighbors(n_neighbors=n_candidates, algorithm="brute").fit(self.pixels)
 
     def nearest(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds the nearest stored images of each image.
+
+        scikit-learn computes distances by matrix products, whose last digits depend on the other images of the batch.
+        The distances of the candidates that it finds are therefore computed again, from differences.
 
         Args:
             images: (batch, size, size, channels), in [-1, 1].
@@ -49,9 +53,13 @@ class NearestImages(MemoryBank):
         Returns:
             Their distances, (batch, neighbours), and their mean, of the same shape as `images`.
         """
-        distances, indices = self.search.kneighbors(images.reshape(len(images), -1))
+        pixels = images.reshape(len(images), -1)
+        candidates = self.search.kneighbors(pixels, return_distance=False)
+        distances = np.stack([np.linalg.norm(pixels - self.pixels[column], axis=1) for column in candidates.T], axis=1)
+        nearest = np.argsort(distances, axis=1, kind="stable")[:, : self.neighbours]
+        indices = np.take_along_axis(candidates, nearest, axis=1)
         mean_images = self.pixels[indices].mean(axis=1).reshape(images.shape)
-        return distances.astype(np.float32), mean_images
+        return np.take_along_axis(distances, nearest, axis=1), mean_images
 
 
 class KNN(AnomalyDetector):

@@ -15,6 +15,8 @@ from anomaly_toolbox.sweeps import hps
 if TYPE_CHECKING:  # Optuna is imported only for commands that use it
     from anomaly_toolbox.sweeps.search import Search, StudySpec
 
+HIGHEST_SEED = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Options:
@@ -141,6 +143,11 @@ def make_plan(options: Options) -> Plan:
     Raises:
         InputError: a hyperparameter is wrong; the message names the file or the option, and what was expected.
     """
+    if options.seed + options.seeds - 1 > HIGHEST_SEED:
+        raise InputError(
+            f"--seeds {options.seeds}: the last seed would be {options.seed + options.seeds - 1}; expected at most "
+            f"{HIGHEST_SEED}, so give a lower --seed"
+        )
     if options.seeds > 1 and options.sampler == "tpe":
         raise InputError("--seeds: --sampler tpe would choose other trials for each seed; choose grid or random")
     methods, left_out = _choose_methods(options)

@@ -48,11 +48,15 @@ def test_if_half_of_the_images_have_the_same_score_the_standard_deviation_is_the
     assert standardisation(values).spread == pytest.approx(values.std())
 
 
+#: Their logarithms have a standard deviation that is 0 for some and a rounding error for others.
+EQUAL_SCORES = [(9, 3.0), (9, 0.0), (20, 0.0), (20, 0.3), (323, 0.001), (20, -2.7)]
+
+
 @pytest.mark.parametrize(
     ("normal_scores", "message"),
     [
-        (np.full(9, 3.0), "all normal validation images have the same score"),
-        (np.zeros(9), "all normal validation images have the same score"),
+        *((np.full(n, value), "all normal validation images have the same score") for n, value in EQUAL_SCORES),
+        (np.array([1, 1 + 1e-7, 1, 1 + 1e-7]), "all normal validation images have the same score"),
         (np.zeros(0), "there are no normal validation images that all members have scored"),
     ],
 )

@@ -232,6 +232,41 @@ def test_a_replacement_can_be_interrupted_at_any_file(members, ensemble, tmp_pat
     assert [contents(member) for member in members] == before
 
 
+def test_nothing_that_no_ensemble_wrote_is_deleted(members, ensemble, tmp_path):
+    """Not even with `--overwrite`, and not from the folder of an unfinished ensemble."""
+    folder = tmp_path / "all"
+    shutil.copytree(ensemble, folder)
+    (folder / "notes.txt").write_text("mine")
+    for is_finished in (True, False):
+        if not is_finished:
+            (folder / "results.json").unlink()
+        for option in ([], ["--overwrite"]):
+            refused = run_command("ensemble", *members[:2], "--output", folder, *option)
+            assert refused.exit_code == 2
+            assert "holds notes.txt, which no ensemble wrote; move it, or choose another folder" in refused.output
+    (folder / "notes.txt").unlink()
+    (folder / "model.onnx").touch()  # an export of the ensemble that is replaced
+    assert "holds another ensemble; --overwrite replaces it" in refusal(*members[:2], "--output", folder)
+    assert run_command("ensemble", *members[:2], "--output", folder, "--overwrite").exit_code == 0
+    assert not (folder / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_an_ensemble_with_damaged_hparams_can_be_made_again(members, ensemble, tmp_path, content):
+    folder = tmp_path / "all"
+    shutil.copytree(ensemble, folder)
+    if content is None:
+        (folder / "hparams.json").unlink()
+    else:
+        (folder / "hparams.json").write_text(content)
+    refused = run_command("ensemble", *members, "--output", folder)
+    assert refused.exit_code == 1
+    assert "hparams.json is" in refused.output
+    assert "; --overwrite makes the ensemble again" in refused.output
+    assert run_command("ensemble", *members, "--output", folder, "--overwrite").exit_code == 0
+    assert len(FinishedRun.open(folder).results["members"]) == 3
+
+
 def test_an_ensemble_of_another_version_is_the_same(members, ensemble, tmp_path):
     folder = changed_copy(ensemble, tmp_path / "all", versions={"anomaly-toolbox": "9"})
     before = contents(folder)

@@ -37,6 +37,19 @@ def test_knn_is_the_mean_distance_to_the_nearest(training_images, images):
     np.testing.assert_allclose(detector.reconstruct(images), mean_images, atol=1e-5)
 
 
+def test_knn_scores_do_not_depend_on_the_batch(images):
+    """To the last digit, though scikit-learn's distances do: among 900 images, in batches of any size and order."""
+    generator = np.random.default_rng(3)
+    detector = tiny_detector("KNN", neighbours=3)
+    detector.fit_memory_banks(generator.uniform(-1, 1, (900, 16, 16, 1)).astype(np.float32))
+    x = generator.uniform(-1, 1, (400, 16, 16, 1)).astype(np.float32)
+    order = generator.permutation(400)
+    scores = detector.anomaly_score(x).numpy()
+    np.testing.assert_array_equal(detector.anomaly_score(x[order]), scores[order])
+    one_by_one = [float(detector.anomaly_score(x[number : number + 1])[0]) for number in range(0, 400, 10)]
+    np.testing.assert_array_equal(one_by_one, scores[::10])
+
+
 def test_the_nearest_image_of_a_training_image_is_itself(training_images):
     detector = tiny_detector("KNN", neighbours=1)
     detector.fit_memory_banks(training_images)

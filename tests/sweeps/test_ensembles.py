@@ -263,3 +263,5 @@ def test_the_sweeps_of_several_seeds_have_the_same_trials(sweep_plans):
         sweep.prepare()
     with pytest.raises(InputError, match="--sampler tpe would choose other trials for each seed"):
         sweep_plans(sampler="tpe", trials=4)
+    with pytest.raises(InputError, match=r"^--seeds 3: the last seed would be 2147483648; expected at most 2147483647"):
+        sweep_plans(seed=2**31 - 2)
