@@ -128,8 +128,8 @@ def test_tuning_chooses_for_each_label_and_over_labels(run, write):
     hyperparameters = [trial.hyperparameters for trial in trials]
     grid = [(hp.anomalous_label, getattr(hp, "width", None)) for hp in hyperparameters]
     assert grid == [(4, 32), (4, 60), (3, 32), (3, 60), (4, None), (3, None)]
-    assert "GANomaly, one setting: width=60" in output
-    assert "GANomaly, each label's setting: 3: width=60; 4: width=60" in output
+    assert "GANomaly, one setting (chosen by validation AUPRC): width=60" in output
+    assert "GANomaly, each label's setting (chosen by validation AUPRC): 3: width=60; 4: width=60" in output
     auprc, auroc = [line for line in output.splitlines() if line.startswith("GANomaly, one setting  ")]
     assert auprc.split()[-3:] == ["0.496", "0.496", "0.496"]
     assert auroc.split()[-3:] == ["0.500", "0.500", "0.500"]
