@@ -8,6 +8,7 @@ from rich.progress import Progress, TaskID
 from anomaly_toolbox.training.callbacks import KeepBest
 
 SECONDS_BEFORE_ESTIMATE = 3
+SECONDS_WORTH_AN_ESTIMATE = 30
 
 
 class SurveyProgress:
@@ -27,7 +28,10 @@ class SurveyProgress:
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """A bar for each epoch, a line when it ends, and once an estimate of the duration of the training.
+    """A bar for each epoch, a line when it ends, and estimates of the duration of the training.
+
+    The first estimate comes within the first epoch and does not know the time of a validation. The second one, at the
+    end of an epoch without compilation, does: with AnoGAN, a validation may take longer than an epoch of training.
 
     Args:
         bar: where progress is shown.
@@ -40,6 +44,7 @@ class EpochProgress(keras.callbacks.Callback):
         self._bar, self._epochs, self._keep_best = bar, epochs, keep_best
         self._has_compiled = False
         self._has_estimated = False
+        self._n_finished = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._began = time.perf_counter()
@@ -58,7 +63,8 @@ class EpochProgress(keras.callbacks.Callback):
             seconds = passed / self._n_batches * self.params["steps"]
             minutes = self._epochs * seconds / 60
             self._bar.console.print(
-                f"an epoch takes about {seconds:.0f} s of training; {self._epochs} take {minutes:.1f} min"
+                f"an epoch takes about {seconds:.0f} s of training; {self._epochs} take {minutes:.1f} min "
+                "without validation"
             )
             self._has_estimated = True
 
@@ -73,6 +79,10 @@ class EpochProgress(keras.callbacks.Callback):
         seconds = time.perf_counter() - self._began
         kept = "  (kept)" if self._keep_best.best_epoch == epoch + 1 else ""
         self._bar.console.print(f"epoch {epoch + 1}/{self._epochs}  {seconds:.0f} s  {_format_values(shown)}{kept}")
+        self._n_finished += 1
+        seconds_left = seconds * (self._epochs - epoch - 1)
+        if self._n_finished == 2 and seconds_left > SECONDS_WORTH_AN_ESTIMATE:
+            self._bar.console.print(f"the other epochs take about {seconds_left / 60:.1f} min with validation")
 
 
 class ScoringProgress(keras.callbacks.Callback):
