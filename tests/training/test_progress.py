@@ -10,8 +10,11 @@ from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.training import progress
 
 
-@pytest.mark.parametrize(("seconds", "estimate"), [(120, "the other epochs take about 6.0 min with validation"), (1, "")])
-def test_after_two_epochs_the_estimate_includes_validation(seconds, estimate, monkeypatch):
+WITH_VALIDATION = "the other epochs take about 6.0 min with validation"
+
+
+@pytest.mark.parametrize(("seconds", "estimates"), [(120, [WITH_VALIDATION]), (1, [])])
+def test_after_two_epochs_the_estimate_includes_validation(seconds, estimates, monkeypatch):
     output, clock = io.StringIO(), {"now": 0.0}
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: clock["now"]))
     keep_best = types.SimpleNamespace(best_epoch=0)
@@ -22,4 +25,4 @@ def test_after_two_epochs_the_estimate_includes_validation(seconds, estimate, mo
         clock["now"] += seconds
         callback.on_epoch_end(epoch, {"val_loss": 0.5})
     lines = [line for line in output.getvalue().splitlines() if "take" in line]
-    assert lines == ([estimate] if estimate else [])
+    assert lines == estimates
