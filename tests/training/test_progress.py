@@ -9,7 +9,6 @@ from rich.progress import Progress
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.training import progress
 
-
 WITH_VALIDATION = "the other epochs take about 6.0 min with validation"
 
 
