@@ -1,4 +1,4 @@
-"""Measures what the scores of a detector cost: its scoring speed with the paper's score alone, and with all scores.
+"""Measures what scores cost: the scoring speed with the paper's score, with the combined score, and with all scores.
 
     python -m benchmarks.scores --experiment GANomaly
 
@@ -33,13 +33,15 @@ PAPER = "the paper's score"
 @click.option("--batch-size", default=64, show_default=True, help="Images in a batch.")
 @click.option("--memory", multiple=True, type=int, default=(5000, 48_600), show_default=True, help="Normal images.")
 def main(experiment: str, width: int, batch_size: int, memory: tuple[int, ...]) -> None:
-    """Compare the speed of the paper's score with that of all scores, for several sizes of the memory banks."""
+    """Compare the speed of the paper's score with that of others, for several sizes of the memory banks."""
     images = np.random.default_rng(0).uniform(-1, 1, (batch_size, 32, 32, 1)).astype(np.float32)
     batches = tf.data.Dataset.from_tensors(images).repeat(PASSES)
-    selected = _detector(experiment, width, batch_size, memory[0])
+    selected = _detector(experiment, width, batch_size, memory[0], "paper")
     variants = {PAPER: partial(selected.selected_scores, batches, batch_size)}
     for size in memory:
-        detector = _detector(experiment, width, batch_size, size)
+        combined = _detector(experiment, width, batch_size, size, "combined")
+        variants[f"combined, {size:,} in memory"] = partial(combined.selected_scores, batches, batch_size)
+        detector = _detector(experiment, width, batch_size, size, "paper")
         variants[f"all scores, {size:,} in memory"] = partial(detector.score_batches, batches, batch_size)
     for score in variants.values():
         score()  # compiles
@@ -56,10 +58,10 @@ def main(experiment: str, width: int, batch_size: int, memory: tuple[int, ...]) 
     plain_console().print(table)
 
 
-def _detector(experiment: str, width: int, batch_size: int, memory_size: int) -> AnomalyDetector:
+def _detector(experiment: str, width: int, batch_size: int, memory_size: int, score: str) -> AnomalyDetector:
     cls = detector_class(method_name(experiment))
     names = cls.Hyperparameters.model_fields
-    values = {"image_size": 32, "batch_size": batch_size, "width": width, "memory_size": memory_size}
+    values = {"image_size": 32, "batch_size": batch_size, "width": width, "memory_size": memory_size, "score": score}
     detector = cls(cls.Hyperparameters(**{name: value for name, value in values.items() if name in names}), 1)
     detector.compile()
     images = np.random.default_rng(1).uniform(-1, 1, (memory_size, 32, 32, 1)).astype(np.float32)
