@@ -34,7 +34,8 @@ from anomaly_toolbox.datasets.survey import survey
 from anomaly_toolbox.files import atomic_write
 from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models import detector_class
-from anomaly_toolbox.models.anogan import LOOPS_WITH_XLA, AnoGAN
+from anomaly_toolbox.models.anogan import AnoGAN
+from anomaly_toolbox.models.latent_search import LOOPS_WITH_XLA, adam_step
 from anomaly_toolbox.pictures import STYLE
 from anomaly_toolbox.sweeps import hps
 from anomaly_toolbox.training.trial import Trial, run_trial
@@ -64,7 +65,14 @@ class Search:
         self._warm_search = tf.function(warm_search, jit_compile=LOOPS_WITH_XLA)
         self._features = tf.function(lambda x: detector.discriminator(x)[0], jit_compile=True)
         self._loss = tf.function(detector.search_loss, jit_compile=True)
-        self._step = tf.function(detector.search_step, jit_compile=True)
+
+        def take_step(x: tf.Tensor, features: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            def loss(z: tf.Tensor) -> tf.Tensor:
+                return detector.search_loss(x, features, z)
+
+            return adam_step(loss, detector.hyperparameters.search_learning_rate, *state)
+
+        self._step = tf.function(take_step, jit_compile=True)
 
     def scores(self, x: tf.Tensor, gamma: int, is_warm: bool) -> np.ndarray:
         """A(x) of each image of a batch, (batch,)."""

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 
 #: Each method's name, which is also the name of its class, and the module of the class.
 METHODS = {
+    "AAE": "anomaly_toolbox.models.aae",
+    "ALAD": "anomaly_toolbox.models.alad",
     "AnoGAN": "anomaly_toolbox.models.anogan",
     "EGBAD": "anomaly_toolbox.models.egbad",
+    "FAnoGAN": "anomaly_toolbox.models.fanogan",
     "GANomaly": "anomaly_toolbox.models.ganomaly",
     "KNN": "anomaly_toolbox.models.knn",
     "PCA": "anomaly_toolbox.models.pca",
+    "SkipGANomaly": "anomaly_toolbox.models.skipganomaly",
 }
 
 

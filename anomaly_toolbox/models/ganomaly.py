@@ -25,19 +25,16 @@ import keras
 import tensorflow as tf
 
 from anomaly_toolbox.models import layers, losses
-from anomaly_toolbox.models.base import AnomalyDetector, ScoreOutput
+from anomaly_toolbox.models.base import ScoreOutput
+from anomaly_toolbox.models.gan import GAN
 from anomaly_toolbox.models.hyperparameters import GANomalyHyperparameters
 from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
 
 Networks = tuple[layers.Encoder, keras.Sequential, layers.Encoder, layers.Discriminator]
 
 
-class GANomaly(AnomalyDetector):
-    """Scores an image by how far its code changes when it is decoded and encoded again.
-
-    Attributes:
-        averages: G_E, G_D, E and D with averaged weights, which score images; empty without `weight_averaging`.
-    """
+class GANomaly(GAN[Networks]):
+    """Scores an image by how far its code changes when it is decoded and encoded again."""
 
     Hyperparameters = GANomalyHyperparameters
     combined_from = COMBINED_FROM
@@ -46,16 +43,13 @@ class GANomaly(AnomalyDetector):
     def __init__(self, hyperparameters: GANomalyHyperparameters, channels: int):
         super().__init__(hyperparameters, channels)
         # G_E, G_D, E and D
-        self.encoder, self.decoder, self.second_encoder, self.discriminator = self._new_networks()
-        self.averages: Networks | tuple[()] = ()
-        if hyperparameters.weight_averaging > 0:
-            self.averages = self._new_networks()
-            for network in self.averages:
-                network.trainable = False
+        self.encoder, self.decoder, self.second_encoder, self.discriminator = self.new_networks()
+        self.averages = self.new_averages()
         self.add_optimizer("g", self.encoder, self.decoder, self.second_encoder)
         self.add_optimizer("d", self.discriminator)
 
-    def _new_networks(self) -> Networks:
+    def new_networks(self):
+        """G_E, G_D, E and D."""
         hp = self.hyperparameters
         size, _, channels = self.image_shape
         return (
@@ -66,14 +60,9 @@ class GANomaly(AnomalyDetector):
         )
 
     @property
-    def trained(self) -> Networks:
+    def trained(self):
         """G_E, G_D, E and D with the latest weights."""
         return self.encoder, self.decoder, self.second_encoder, self.discriminator
-
-    @property
-    def scoring(self) -> Networks:
-        """G_E, G_D, E and D, as they score images."""
-        return self.averages or self.trained
 
     def train_step(self, x):
         """One step of G and E by (11) and one of D by (1), both from one forward pass."""
@@ -95,8 +84,7 @@ class GANomaly(AnomalyDetector):
             d_loss = losses.discriminator_loss(real_logits, fake_logits)
         self.update("g", g_loss, tape)
         self.update("d", d_loss, tape, only_if=d_loss > hp.discriminator_loss_floor)
-        if self.averages:
-            self.update_averages(self.averages, self.trained, hp.weight_averaging)
+        self.average_weights()
         return self.running_means(
             g_loss=g_loss,
             adversarial=adversarial,

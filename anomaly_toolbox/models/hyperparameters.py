@@ -44,29 +44,28 @@ ValidationSize = Annotated[
 ]
 
 BasicScore = Literal["paper", "residual", "paper_excess", "residual_excess", "combined"]
-AnyScore = Literal[
-    "paper",
-    "residual",
-    "discriminator",
-    "discriminator_neighbours",
+PatchScore = Literal["patches", "patches_excess"]
+EncoderScore = Literal[
     "encoder_neighbours",
-    "feature_neighbours",
     "latent_neighbours",
-    "mahalanobis",
-    "patches",
-    "pathway",
-    "paper_excess",
-    "residual_excess",
-    "discriminator_excess",
-    "discriminator_neighbours_excess",
     "encoder_neighbours_excess",
-    "feature_neighbours_excess",
     "latent_neighbours_excess",
-    "mahalanobis_excess",
-    "patches_excess",
-    "pathway_excess",
-    "combined",
 ]
+ReconstructionScore = Literal["mahalanobis", "pathway", "mahalanobis_excess", "pathway_excess"]
+FeatureScore = Literal[
+    "discriminator_neighbours",
+    "feature_neighbours",
+    "discriminator_neighbours_excess",
+    "feature_neighbours_excess",
+]
+LogitScore = Literal["discriminator", "discriminator_excess"]
+AnyScore = Literal[BasicScore, PatchScore, EncoderScore, ReconstructionScore, FeatureScore, LogitScore]
+#: The scores of an AAE, whose discriminator sees codes instead of images.
+AAEScore = Literal[BasicScore, PatchScore, EncoderScore, ReconstructionScore, LogitScore]
+#: The scores of f-AnoGAN, whose critic gives no probability.
+CriticScore = Literal[BasicScore, PatchScore, EncoderScore, ReconstructionScore, FeatureScore]
+#: The scores of a classifier, which generates no images.
+ClassifierScore = Literal[BasicScore, PatchScore, EncoderScore]
 #: The scores of AnoGAN that need the encoder of its warm start.
 ENCODER_SCORES = ("encoder_neighbours", "latent_neighbours", "mahalanobis")
 SELECTED_SCORE = Field(description="selected score, which sets the threshold and gives the metrics in tables")
@@ -159,6 +158,81 @@ class AnoGANHyperparameters(GANHyperparameters):
         if self.score.removesuffix("_excess") in ENCODER_SCORES and not self.warm_start:
             raise ValueError(f"score {self.score} needs an encoder: set warm_start to true")
         return self
+
+
+class AAEHyperparameters(GANHyperparameters):
+    """The section `aae` of a hyperparameter file."""
+
+    score: Annotated[AAEScore, SELECTED_SCORE] = "paper"  # type: ignore[assignment]
+    width: PyramidWidth = 64
+    latent_vector_size: LatentVectorSize = 20
+    adversarial_loss_weight: float = Field(
+        0.1, ge=0, description="weight of the discriminator's judgement of the codes; the squared residual has 1"
+    )
+
+
+class ALADHyperparameters(GANHyperparameters):
+    """The section `alad` of a hyperparameter file. The defaults are the paper's."""
+
+    batch_size: BatchSize = 32
+    width: int = Field(
+        64, ge=2, le=1024, multiple_of=2, description="channels of the first convolutions; scales all networks"
+    )
+    latent_vector_size: LatentVectorSize = 100
+    discriminator_dropout: float = Field(
+        0.2, ge=0, le=0.99, description="share of the discriminators' units that dropout leaves out in each step"
+    )
+    weight_averaging: WeightAveraging = 0.999
+
+
+class FAnoGANHyperparameters(GANHyperparameters):
+    """The section `fanogan` of a hyperparameter file. The defaults are the paper's, where it gives a value."""
+
+    score: Annotated[CriticScore, SELECTED_SCORE] = "paper"  # type: ignore[assignment]
+    batch_size: BatchSize = 320
+    learning_rate: LearningRate = 1e-4
+    width: PyramidWidth = 64
+    latent_vector_size: LatentVectorSize = 128
+    critic_steps: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="number of critic steps for each step of the generator; each takes an equal part of the batch",
+    )
+    gradient_penalty_weight: float = Field(10.0, ge=0, description="weight of the gradient penalty in the critic's loss")
+    kappa: float = Field(1.0, ge=0, description="κ, weight of the critic's features in the score; the residual has 1")
+    code_activation: Literal["none", "tanh"] = Field(
+        "none",
+        description="activation of the encoder's code; tanh bounds each number of a code to one standard deviation of "
+        "the latent vectors, as in the authors' code",
+    )
+    encoder_steps: int = Field(
+        3000, ge=0, le=100_000_000, description="number of training steps of the encoder after the epochs"
+    )
+
+    @model_validator(mode="after")
+    def _check_that_the_batch_can_be_divided(self) -> Self:
+        if self.batch_size % self.critic_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of critic_steps, {self.critic_steps}: each critic "
+                "step takes an equal part of the batch"
+            )
+        return self
+
+
+class SkipGANomalyHyperparameters(GANHyperparameters):
+    """The section `skipganomaly` of a hyperparameter file. The defaults are the paper's."""
+
+    width: PyramidWidth = 64
+    latent_vector_size: LatentVectorSize = 100
+    adversarial_loss_weight: float = Field(1.0, ge=0, description="weight of the discriminator's judgement")
+    contextual_loss_weight: float = Field(40.0, ge=0, description="weight of the mean residual")
+    latent_loss_weight: float = Field(
+        1.0, ge=0, description="weight of the distance between the discriminator's features of image and reconstruction"
+    )
+    lambda_: float = Field(
+        0.9, ge=0, le=1, description="λ, weight of the residual in the score; the discriminator's features have 1 − λ"
+    )
 
 
 class EGBADHyperparameters(GANHyperparameters):

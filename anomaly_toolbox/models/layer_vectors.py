@@ -17,9 +17,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from anomaly_toolbox.models.losses import SMALLEST_SQUARE
+
 #: What a GAN's combined score combines. `docs/results.md` says how these four scores were chosen.
 COMBINED_FROM = ("pathway", "latent_neighbours", "encoder_neighbours", "discriminator_neighbours")
-SMALLEST_SQUARE = 1e-12  # under a root, whose slope at 0 is infinite
 
 
 def layer_vectors(

@@ -28,16 +28,23 @@ def pyramid_sizes(image_size: int) -> list[int]:
 
 
 def convolution(
-    filters: int, kernel: int = 4, strides: int = 2, transposed: bool = False, bias: bool = False
+    filters: int,
+    kernel: int = 4,
+    strides: int = 2,
+    transposed: bool = False,
+    bias: bool = False,
+    spectral: bool = False,
 ) -> keras.Layer:
     """A convolution that divides height and width by its strides, or multiplies them if it is transposed."""
     layer_class = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
-    return layer_class(filters, kernel, strides, padding="same", use_bias=bias, kernel_initializer=_initializer())
+    layer = layer_class(filters, kernel, strides, padding="same", use_bias=bias, kernel_initializer=_initializer())
+    return keras.layers.SpectralNormalization(layer) if spectral else layer
 
 
-def dense(units: int, bias: bool = False) -> keras.Layer:
+def dense(units: int, bias: bool = False, spectral: bool = False) -> keras.Layer:
     """A dense layer without activation, initialised like the convolutions."""
-    return keras.layers.Dense(units, use_bias=bias, kernel_initializer=_initializer())
+    layer = keras.layers.Dense(units, use_bias=bias, kernel_initializer=_initializer())
+    return keras.layers.SpectralNormalization(layer) if spectral else layer
 
 
 def batch_normalisation() -> keras.Layer:
@@ -47,18 +54,23 @@ def batch_normalisation() -> keras.Layer:
     )
 
 
-def down(image_size: int, width: int, channels: int) -> keras.Sequential:
+def down(
+    image_size: int, width: int, channels: int, normalised: bool = True, spectral: bool = False
+) -> keras.Sequential:
     """The pyramid from an image to its smallest feature map; each convolution doubles the channels.
 
-    With size 32 and width 64: 16x16x64, 8x8x128, 4x4x256. Activations are LeakyReLU. There is no batch normalisation
-    after the first convolution.
+    With size 32 and width 64: 16x16x64, 8x8x128, 4x4x256. Activations are LeakyReLU.
 
     (batch, size, size, channels) -> (batch, last size, last size, last width).
+
+    Args:
+        normalised: whether batch normalisation follows each convolution but the first.
+        spectral: whether the convolutions have spectral normalisation.
     """
     blocks = [keras.Input((image_size, image_size, channels))]
     for depth, _ in enumerate(pyramid_sizes(image_size)):
-        blocks.append(convolution(width * 2**depth))
-        if depth > 0:
+        blocks.append(convolution(width * 2**depth, spectral=spectral))
+        if normalised and depth > 0:
             blocks.append(batch_normalisation())
         blocks.append(keras.layers.LeakyReLU(SLOPE))
     return keras.Sequential(blocks)
@@ -133,6 +145,11 @@ def normal(shape: tuple[int, ...], noise: keras.random.SeedGenerator) -> tf.Tens
     return tf.random.stateless_normal(shape, _next_seed(noise), alg="philox")
 
 
+def uniform(shape: tuple[int, ...], noise: keras.random.SeedGenerator) -> tf.Tensor:
+    """Draws numbers from [0, 1), float32, with the same generator as `normal`."""
+    return tf.random.stateless_uniform(shape, _next_seed(noise), alg="philox")
+
+
 class Dropout(keras.layers.Layer):
     """Sets a share of the units to 0 in training and scales up the others, like `keras.layers.Dropout`.
 
@@ -179,10 +196,10 @@ class Encoder(keras.Model):
     (batch, size, size, channels) -> (batch, latent).
     """
 
-    def __init__(self, image_size: int, width: int, channels: int, latent: int):
+    def __init__(self, image_size: int, width: int, channels: int, latent: int, spectral: bool = False):
         super().__init__()
-        self.pyramid = down(image_size, width, channels)
-        self.code = dense(latent)
+        self.pyramid = down(image_size, width, channels, spectral=spectral)
+        self.code = dense(latent, spectral=spectral)
         self(keras.Input((image_size, image_size, channels)))  # creates the weights
 
     def call(self, x, training=False):
@@ -202,10 +219,10 @@ class Discriminator(keras.Model):
     (batch, size, size, channels) -> features (batch, last size, last size, last width) and logits (batch, 1).
     """
 
-    def __init__(self, image_size: int, width: int, channels: int):
+    def __init__(self, image_size: int, width: int, channels: int, normalised: bool = True, spectral: bool = False):
         super().__init__()
-        self.features = down(image_size, width, channels)
-        self.logit = dense(1)
+        self.features = down(image_size, width, channels, normalised, spectral)
+        self.logit = dense(1, spectral=spectral)
         self(keras.Input((image_size, image_size, channels)))  # creates the weights
 
     def call(self, x, training=False):

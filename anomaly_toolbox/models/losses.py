@@ -4,7 +4,11 @@ Norms in training losses are means over all elements, as in the code of the meth
 such as 1, 50 and 1 for GANomaly, refer to these means. Norms in scores are those of the papers: `l1_norm` is a sum.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+SMALLEST_SQUARE = 1e-12  # under a root, whose slope at 0 is infinite
 
 
 def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
@@ -36,6 +40,34 @@ def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.softplus(-fake_logits))
 
 
+def critic_loss(real_outputs: tf.Tensor, fake_outputs: tf.Tensor) -> tf.Tensor:
+    """The critic's loss of a Wasserstein GAN, E C(G(z)) - E C(x), without its penalty.
+
+    Args:
+        real_outputs: C(x), of any shape.
+        fake_outputs: C(G(z)), of any shape.
+
+    Returns:
+        A scalar; the more negative, the better C distinguishes real from generated images.
+    """
+    return tf.reduce_mean(fake_outputs) - tf.reduce_mean(real_outputs)
+
+
+def gradient_penalty(critic: Callable[[tf.Tensor], tf.Tensor], points: tf.Tensor) -> tf.Tensor:
+    """The gradient penalty of a Wasserstein GAN, E (‖∇C(x)‖₂ - 1)², a scalar (arXiv 1704.00028).
+
+    Args:
+        critic: a function from images to C, (batch, size, size, channels) -> (batch, 1).
+        points: the images at which the gradient is taken, between real and generated ones.
+    """
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        total = tf.reduce_sum(critic(points))  # each image appears in its own term only
+    slopes = tape.gradient(total, points)
+    squared_norms = tf.reduce_sum(slopes**2, axis=list(range(1, len(slopes.shape))))
+    return tf.reduce_mean((tf.sqrt(squared_norms + SMALLEST_SQUARE) - 1) ** 2)
+
+
 def l1(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """The mean |a - b| over all elements, a scalar; with a = x and b = G(x) it is the contextual loss (9)."""
     return tf.reduce_mean(tf.abs(a - b))
@@ -49,6 +81,11 @@ def l2(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def l1_per_image(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """The mean |a - b| of each image, (batch, ...) -> (batch,)."""
     return tf.reduce_mean(tf.abs(a - b), axis=list(range(1, len(a.shape))))
+
+
+def l2_per_image(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """The mean (a - b)^2 of each image, (batch, ...) -> (batch,)."""
+    return tf.reduce_mean(tf.square(a - b), axis=list(range(1, len(a.shape))))
 
 
 def l1_per_pixel(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
