@@ -18,11 +18,15 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 TINY_IMAGES = {"image_size": 16, "batch_size": 8, "memory_size": 104}
 TINY_NETWORKS = {**TINY_IMAGES, "width": 4, "latent_vector_size": 6, "epochs": 2}
 TINY = {
+    "AAE": TINY_NETWORKS,
+    "ALAD": TINY_NETWORKS,
     "AnoGAN": {**TINY_NETWORKS, "gamma": 5, "validation_gamma": 2, "warm_start": True, "encoder_steps": 3},
     "EGBAD": TINY_NETWORKS,
+    "FAnoGAN": {**TINY_NETWORKS, "critic_steps": 2, "encoder_steps": 3},
     "GANomaly": TINY_NETWORKS,
     "KNN": TINY_IMAGES,
     "PCA": TINY_IMAGES,
+    "SkipGANomaly": TINY_NETWORKS,
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import anomaly_toolbox
+from anomaly_toolbox.models import METHODS
 
 PACKAGE = Path(anomaly_toolbox.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -87,13 +88,11 @@ def test_the_command_uses_only_the_registries_of_models_and_datasets():
 
 
 def test_a_method_knows_no_sibling():
-    shared = {"__init__", "adversarial", "base", "derived_scores", "hyperparameters", "layer_vectors", "layers"}
-    shared |= {"losses", "memory", "weights"}
-    methods = {path.stem for path in (PACKAGE / "models").glob("*.py")} - shared
-    assert len(methods) >= 5
-    for method in methods:
-        for name in imports(PACKAGE / "models" / f"{method}.py"):
-            assert not name.startswith(tuple(f"anomaly_toolbox.models.{other}." for other in methods - {method}))
+    assert len(METHODS) >= 5
+    for name, module in METHODS.items():
+        siblings = tuple(f"{other}." for other in set(METHODS.values()) - {module})
+        for imported in imports(PACKAGE / "models" / f"{module.rpartition('.')[2]}.py"):
+            assert not imported.startswith(siblings), name
 
 
 def test_what_needs_no_tensorflow_does_not_import_it():

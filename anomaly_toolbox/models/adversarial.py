@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 
+BETAS = (0.5, 0.999)  # of Adam, as in DCGAN
 DRAWS_PER_EPOCH = 2**20  # more random draws than an epoch makes, so that epochs share none
 
 
@@ -31,6 +32,7 @@ class AdversarialModel(keras.Model):
         self.optimizers = {}
         self.trained_networks = {}
         self.initial_rates = {}
+        self.updates_per_step = {}
         self.decay_steps = 0
         self.means = {name: keras.metrics.Mean(name) for name in self.tracked_losses}
 
@@ -43,9 +45,25 @@ class AdversarialModel(keras.Model):
         super().compile(optimizer=None, **{"jit_compile": True} | options)
         self.built = True  # each network was built by its own constructor
 
-    def add_optimizer(self, name: str, *networks: keras.Model, learning_rate: float) -> None:
-        """Gives `networks` one Adam(learning_rate, beta_1=0.5), built at once so that checkpoints hold its state."""
-        optimizer = keras.optimizers.Adam(learning_rate, beta_1=0.5)
+    def add_optimizer(
+        self,
+        name: str,
+        *networks: keras.Model,
+        learning_rate: float,
+        betas: tuple[float, float] = BETAS,
+        updates_per_step: int = 1,
+    ) -> None:
+        """Gives networks an Adam optimizer, built at once so that checkpoints hold its state.
+
+        Args:
+            name: the optimizer's name, for `update`.
+            networks: what it trains.
+            learning_rate: its step size.
+            betas: β₁ and β₂.
+            updates_per_step: how often `train_step` calls `update` for it.
+        """
+        optimizer = keras.optimizers.Adam(learning_rate, *betas)
+        self.updates_per_step[name] = updates_per_step
         self.trained_networks[name] = networks
         self.initial_rates[name] = learning_rate
         self.optimizers[name] = optimizer
@@ -104,7 +122,9 @@ class AdversarialModel(keras.Model):
 
     def _n_steps(self) -> tf.Tensor:
         """The number of steps so far, float32; an optimizer that left out some of them has counted fewer."""
-        counts = [tf.cast(optimizer.iterations, tf.float32) for optimizer in self.optimizers.values()]
+        counts = []
+        for name, optimizer in self.optimizers.items():
+            counts.append(tf.cast(optimizer.iterations, tf.float32) / self.updates_per_step[name])
         return tf.reduce_max(counts)
 
     def _weights_of(self, name: str) -> list:

@@ -127,11 +127,13 @@ class AnomalyDetector(AdversarialModel):
 
     # Part 2: what every method gets.
 
-    def add_optimizer(self, name: str, *networks: keras.Model, learning_rate: float | None = None) -> None:
-        """Gives `networks` one Adam(learning_rate, beta_1=0.5), by default with `hyperparameters.learning_rate`."""
+    def add_optimizer(
+        self, name: str, *networks: keras.Model, learning_rate: float | None = None, **options: Any
+    ) -> None:
+        """See `AdversarialModel`; the learning rate is by default that of the hyperparameters."""
         if learning_rate is None:
             learning_rate = self.hyperparameters.learning_rate
-        super().add_optimizer(name, *networks, learning_rate=learning_rate)
+        super().add_optimizer(name, *networks, learning_rate=learning_rate, **options)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """`detector(x)` is `anomaly_score(x)`."""

@@ -163,7 +163,7 @@ class AnoGANHyperparameters(GANHyperparameters):
 class AAEHyperparameters(GANHyperparameters):
     """The section `aae` of a hyperparameter file."""
 
-    score: Annotated[AAEScore, SELECTED_SCORE] = "paper"  # type: ignore[assignment]
+    score: Annotated[AAEScore, SELECTED_SCORE] = "paper"
     width: PyramidWidth = 64
     latent_vector_size: LatentVectorSize = 20
     adversarial_loss_weight: float = Field(
@@ -188,7 +188,7 @@ class ALADHyperparameters(GANHyperparameters):
 class FAnoGANHyperparameters(GANHyperparameters):
     """The section `fanogan` of a hyperparameter file. The defaults are the paper's, where it gives a value."""
 
-    score: Annotated[CriticScore, SELECTED_SCORE] = "paper"  # type: ignore[assignment]
+    score: Annotated[CriticScore, SELECTED_SCORE] = "paper"
     batch_size: BatchSize = 320
     learning_rate: LearningRate = 1e-4
     width: PyramidWidth = 64
@@ -199,10 +199,12 @@ class FAnoGANHyperparameters(GANHyperparameters):
         le=100,
         description="number of critic steps for each step of the generator; each takes an equal part of the batch",
     )
-    gradient_penalty_weight: float = Field(10.0, ge=0, description="weight of the gradient penalty in the critic's loss")
+    gradient_penalty_weight: float = Field(
+        10.0, ge=0, description="weight of the gradient penalty in the critic's loss"
+    )
     kappa: float = Field(1.0, ge=0, description="κ, weight of the critic's features in the score; the residual has 1")
-    code_activation: Literal["none", "tanh"] = Field(
-        "none",
+    code_activation: Literal["linear", "tanh"] = Field(
+        "linear",
         description="activation of the encoder's code; tanh bounds each number of a code to one standard deviation of "
         "the latent vectors, as in the authors' code",
     )

@@ -41,9 +41,9 @@ def convolution(
     return keras.layers.SpectralNormalization(layer) if spectral else layer
 
 
-def dense(units: int, bias: bool = False, spectral: bool = False) -> keras.Layer:
-    """A dense layer without activation, initialised like the convolutions."""
-    layer = keras.layers.Dense(units, use_bias=bias, kernel_initializer=_initializer())
+def dense(units: int, bias: bool = False, spectral: bool = False, activation: str = "linear") -> keras.Layer:
+    """A dense layer, initialised like the convolutions."""
+    layer = keras.layers.Dense(units, activation, use_bias=bias, kernel_initializer=_initializer())
     return keras.layers.SpectralNormalization(layer) if spectral else layer
 
 
@@ -103,19 +103,20 @@ def flatten(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(x, (-1, math.prod(x.shape[1:])))
 
 
-def activations(network: keras.Sequential, x: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """What each layer makes of the images, outside of training.
+def activations(network: keras.Sequential, x: tf.Tensor, training: bool = False) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """What each layer makes of the images.
 
     Args:
         network: layers, some of which are LeakyReLU.
         x: the input of the network.
+        training: whether the network is called in training.
 
     Returns:
         The output of each LeakyReLU, from the first to the last, and the output of the network.
     """
     outputs = []
     for layer in network.layers:
-        x = layer(x)
+        x = layer(x, training=training)
         if isinstance(layer, keras.layers.LeakyReLU):
             outputs.append(x)
     return outputs, x
@@ -194,21 +195,33 @@ class Encoder(keras.Model):
     With size 32 and width 64: 16x16x64, 8x8x128, 4x4x256, latent.
 
     (batch, size, size, channels) -> (batch, latent).
+
+    Args:
+        spectral: whether all layers have spectral normalisation.
+        activation: of the code, by Keras's name.
     """
 
-    def __init__(self, image_size: int, width: int, channels: int, latent: int, spectral: bool = False):
+    def __init__(
+        self,
+        image_size: int,
+        width: int,
+        channels: int,
+        latent: int,
+        spectral: bool = False,
+        activation: str = "linear",
+    ):
         super().__init__()
         self.pyramid = down(image_size, width, channels, spectral=spectral)
-        self.code = dense(latent, spectral=spectral)
+        self.code = dense(latent, spectral=spectral, activation=activation)
         self(keras.Input((image_size, image_size, channels)))  # creates the weights
 
     def call(self, x, training=False):
-        return self.code(flatten(self.pyramid(x, training=training)))
+        return self.code(flatten(self.pyramid(x, training=training)), training=training)
 
-    def activations(self, x: tf.Tensor) -> list[tf.Tensor]:
+    def activations(self, x: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """The activations of every layer, the code last."""
-        feature_maps, last_map = activations(self.pyramid, x)
-        return [*feature_maps, self.code(flatten(last_map))]
+        feature_maps, last_map = activations(self.pyramid, x, training)
+        return [*feature_maps, self.code(flatten(last_map), training=training)]
 
 
 class Discriminator(keras.Model):
@@ -227,7 +240,7 @@ class Discriminator(keras.Model):
 
     def call(self, x, training=False):
         features = self.features(x, training=training)
-        return features, self.logit(flatten(features))
+        return features, self.logit(flatten(features), training=training)
 
     def activations(self, x: tf.Tensor) -> list[tf.Tensor]:
         """The activations of every layer before the logit, f(x) last."""
