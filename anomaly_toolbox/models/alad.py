@@ -15,8 +15,8 @@ x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (bat
 Images are scored with averaged weights. Pairs of images are put together along the channels; the authors' program puts
 them on top of each other.
 
-E and the discriminators have spectral normalisation, by Keras: whenever a network is called in training, its kernels are
-divided by estimates of their largest singular values.
+E and the discriminators have spectral normalisation, by Keras: whenever a network is called in training, its kernels
+are divided by estimates of their largest singular values.
 
 Source: Zenati, Romain, Foo, Lecouat and Chandrasekhar, ICDM 2018 (arXiv 1812.02288); (3) as numbered in 1906.11632. The
 paper's networks for images are similar pyramids; here they are those of the other methods.

@@ -331,7 +331,10 @@ class AnomalyDetector(AdversarialModel):
         Raises:
             ToolboxError: the networks give values that are not finite.
         """
-        vectors_of_banks = self._vectors_for_banks(images, progress)
+        self.fit_banks(self.vectors_for_banks(images, progress))
+
+    def fit_banks(self, vectors_of_banks: Mapping[str, np.ndarray]) -> None:
+        """Fills the memory banks with what `vectors_for_banks` gives; raises ToolboxError if it is not finite."""
         shapes_before = [variable.shape for variable in self.stored]
         for name, vectors in vectors_of_banks.items():
             if not np.isfinite(vectors).all():
@@ -340,7 +343,7 @@ class AnomalyDetector(AdversarialModel):
         if [variable.shape for variable in self.stored] != shapes_before:
             self._reset_compiled_scoring()  # compiled steps hold arrays of the old shapes
 
-    def _vectors_for_banks(self, images: np.ndarray, progress: Progress | None) -> dict[str, np.ndarray]:
+    def vectors_for_banks(self, images: np.ndarray, progress: Progress | None = None) -> dict[str, np.ndarray]:
         """The vectors of all images and the features of some random patches of each, by memory bank.
 
         Of very long vectors, such as the features of large images, those of the first images have to do.

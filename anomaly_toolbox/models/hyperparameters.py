@@ -131,8 +131,8 @@ class GANHyperparameters(Hyperparameters):
     weight_averaging: WeightAveraging = 0.0
 
 
-class AnoGANHyperparameters(GANHyperparameters):
-    """The section `anogan` of a hyperparameter file. The defaults are the paper's, where it gives a value."""
+class SearchHyperparameters(GANHyperparameters):
+    """The hyperparameters of every GAN that searches latent vectors, by default those of AnoGAN's paper."""
 
     width: PyramidWidth = 64
     latent_vector_size: LatentVectorSize = 100
@@ -146,6 +146,11 @@ class AnoGANHyperparameters(GANHyperparameters):
     validation_gamma: int = Field(
         50, ge=0, le=1_000_000, description="number of steps of the search in the validation after each epoch"
     )
+
+
+class AnoGANHyperparameters(SearchHyperparameters):
+    """The section `anogan` of a hyperparameter file."""
+
     warm_start: bool = Field(
         False, description="whether an encoder, fitted after the epochs, gives the start of the search"
     )
@@ -234,6 +239,22 @@ class SkipGANomalyHyperparameters(GANHyperparameters):
     )
     lambda_: float = Field(
         0.9, ge=0, le=1, description="λ, weight of the residual in the score; the discriminator's features have 1 − λ"
+    )
+
+
+class ClassifierHyperparameters(Hyperparameters):
+    """The section `classifier` of a hyperparameter file."""
+
+    score: Annotated[ClassifierScore, SELECTED_SCORE] = "paper"  # type: ignore[assignment]  # pydantic may widen a type
+    width: PyramidWidth = 64
+    latent_vector_size: int = Field(100, ge=1, le=100_000, description="number of features that distances refer to")
+
+
+class ConditionalAnoGANHyperparameters(SearchHyperparameters):
+    """The section `conditionalanogan` of a hyperparameter file."""
+
+    searched_classes: int = Field(
+        2, ge=1, le=100_000, description="number of classes that are searched for each image, the likeliest first"
     )
 
 

@@ -188,20 +188,32 @@ def nearest(vectors: tf.Tensor, stored_vectors: tf.Tensor, n_neighbours: int) ->
     return tf.gather(stored_vectors, indices)
 
 
-class Mahalanobis(MemoryBank):
-    """The Mahalanobis distance sqrt((v - m)^T S^-1 (v - m)) to the mean m of normal vectors with covariance S.
+def whitening(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean m of normal vectors, and a matrix W so that the length of (v - m) W is a Mahalanobis distance.
 
-    S is the shrunk estimate by Ledoit and Wolf, from scikit-learn, which can be inverted even if there are few vectors.
-    With the eigenvalues s and the eigenvectors A of S, the distance is the length of s^-1/2 A^T (v - m).
+    The distance is sqrt((v - m)^T S^-1 (v - m)). The covariance S is the shrunk estimate by Ledoit and Wolf, from
+    scikit-learn, which can be inverted even if there are few vectors. With the eigenvalues s and the eigenvectors A of
+    S, W = A s^-1/2.
+
+    Args:
+        vectors: (n, dimensions).
+
+    Returns:
+        m, (dimensions,), and W, (dimensions, dimensions), float64.
     """
+    fitted = LedoitWolf().fit(vectors[:VECTORS_FOR_COVARIANCE].astype(np.float64))
+    variances, axes = np.linalg.eigh(fitted.covariance_)
+    largest_variance = variances[-1]
+    smallest_variance = max(SMALLEST_VARIANCE * largest_variance, np.finfo(np.float32).tiny)
+    return fitted.location_, axes / np.sqrt(np.maximum(variances, smallest_variance))
+
+
+class Mahalanobis(MemoryBank):
+    """The Mahalanobis distance to the mean of normal vectors, see `whitening`."""
 
     def fit(self, vectors):
-        fitted = LedoitWolf().fit(vectors[:VECTORS_FOR_COVARIANCE].astype(np.float64))
-        variances, axes = np.linalg.eigh(fitted.covariance_)
-        largest_variance = variances[-1]
-        smallest_variance = max(SMALLEST_VARIANCE * largest_variance, np.finfo(np.float32).tiny)
-        variances = np.maximum(variances, smallest_variance)
-        self.set_arrays(mean=fitted.location_, whitening=axes / np.sqrt(variances))
+        mean, axes = whitening(vectors)
+        self.set_arrays(mean=mean, whitening=axes)
 
     def call(self, vectors):
         return tf.norm(tf.matmul(vectors - self.arrays["mean"], self.arrays["whitening"]), axis=-1)

@@ -194,30 +194,44 @@ DISTANCES = {
 }
 
 
+def vectors_of(method):
+    """The names of a method's vectors."""
+    if method in BASELINES:
+        return set()
+    if method == "AAE":  # its D sees no images
+        return set(DISTANCES) - {"discriminator_neighbours", "feature_neighbours"}
+    return set(DISTANCES)
+
+
 def test_scores_of_memory_banks_are_distances_to_the_vectors_of_normal_images(detector, images):
     """Computed by NumPy in float64 from the vectors of the images that are not held out."""
     normal_images = np.delete(training_images(), HELD_OUT, axis=0)
     vectors, normal_vectors = detector.vectors(tf.constant(images)), detector.vectors(tf.constant(normal_images))
-    assert set(vectors) == (set() if type(detector).__name__ in BASELINES else set(DISTANCES))
+    assert set(vectors) == vectors_of(type(detector).__name__)
     scores = detector.scores(tf.constant(images))
     for name in vectors:
         expected = DISTANCES[name](np.asarray(vectors[name], np.float64), np.asarray(normal_vectors[name], np.float64))
         np.testing.assert_allclose(scores[name], expected, rtol=1e-2, err_msg=name)
 
 
+def logits_of_d(detector, images):
+    """D's logits, (n, 1)."""
+    match type(detector).__name__:
+        case "EGBAD" | "ALAD":
+            encoder, _, discriminator, *_ = detector.scoring
+            return discriminator(images, encoder(images))[1]
+        case "AAE":
+            return detector.discriminator(detector.encoder(images))
+    return detector.discriminator(images)[1]
+
+
 def test_the_discriminator_score_is_minus_the_log_of_d(detector, images):
-    method = type(detector).__name__
     scores = detector.scores(images)
-    if method in BASELINES:
+    if type(detector).__name__ in BASELINES | {"FAnoGAN"}:  # a critic gives no probability
         assert "discriminator" not in scores
         return
-    if method == "EGBAD":
-        encoder, _, discriminator = detector.averages
-        _, logits = discriminator(images, encoder(images))
-    else:
-        _, logits = detector.discriminator(images)
-    probabilities = 1 / (1 + np.exp(-np.asarray(logits, np.float64)[:, 0]))
-    np.testing.assert_allclose(scores["discriminator"], -np.log(probabilities), rtol=1e-5)
+    logits = np.asarray(logits_of_d(detector, images), np.float64)[:, 0]
+    np.testing.assert_allclose(scores["discriminator"], np.log1p(np.exp(-logits)), rtol=1e-5)
 
 
 def test_the_selected_score_alone_is_the_same(detector, images, monkeypatch):
@@ -260,13 +274,26 @@ def test_reconstructions_and_maps(detector, images):
         assert np.sqrt((normal_distances**2).mean()) == pytest.approx(1, abs=0.3)
 
 
+def first_network(detector):
+    """The layers that begin with the convolution whose features are compared."""
+    match type(detector).__name__:
+        case "EGBAD" | "ALAD":
+            return detector.averages[2].of_x
+        case "AAE":
+            return detector.encoder.pyramid
+        case "FAnoGAN":
+            return detector.critic.features
+        case "SkipGANomaly":
+            return detector.discriminator.pyramid
+    return detector.discriminator.features
+
+
 def local_feature_distances(detector, images):
-    """The factors of the residuals in an anomaly map, (n, size, size), computed by NumPy from D's first convolution."""
+    """The factors of the residuals in an anomaly map, (n, size, size), computed by NumPy from the first convolution."""
     method = type(detector).__name__
     if method in BASELINES:
         return np.ones(images.shape[:3])
-    network = detector.averages[2].of_x if method == "EGBAD" else detector.discriminator.features
-    convolution, activation = network.layers[:2]
+    convolution, activation = first_network(detector).layers[:2]
     features = activation(convolution(images)).numpy().astype(np.float64)
     vectors = np.zeros((*features.shape[:3], 2 * features.shape[3]))
     for row, column in np.ndindex(features.shape[1:3]):
