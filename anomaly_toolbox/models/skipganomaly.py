@@ -103,10 +103,10 @@ class Discriminator(keras.Model):
         features = self.features(self.pyramid(x, training=training))
         return features, self.logit(layers.flatten(features))
 
-    def activations(self, x: tf.Tensor) -> list[tf.Tensor]:
-        """The activations of every layer before the logit, f(x) last."""
+    def activations(self, x: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The activations of the pyramid's layers, and f(x)."""
         maps, last_map = layers.activations(self.pyramid, x)
-        return [*maps, self.features(last_map)]
+        return maps, self.features(last_map)
 
 
 Networks = tuple[UNet, Discriminator]  # G and D
@@ -185,8 +185,8 @@ class SkipGANomaly(GAN[Networks]):
         *maps, code = generator.encoder.activations(x)
         x_hat = generator.decode(maps, code)
         *maps_hat, code_hat = generator.encoder.activations(x_hat)
-        discriminated, discriminated_hat = discriminator.activations(x), discriminator.activations(x_hat)
-        features, features_hat = discriminated[-1], discriminated_hat[-1]
+        discriminated, features = discriminator.activations(x)
+        discriminated_hat, features_hat = discriminator.activations(x_hat)
         score = weight * losses.l2_per_image(x, x_hat) + (1 - weight) * losses.l2_per_image(features, features_hat)
         flat_features = layers.flatten(features)
         vectors = {
