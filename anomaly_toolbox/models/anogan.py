@@ -202,6 +202,6 @@ class AnoGAN(SearchingGAN[Networks]):
         """Fits the encoder if `warm_start` is true."""
         if not self.hyperparameters.warm_start:
             return
-        fit_encoder(self, images, callbacks)
+        fit_encoder(self, images, self.hyperparameters.batch_size, callbacks)
         self.is_fitted.assign(1.0)
         self._reset_compiled_scoring()

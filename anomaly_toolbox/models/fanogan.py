@@ -115,8 +115,9 @@ class FAnoGAN(GAN[Networks]):
 
     def after_fit(self, images, callbacks=()):
         """Fits E, while G and C are fixed."""
-        if self.hyperparameters.encoder_steps > 0:
-            fit_encoder(self, images, callbacks)
+        hp = self.hyperparameters
+        if hp.encoder_steps > 0:
+            fit_encoder(self, images, hp.batch_size // hp.critic_steps, callbacks)
 
     def reconstruct(self, x):
         """G(E(x))."""

@@ -20,7 +20,7 @@ class HasEncoder(Protocol):
     """A detector with an encoder."""
 
     encoder: keras.Model
-    hyperparameters: Any  # with `epochs`, `batch_size` and `encoder_steps`
+    hyperparameters: Any  # with `epochs` and `encoder_steps`
 
     def encoder_loss(self, x: tf.Tensor) -> tf.Tensor:
         """What E minimises on a batch of normal images, a scalar."""
@@ -49,12 +49,24 @@ class Inversion(AdversarialModel):
         return self.running_means(e_loss=loss)
 
 
-def fit_encoder(detector: HasEncoder, images: np.ndarray, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
-    """Fits the encoder in `encoder_steps` steps on normal images, (n, size, size, channels), in [-1, 1]."""
+def fit_encoder(
+    detector: HasEncoder,
+    images: np.ndarray,
+    batch_size: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Fits the encoder of a detector in `encoder_steps` steps.
+
+    Args:
+        detector: its other networks stay as they are.
+        images: normal images, (n, size, size, channels), in [-1, 1].
+        batch_size: the number of images in a step.
+        callbacks: of Keras's training loop.
+    """
     hp = detector.hyperparameters
     detector.begin_epoch(hp.epochs)
     inversion = Inversion(detector)
     inversion.compile()
     shuffled = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=0)
-    batches = shuffled.repeat().batch(hp.batch_size, drop_remainder=True)
+    batches = shuffled.repeat().batch(batch_size, drop_remainder=True)
     inversion.fit(batches, steps_per_epoch=hp.encoder_steps, verbose=0, shuffle=False, callbacks=list(callbacks))
