@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from anomaly_toolbox.errors import InputError, did_you_mean
 from anomaly_toolbox.models.hyperparameters import Schema, explain, shortened, validate
@@ -301,7 +301,7 @@ def _parse_override(schema: type[BaseModel], override: str) -> tuple[str, Any]:
 
 def _is_valid(schema: type[BaseModel], name: str, value: Any) -> bool:
     try:
-        schema.model_validate({name: value})
+        _field(schema, name).validate_python(value)
     except ValidationError:
         return False
     return True
@@ -315,6 +315,13 @@ def _check_name(schema: type[BaseModel], name: str, location: str) -> None:
 def _validated(schema: type[BaseModel], name: str, value: Any, location: str) -> Any:
     """The validated value of one hyperparameter; raises InputError with its location in the file or command."""
     try:
-        return getattr(schema.model_validate({name: value}), name)
+        return _field(schema, name).validate_python(value)
     except ValidationError as problem:
         raise InputError(f"{location}: {explain(problem)}, received {shortened(value)}") from None
+
+
+def _field(schema: type[BaseModel], name: str) -> TypeAdapter[Any]:
+    """What validates a single hyperparameter, without the others, which may contradict it by default."""
+    field = schema.model_fields[name]
+    annotation: Any = Annotated[field.annotation, field]
+    return TypeAdapter(annotation, config=schema.model_config)

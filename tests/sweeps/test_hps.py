@@ -6,7 +6,7 @@ import pytest
 
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.models import METHODS, detector_class, hyperparameters_of
-from anomaly_toolbox.models.ganomaly import GANomalyHyperparameters
+from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters, GANomalyHyperparameters
 from anomaly_toolbox.sweeps import hps
 
 
@@ -149,6 +149,20 @@ def test_mistakes_name_file_section_and_key(write, section, message):
 def test_mistakes_in_set(override):
     with pytest.raises(InputError, match="--set"):
         read_domains(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    "overrides", [("score=latent_neighbours", "warm_start=true"), ("warm_start=true", "score=latent_neighbours")]
+)
+def test_values_that_need_each_other_may_come_in_any_order(overrides):
+    domains = hps.read_domains(AnoGANHyperparameters, "AnoGAN", overrides=overrides)
+    assert hps.first_trial(AnoGANHyperparameters, domains).score == "latent_neighbours"
+
+
+def test_a_value_that_misses_another_one_is_a_mistake():
+    domains = hps.read_domains(AnoGANHyperparameters, "AnoGAN", overrides=["score=latent_neighbours"])
+    with pytest.raises(InputError, match="set warm_start to true"):
+        hps.first_trial(AnoGANHyperparameters, domains)
 
 
 @pytest.mark.parametrize(
