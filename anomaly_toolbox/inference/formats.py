@@ -10,8 +10,8 @@ from anomaly_toolbox.runs import FinishedRun
 
 #: Each format, and the default name of the export in the run folder.
 FORMATS = {"savedmodel": "saved_model", "onnx": "model.onnx", "tflite": "model.tflite"}
-#: AnoGAN's search follows gradients, which only TensorFlow has operations for.
-UNSUPPORTED = {("AnoGAN", "onnx"), ("AnoGAN", "tflite")}
+#: The methods whose search follows gradients, which only TensorFlow has operations for.
+SEARCHING_METHODS = ("AnoGAN", "ConditionalAnoGAN")
 
 
 def check(run_folder: Path, file_format: str, output: Path | None, overwrite: bool) -> tuple[FinishedRun, Path]:
@@ -32,12 +32,11 @@ def check(run_folder: Path, file_format: str, output: Path | None, overwrite: bo
         raise InputError(f"no format is called {file_format!r}: {did_you_mean(file_format, FORMATS)}")
     run = FinishedRun.open(run_folder)
     for method in run.methods:
-        if (method, file_format) not in UNSUPPORTED:
-            continue
-        raise InputError(
-            f"{method} cannot be exported to {file_format}, which has no operations for the gradients that its "
-            "search follows; savedmodel can hold it"
-        )
+        if not is_supported(method, file_format):
+            raise InputError(
+                f"{method} cannot be exported to {file_format}, which has no operations for the gradients that its "
+                "search follows; savedmodel can hold it"
+            )
     output = output or run_folder / FORMATS[file_format]
     check_output("--output", output, overwrite)
     if output.exists() and not _is_export(output, file_format):
@@ -45,6 +44,11 @@ def check(run_folder: Path, file_format: str, output: Path | None, overwrite: bo
     if file_format == "onnx" and importlib.util.find_spec("tf2onnx") is None:
         raise InputError("--format onnx needs tf2onnx: pip install 'anomaly-toolbox[export]'")
     return run, output
+
+
+def is_supported(method: str, file_format: str) -> bool:
+    """Whether a format can hold a method."""
+    return file_format == "savedmodel" or method not in SEARCHING_METHODS
 
 
 def note_on_input(run: FinishedRun, file_format: str) -> str | None:
