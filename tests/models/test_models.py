@@ -11,7 +11,7 @@ from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.models import METHODS, detector_class, method_name
 from anomaly_toolbox.models.derived_scores import is_derived
 from anomaly_toolbox.training.outputs import describe_derived_scores
-from tests.conftest import TINY, derived_scores_in_numpy, tiny_detector
+from tests.conftest import TINY, derived_scores_in_numpy, tiny_detector, training_data
 
 BASELINES = {"KNN", "PCA"}  # they have no epochs
 HELD_OUT = np.random.default_rng(0).permutation(104)[:20]  # of `training_images`, for the derived scores
@@ -30,7 +30,7 @@ def detector(request):
     detector = tiny_detector(request.param)
     images = training_images()
     if request.param not in BASELINES:
-        batches = tf.data.Dataset.from_tensor_slices(images).batch(8, drop_remainder=True)
+        batches = tf.data.Dataset.from_tensor_slices(training_data(detector, images)).batch(8, drop_remainder=True)
         detector.fit(batches, verbose=0, shuffle=False)
     detector.after_fit(images)
     detector.fit_scores(images)
@@ -71,7 +71,8 @@ def test_training_changes_every_weight(method):
     tf.keras.utils.set_random_seed(0)
     detector = tiny_detector(method)
     weights_before = {weight.path: weight.numpy() for weight in detector.trainable_variables}
-    detector.fit(tf.data.Dataset.from_tensors(training_images()[:8]), verbose=0, shuffle=False)
+    batch = training_data(detector, training_images()[:8])
+    detector.fit(tf.data.Dataset.from_tensors(batch), verbose=0, shuffle=False)
     detector.after_fit(training_images())
     assert len(weights_before) > 4
     for weight in detector.trainable_variables:
