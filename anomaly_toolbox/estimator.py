@@ -64,9 +64,7 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def _numbered_classes(
-    cls: type[AnomalyDetector], X: np.ndarray, y: Any
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _numbered_classes(cls: type[AnomalyDetector], X: np.ndarray, y: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The number of the class of each image, (n,), int32, and the classes; None twice if the method uses none."""
     if not cls.uses_classes:
         return None, None

@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
-from anomaly_toolbox.models import build_detector, detector_class
+from anomaly_toolbox.models import METHODS, build_detector, detector_class
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -138,3 +138,10 @@ def made_up_results(method, label, auprc_of_scores, score="paper", seed=0, epoch
         "score_images_per_second": 50.0,
         "score_seconds": 2.0,
     }
+
+
+@pytest.fixture
+def class_means(monkeypatch):
+    """The class of a method that uses the classes of normal images, registered as `ClassMeans` during a test."""
+    monkeypatch.setitem(METHODS, "ClassMeans", "tests.class_means")
+    return detector_class("ClassMeans")
