@@ -75,7 +75,7 @@ def _numbered_classes(cls: type[AnomalyDetector], X: np.ndarray, y: Any) -> tupl
     check_classification_targets(y)
     names, numbers = np.unique(y, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"y: {cls.__name__} needs at least two classes, received only {names[0]!r}")
+        raise ValueError(f"y: {cls.__name__} needs at least two classes, received only {names[0]}")
     return numbers.astype(np.int32), names
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from sklearn.covariance import LedoitWolf
 
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.models import METHODS, detector_class, method_name
+from anomaly_toolbox.models import METHODS, build_detector, detector_class, method_name
 from anomaly_toolbox.models.derived_scores import is_derived
 from anomaly_toolbox.training.outputs import describe_derived_scores
 from tests.conftest import TINY, derived_scores_in_numpy, tiny_detector, training_data
@@ -56,6 +56,15 @@ def test_names_are_found_in_any_letter_case(name):
 def test_an_unknown_name_is_refused_with_the_most_similar_one():
     with pytest.raises(InputError, match="no method is called 'ganomali': did you mean GANomaly"):
         method_name("ganomali")
+
+
+def test_the_number_of_classes_goes_to_methods_that_use_classes(class_means):
+    hp = class_means.Hyperparameters(image_size=16)
+    assert len(build_detector(class_means, hp, 1, 4).classes) == 4
+    with pytest.raises(ValueError, match="ClassMeans needs the number of normal classes"):
+        build_detector(class_means, hp, 1)
+    pca = detector_class("PCA")
+    assert isinstance(build_detector(pca, pca.Hyperparameters(), 1, 4), pca)
 
 
 def test_every_hyperparameter_is_described_and_has_a_default():
