@@ -122,10 +122,10 @@ class AnomalyDetectionDataset(abc.ABC):
         Args:
             batches: batches `(images, classes)` of the images of `train_normal`, shuffled as these are; the class of an
                 image is a whole number from 0 to K - 1.
-            names: the names of the K classes, in the order of their numbers.
+            names: the names of the K classes, in the order of their numbers; they become text.
         """
         self._train_classes = batches
-        self.class_names = names
+        self.class_names = [str(name) for name in names]
 
     def fingerprint(self, class_label: int | str | None = None) -> str | None:
         """A checksum of the files that a class's images come from; None if they do not come from files.

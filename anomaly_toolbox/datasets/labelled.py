@@ -49,7 +49,7 @@ class ImagesInMemory(AnomalyDetectionDataset):
         """
         labels, numbers = np.unique(normal.labels, return_inverse=True)
         pairs = tf.data.Dataset.from_tensor_slices((normal.images, numbers.astype(np.int32)))
-        self.set_train_classes(self.pipeline(pairs, is_training=True, **options), [str(label) for label in labels])
+        self.set_train_classes(self.pipeline(pairs, is_training=True, **options), labels.tolist())
 
 
 class LabelledImages(ImagesInMemory):
