@@ -18,13 +18,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_toolbox.datasets.decoding import DEEP_WHITE, WHITE
 from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
-from anomaly_toolbox.models import detector_class, method_name
+from anomaly_toolbox.models import build_detector, detector_class, method_name
 from anomaly_toolbox.models.adversarial import Divergence
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, fill_batches
 from anomaly_toolbox.models.derived_scores import FEWEST_IMAGES, is_derived, n_held_out
@@ -63,6 +64,21 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
+def _numbered_classes(cls: type[AnomalyDetector], X: np.ndarray, y: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The number of the class of each image, (n,), int32, and the classes; None twice if the method uses none."""
+    if not cls.uses_classes:
+        return None, None
+    if y is None:
+        raise ValueError(f"y: {cls.__name__} needs the class of each image; expected fit(X, y), received y=None")
+    y = column_or_1d(y)
+    check_consistent_length(X, y)
+    check_classification_targets(y)
+    names, numbers = np.unique(y, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"y: {cls.__name__} needs at least two classes, received only {names[0]}")
+    return numbers.astype(np.int32), names
+
+
 class ImageOutlierDetector(OutlierMixin, BaseEstimator):
     """A method of the toolbox with scikit-learn's interface and signs, without validation images and run folder.
 
@@ -84,6 +100,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
 
     Attributes:
         detector_: the trained `AnomalyDetector`.
+        normal_classes_: the distinct values of y, sorted, if the method uses the classes of normal images; else None.
         black_white_: the values that are black and white.
         offset_: the lowest value of `score_samples` for inliers.
         n_features_in_: the second dimension of X.
@@ -110,10 +127,12 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
 
         Args:
             X: at least two images, in one of the shapes that the class describes.
-            y: ignored.
+            y: the class of each image, (n,), as numbers or text, for a method that uses the classes of normal images;
+                all other methods ignore it.
 
         Raises:
-            ValueError: `contamination` is out of range, or X has an unsuitable shape, type or value.
+            ValueError: `contamination` is out of range, X has an unsuitable shape, type or value, or the method uses
+                classes and y does not give each image one of at least two classes.
             InputError: there is no such method, or a hyperparameter is wrong.
             ToolboxError: the training diverged.
         """
@@ -129,15 +148,16 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         if is_derived(hp.score) and not n_held_out(min(len(X), hp.memory_size)):
             limit = f" and memory_size {hp.memory_size}" if hp.memory_size < len(X) else ""
             raise ValueError(f"score {hp.score} takes {FEWEST_IMAGES} training images, received {len(X)}{limit}")
+        classes, self.normal_classes_ = _numbered_classes(cls, X, y)
         hp = hp.model_copy(update={"batch_size": min(hp.batch_size, len(X))})
         channels = X.shape[-1] if X.ndim == 4 else 1
         images = self._prepared(X, hp.image_size, channels)
         random_state = check_random_state(self.random_state)
         with _seeded(random_state.randint(2**31 - 1)):
-            self.detector_ = cls(hp, channels)
+            self.detector_ = build_detector(cls, hp, channels, self._n_classes)
             self.detector_.compile()
             if isinstance(hp, Hyperparameters):
-                self._train(images, np.random.default_rng(random_state.randint(2**31 - 1)))
+                self._train(images, classes, np.random.default_rng(random_state.randint(2**31 - 1)))
             memory_images = images[random_state.permutation(len(images))[: hp.memory_size]]
             self.detector_.after_fit(memory_images)
             self.detector_.fit_scores(memory_images)
@@ -145,6 +165,10 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         if not np.isfinite(self.offset_):
             raise ToolboxError(f"{DIVERGED}: the detector gave scores that are not finite; {REMEDY}")
         return self
+
+    def fit_predict(self, X, y=None):
+        """`fit(X, y)`, then `predict(X)`; scikit-learn's own version does not pass y on."""
+        return self.fit(X, y).predict(X)
 
     def score_samples(self, X):
         """The negative selected score of each image, (n,); lower values are more anomalous."""
@@ -166,7 +190,12 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         """1 for inliers and -1 for outliers, (n,)."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _train(self, images: np.ndarray, generator: np.random.Generator) -> None:
+    @property
+    def _n_classes(self) -> int | None:
+        classes = getattr(self, "normal_classes_", None)  # which pickles of earlier versions lack
+        return None if classes is None else len(classes)
+
+    def _train(self, images: np.ndarray, classes: np.ndarray | None, generator: np.random.Generator) -> None:
         hp = self.detector_.hyperparameters
         steps = len(images) // hp.batch_size
         if hp.learning_rate_decay:
@@ -176,9 +205,12 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
             while True:
                 indices = generator.permutation(len(images))
                 for start in range(0, steps * hp.batch_size, hp.batch_size):
-                    yield images[indices[start : start + hp.batch_size]]
+                    chosen = indices[start : start + hp.batch_size]
+                    yield images[chosen] if classes is None else (images[chosen], classes[chosen])
 
         spec = tf.TensorSpec((hp.batch_size, *images.shape[1:]), tf.float32)
+        if classes is not None:
+            spec = spec, tf.TensorSpec((hp.batch_size,), tf.int32)
         self.detector_.fit(
             tf.data.Dataset.from_generator(shuffled_batches, output_signature=spec),
             steps_per_epoch=steps,
@@ -255,7 +287,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         super().__setstate__(state)
         if isinstance(self.__dict__.get("detector_"), tuple):
             cls, hp, image_shape, networks = self.detector_
-            self.detector_ = cls(hp, image_shape[-1])
+            self.detector_ = build_detector(cls, hp, image_shape[-1], self._n_classes)
             self.detector_.compile()
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "networks.weights.h5"

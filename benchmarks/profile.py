@@ -21,8 +21,9 @@ from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from anomaly_toolbox.console import plain_console
-from anomaly_toolbox.models import METHODS, detector_class, method_name
+from anomaly_toolbox.models import METHODS, build_detector, detector_class, method_name
 from anomaly_toolbox.sweeps import hps
+from benchmarks.random_batches import N_CLASSES, random_batch
 
 RANDOM = "random numbers"
 SUMS = "sums (batch normalisation, gradients of biases)"
@@ -127,10 +128,9 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int)
     cls = detector_class(experiment)
     domains = hps.read_domains(cls.Hyperparameters, experiment, overrides=overrides)
     hp = hps.first_trial(cls.Hyperparameters, domains)
-    detector = cls(hp, channels)
+    detector = build_detector(cls, hp, channels, N_CLASSES)
     detector.compile()
-    images = tf.random.uniform((hp.batch_size, *detector.image_shape), -1, 1, seed=0)
-    endless = tf.data.Dataset.from_tensors(images).repeat()
+    endless = tf.data.Dataset.from_tensors(random_batch(detector)).repeat()
     detector.fit(endless, steps_per_epoch=3, verbose=0, shuffle=False)  # compiles
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):

@@ -18,8 +18,9 @@ import tensorflow as tf
 from rich.table import Table
 
 from anomaly_toolbox.console import plain_console
-from anomaly_toolbox.models import METHODS, detector_class, method_name
+from anomaly_toolbox.models import METHODS, build_detector, detector_class, method_name
 from anomaly_toolbox.models.base import AnomalyDetector
+from benchmarks.random_batches import N_CLASSES
 from benchmarks.throughput import seconds
 
 PASSES = 5  # over the batch in each round
@@ -62,7 +63,8 @@ def _detector(experiment: str, width: int, batch_size: int, memory_size: int, sc
     cls = detector_class(method_name(experiment))
     names = cls.Hyperparameters.model_fields
     values = {"image_size": 32, "batch_size": batch_size, "width": width, "memory_size": memory_size, "score": score}
-    detector = cls(cls.Hyperparameters(**{name: value for name, value in values.items() if name in names}), 1)
+    hp = cls.Hyperparameters(**{name: value for name, value in values.items() if name in names})
+    detector = build_detector(cls, hp, 1, N_CLASSES)
     detector.compile()
     images = np.random.default_rng(1).uniform(-1, 1, (memory_size, 32, 32, 1)).astype(np.float32)
     detector.fit_scores(images)

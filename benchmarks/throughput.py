@@ -23,9 +23,10 @@ from rich.progress import track
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.batches import training_batches
 from anomaly_toolbox.datasets.labelled import LabelledImages, Split
-from anomaly_toolbox.models import METHODS, detector_class, method_name
+from anomaly_toolbox.models import METHODS, build_detector, detector_class, method_name
 from anomaly_toolbox.sweeps import hps
 from benchmarks.flops import gflop
+from benchmarks.random_batches import N_CLASSES, random_batch
 
 SIDE = 2048
 
@@ -81,17 +82,19 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int,
     domains = hps.read_domains(cls.Hyperparameters, experiment, overrides=overrides)
     hp = hps.first_trial(cls.Hyperparameters, domains)
     batch_size = hp.batch_size
-    detector = cls(hp, channels)
+    detector = build_detector(cls, hp, channels, N_CLASSES)
     detector.compile()
-    spec = tf.TensorSpec((batch_size, *detector.image_shape))
-    per_training_image = gflop(tf.function(detector.train_step), spec) / batch_size
-    per_scored_image = gflop(tf.function(detector.predict_step), spec) / batch_size
+    batch = random_batch(detector)
+    images = batch[0] if detector.uses_classes else batch
+    specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, batch)
+    per_training_image = gflop(tf.function(detector.train_step), specs) / batch_size
+    per_scored_image = gflop(tf.function(detector.predict_step), tf.TensorSpec.from_tensor(images)) / batch_size
 
-    images = tf.random.uniform(spec.shape, -1, 1, seed=0)
+    endless_training = tf.data.Dataset.from_tensors(batch).repeat()
     endless = tf.data.Dataset.from_tensors(images).repeat()
 
     def train() -> None:
-        detector.fit(endless, steps_per_epoch=steps, verbose=0, shuffle=False)
+        detector.fit(endless_training, steps_per_epoch=steps, verbose=0, shuffle=False)
 
     def score() -> None:
         with detector.fast_validation():

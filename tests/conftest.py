@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
-from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.models import METHODS, build_detector, detector_class
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -30,12 +30,20 @@ TINY = {
 }
 
 
+N_CLASSES = 3  # of tiny detectors whose method uses the classes of normal images
+
+
 def tiny_detector(method: str, channels: int = 1, **changes):
     """A compiled detector of 16x16 images with a few hundred weights."""
     cls = detector_class(method)
-    detector = cls(cls.Hyperparameters(**{**TINY[method], **changes}), channels)
+    detector = build_detector(cls, cls.Hyperparameters(**{**TINY[method], **changes}), channels, N_CLASSES)
     detector.compile()
     return detector
+
+
+def training_data(detector, images):
+    """What `train_step` takes for some images: the images, or pairs with classes if the method uses classes."""
+    return (images, np.arange(len(images), dtype=np.int32) % N_CLASSES) if detector.uses_classes else images
 
 
 def copy_weights(*networks):
@@ -134,3 +142,10 @@ def made_up_results(method, label, auprc_of_scores, score="paper", seed=0, epoch
         "score_images_per_second": 50.0,
         "score_seconds": 2.0,
     }
+
+
+@pytest.fixture
+def class_means(monkeypatch):
+    """The class of a method that uses the classes of normal images, registered as `ClassMeans` during a test."""
+    monkeypatch.setitem(METHODS, "ClassMeans", "tests.class_means")
+    return detector_class("ClassMeans")

@@ -1,5 +1,6 @@
 """The scikit-learn interface: scikit-learn's own checks, the signs of scores, and training."""
 
+import pickle
 import random
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from anomaly_toolbox.errors import ToolboxError
 from anomaly_toolbox.estimator import ImageOutlierDetector
+from tests.class_means import TINY_CLASS_MEANS
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -182,6 +184,52 @@ def test_derived_scores_take_100_images(many):
     assert set(detector.detector_.scores(np.zeros((1, 16, 16, 1), np.float32))) == {"paper", "residual"}
     detector = ImageOutlierDetector("PCA", hyperparameters={"image_size": 16, "score": "combined"}).fit(many[:100])
     assert np.isfinite(detector.score_samples(many)).all()
+
+
+@pytest.fixture
+def three_kinds():
+    """Sixty dark, grey and bright images, twenty of each kind, and the names of their kinds."""
+    kinds = np.array(["dark", "grey", "bright"] * 20)
+    noise = np.random.default_rng(0).integers(0, 20, (60, 16, 16))
+    return (np.tile([0, 100, 200], 20)[:, None, None] + noise).astype(np.uint8), kinds
+
+
+def test_classes_of_normal_images(class_means, three_kinds):
+    images, kinds = three_kinds
+    detector = ImageOutlierDetector("ClassMeans", hyperparameters={**TINY_CLASS_MEANS, "epochs": 10})
+    assert detector.fit(images, kinds) is detector
+    assert detector.normal_classes_.tolist() == ["bright", "dark", "grey"]
+    brightness = detector.detector_.mean_images(tf.range(3)).numpy().mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(brightness, np.array([209, 9, 109]) / 127.5 - 1, atol=0.15)
+    assert detector.score_samples(np.full((1, 16, 16), 160, np.uint8)) < detector.score_samples(images).min()
+    again = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(again.score_samples(images), detector.score_samples(images))
+    assert (detector.fit_predict(images, kinds) == 1).mean() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kinds: None, r"y: ClassMeans needs the class of each image; expected fit\(X, y\), received y=None"),
+        (lambda kinds: kinds[1:], r"inconsistent numbers of samples: \[60, 59\]"),
+        (lambda kinds: np.full(60, "grey"), "y: ClassMeans needs at least two classes, received only grey"),
+        (lambda kinds: np.linspace(0.1, 1, 60), "Unknown label type: continuous"),
+        (lambda kinds: np.where(kinds == "grey", np.nan, 1), "contains NaN"),
+        (lambda kinds: np.stack([kinds, kinds], axis=1), "y should be a 1d array"),
+    ],
+)
+def test_errors_about_classes(class_means, three_kinds, change, message):
+    images, kinds = three_kinds
+    detector = ImageOutlierDetector("ClassMeans", hyperparameters=TINY_CLASS_MEANS)
+    with pytest.raises(ValueError, match=message):
+        detector.fit(images, change(kinds))
+
+
+def test_other_methods_ignore_y(X):
+    detector = ImageOutlierDetector("PCA", hyperparameters=TINY["PCA"])
+    expected = detector.fit(X).score_samples(X)
+    np.testing.assert_array_equal(detector.fit(X, np.arange(43) % 2).score_samples(X), expected)
+    assert detector.normal_classes_ is None
 
 
 def test_errors_about_input(X):

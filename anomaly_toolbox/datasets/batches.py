@@ -54,32 +54,36 @@ class ScoringSplit:
 
 
 def training_batches(
-    train_normal: tf.data.Dataset,
+    train: tf.data.Dataset,
     batch_size: int,
     image_shape: tuple[int, int, int],
     count: int,
     epochs_done: int,
     shuffle_buffer_size: int | None = None,
+    with_classes: bool = False,
 ) -> tf.data.Dataset:
     """Makes full batches of the normal training images, without end; an epoch has `count // batch_size` of them.
 
     Args:
-        train_normal: a split of a dataset.
+        train: `train_normal` or, for a method that uses normal classes, `train_classes` of a dataset.
         batch_size, image_shape: the static shape of the batches; `image_shape` is (height, width, channels).
         count: the number of images in the split.
         epochs_done: the number of epochs of an interrupted training; the order of the images continues after them.
         shuffle_buffer_size: the number of images that are shuffled at a time; None: the dataset shuffles them itself.
+        with_classes: whether a batch is `(images, classes)`, with classes (batch,), int32, or `images` alone.
 
     Raises:
         InputError: there are not enough images for one batch.
     """
     check_batch_size(batch_size, count)
-    images = _pairs(train_normal, image_shape, "train_normal").map(lambda images, _: images)
+    batches = _pairs(train, image_shape, "train_classes" if with_classes else "train_normal")
+    if not with_classes:
+        batches = batches.map(lambda images, _: images)
     if shuffle_buffer_size is not None:
-        images = images.unbatch().shuffle(shuffle_buffer_size, reshuffle_each_iteration=True).batch(batch_size)
+        batches = batches.unbatch().shuffle(shuffle_buffer_size, reshuffle_each_iteration=True).batch(batch_size)
     for _ in range(epochs_done):
-        iter(images)  # each iterator makes the shuffling draw the next order
-    return images.rebatch(batch_size, drop_remainder=True).repeat().prefetch(tf.data.AUTOTUNE)
+        iter(batches)  # each iterator makes the shuffling draw the next order
+    return batches.rebatch(batch_size, drop_remainder=True).repeat().prefetch(tf.data.AUTOTUNE)
 
 
 def check_batch_size(batch_size: int, count: int) -> None:
@@ -92,13 +96,13 @@ def check_batch_size(batch_size: int, count: int) -> None:
 
 
 def sample_images(
-    train_normal: tf.data.Dataset, survey: Survey, image_shape: tuple[int, int, int], size: int, seed: int
+    train: tf.data.Dataset, survey: Survey, image_shape: tuple[int, int, int], size: int, seed: int
 ) -> tuple[np.ndarray, bool]:
     """Draws a uniform sample of the normal training images, without replacement.
 
     Args:
-        train_normal: a split of a dataset.
-        survey: the survey of the split.
+        train: `train_normal` or `train_classes` of a dataset.
+        survey: its survey.
         image_shape: (height, width, channels).
         size: the number of images to draw; all are taken if there are fewer.
         seed: the seed of the draw.
@@ -116,7 +120,7 @@ def sample_images(
     drawn = []
     all_digests = [np.zeros(0, np.int32)]
     start = 0
-    for images, labels in _pairs(train_normal, image_shape, survey.name).as_numpy_iterator():
+    for images, labels in _pairs(train, image_shape, survey.name).as_numpy_iterator():
         drawn.append(images[is_drawn[start : start + len(images)]])
         all_digests.append(image_digests(images, labels).numpy())
         start += len(images)

@@ -46,7 +46,7 @@ class CorruptedMNIST(ImagesInMemory):
 
     No digit is in two splits, and none is in a split both clean and corrupted. In the official test split, every second
     image is corrupted and the others are clean. The same holds for the first 600 training images of each label, which
-    are for validation. All other training images are clean.
+    are for validation. All other training images are clean; their normal classes are the digits.
 
     Args:
         data_dir: the publisher's archive, the folder in it, the folder above, or the folder of TensorFlow Datasets.
@@ -63,6 +63,7 @@ class CorruptedMNIST(ImagesInMemory):
         if data_dir is not None and data_dir.is_file() and self._published_folder is None:
             raise InputError(f"--data-dir {data_dir}: expected an archive with mnist_c/{CLEAN} and the like in it")
         self._clean = self._read(CLEAN)
+        self._is_validation = first_of_each_label("CorruptedMNIST", self._clean[0].labels)
 
     def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
         """See `AnomalyDetectionDataset.configure`.
@@ -80,7 +81,10 @@ class CorruptedMNIST(ImagesInMemory):
                 f"class_label: expected a corruption, received {class_label!r}: "
                 f"{did_you_mean(str(class_label), CORRUPTIONS)}"
             )
-        self.fill(self._splits(class_label), batch_size=batch_size, new_size=new_size, **options)
+        splits = self._splits(class_label)
+        self.fill(splits, batch_size=batch_size, new_size=new_size, **options)
+        digits = Split(splits["train"].images, self._clean[0].labels[~self._is_validation])
+        self.fill_classes(digits, batch_size=batch_size, new_size=new_size, **options)
 
     def _splits(self, corruption: str) -> dict[str, Split]:
         """Training, validation and test images, with label 1 for corrupted ones."""
@@ -89,9 +93,8 @@ class CorruptedMNIST(ImagesInMemory):
         for clean, corrupted in ((clean_train, corrupted_train), (clean_test, corrupted_test)):
             if clean.images.shape != corrupted.images.shape or not np.array_equal(clean.labels, corrupted.labels):
                 raise ToolboxError(f"CorruptedMNIST: {corruption} does not hold the same digits as {CLEAN}")
-        is_validation = first_of_each_label("CorruptedMNIST", clean_train.labels)
-        train_images = clean_train.images[~is_validation]
-        validation_indices = np.flatnonzero(is_validation)
+        train_images = clean_train.images[~self._is_validation]
+        validation_indices = np.flatnonzero(self._is_validation)
         test_indices = np.arange(len(clean_test.labels))
         return {
             "train": Split(train_images, np.zeros(len(train_images), np.int32)),

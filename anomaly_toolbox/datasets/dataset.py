@@ -23,7 +23,8 @@ class AnomalyDetectionDataset(abc.ABC):
     Each of the three splits has a dataset of its normal images, one of its anomalous images, and one of all images.
 
     A subclass reads its raw data in the constructor. In `configure` it calls `set_split` once for each split; the
-    simplest way to make the datasets is `pipeline`. It sets `self._channels` unless images are grey.
+    simplest way to make the datasets is `pipeline`. It sets `self._channels` unless images are grey. If the normal
+    training images have classes, it also calls `set_train_classes`, for the methods that use them.
     """
 
     #: The anomalous label of a run that names neither an anomalous label nor a class label.
@@ -44,10 +45,19 @@ class AnomalyDetectionDataset(abc.ABC):
     aspect: Aspect | None = None
     #: The user's Python file with the class of this dataset.
     source_file: Path | None = None
+    #: The names of the normal classes, in the order of their numbers; None if there are no normal classes.
+    class_names: Sequence[str] | None = None
+    #: Why there are no normal classes, and what the user can do about it; the end of an error message.
+    why_no_classes: str = (
+        "this dataset has none; in a folder of images, put them into train/good/<class>/; a dataset class calls "
+        "set_train_classes"
+    )
     #: The highest level, 255 or 65535, if resized pixels are rounded to whole levels; else None.
     levels: int | None = None
     #: The white level of images of 16 bits, if it is not 65535.
     white_level: int | None = None
+
+    _train_classes: tf.data.Dataset | None = None
 
     def __init__(self) -> None:
         self._channels = 1
@@ -106,6 +116,17 @@ class AnomalyDetectionDataset(abc.ABC):
         setattr(self, f"_{split}_anomalous", anomalous)
         setattr(self, f"_{split}", all)
 
+    def set_train_classes(self, batches: tf.data.Dataset, names: Sequence[str]) -> None:
+        """Sets the normal training images with their classes, for the methods that use them.
+
+        Args:
+            batches: batches `(images, classes)` of the images of `train_normal`, shuffled as these are; the class of an
+                image is a whole number from 0 to K - 1.
+            names: the names of the K classes, in the order of their numbers; they become text.
+        """
+        self._train_classes = batches
+        self.class_names = [str(name) for name in names]
+
     def fingerprint(self, class_label: int | str | None = None) -> str | None:
         """A checksum of the files that a class's images come from; None if they do not come from files.
 
@@ -132,6 +153,11 @@ class AnomalyDetectionDataset(abc.ABC):
     def train_normal(self) -> tf.data.Dataset:
         """Normal training images, the only images that a detector is trained on."""
         return self._train_normal
+
+    @property
+    def train_classes(self) -> tf.data.Dataset | None:
+        """Normal training images with the numbers of their normal classes; None if there are no such classes."""
+        return self._train_classes
 
     @property
     def train_anomalous(self) -> tf.data.Dataset:

@@ -24,6 +24,7 @@ from anomaly_toolbox.datasets import folder_notes
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.decoding import DEEP_WHITE, WHITE, Header, read_header, white_of
 from anomaly_toolbox.datasets.duplicates import find_contradictions
+from anomaly_toolbox.datasets.folder_classes import class_of, why_no_classes
 from anomaly_toolbox.datasets.geometry import Aspect, visible_pixels
 from anomaly_toolbox.datasets.images import Reading, read_marks, square_marks
 from anomaly_toolbox.datasets.layout import find_items
@@ -136,7 +137,7 @@ class ImageFolder(AnomalyDetectionDataset):
         splits = np.array([item.split for item in self._items])
         labels = np.array([1 if item.defect else 0 for item in self._items], np.int32)
 
-        def batches(is_chosen, is_training):
+        def batches(is_chosen, is_training, labels=labels):
             indices = np.flatnonzero(is_chosen)
             dataset = tf.data.Dataset.from_tensor_slices((indices, labels[indices]))
             if is_training:
@@ -153,6 +154,22 @@ class ImageFolder(AnomalyDetectionDataset):
                 anomalous=batches(is_in_split & (labels == 1), is_training),
                 all=batches(is_in_split, is_training),
             )
+        self._set_classes((splits == "train") & (labels == 0), batches)
+
+    def _set_classes(self, is_normal: np.ndarray, batches: Callable[..., tf.data.Dataset]) -> None:
+        """Sets `train_classes`, or why there are none.
+
+        Args:
+            is_normal: which items are normal training images, (n,), bool.
+            batches: a function of the items to choose, whether they are for training, and the numbers of all items.
+        """
+        paths = [self._items[index].path for index in np.flatnonzero(is_normal)]
+        self.why_no_classes = why_no_classes(paths, self.test_folder)
+        if not self.why_no_classes:
+            names, numbers = np.unique([class_of(path, self.test_folder) for path in paths], return_inverse=True)
+            classes = np.zeros(len(self._items), np.int32)
+            classes[is_normal] = numbers
+            self.set_train_classes(batches(is_normal, True, classes), names.tolist())
 
     def _prepare(self, size: int) -> None:
         """Decodes and resizes all images and masks, and leaves out what cannot be used."""

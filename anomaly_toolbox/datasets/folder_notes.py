@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_toolbox.datasets.decoding import DEEP_WHITE, WHITE, Header
-from anomaly_toolbox.datasets.layout import NORMAL
+from anomaly_toolbox.datasets.layout import folder_of_normal
 from anomaly_toolbox.datasets.splits import Item
 
 MOST_UNUSUAL_SIZES = 5  # if more images than this have another size than most, it is no mistake
@@ -50,10 +50,8 @@ def _list_folders(counts: collections.Counter[str]) -> str:
 
 def _folder_inside_normal(image: Path, root: Path) -> str:
     """The subfolder of an image, such as `test/good/day1`; empty if it lies directly in a folder of normal images."""
-    folders = image.relative_to(root).parts[:-1]
-    depth_of_normal = next(depth for depth, name in enumerate(folders) if name.lower() in NORMAL)
-    is_inside = len(folders) > depth_of_normal + 1
-    return "/".join(folders) if is_inside else ""
+    normal_folder, subfolders = folder_of_normal(image, root)
+    return normal_folder.joinpath(*subfolders).as_posix() if subfolders else ""
 
 
 def note_brightness(brightest: float, white_share: float, levels: int, white_level: int | None) -> Iterator[str]:

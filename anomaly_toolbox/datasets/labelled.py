@@ -40,6 +40,17 @@ class ImagesInMemory(AnomalyDetectionDataset):
                 all=self.pipeline(_pairs(split, np.isin(split.labels, (0, 1))), is_training=is_training, **options),
             )
 
+    def fill_classes(self, normal: Split, **options: Any) -> None:
+        """Makes `train_classes`: each label of the normal training images is a class, named after the label.
+
+        Args:
+            normal: the normal training images with their raw labels.
+            options: arguments of `pipeline`.
+        """
+        labels, numbers = np.unique(normal.labels, return_inverse=True)
+        pairs = tf.data.Dataset.from_tensor_slices((normal.images, numbers.astype(np.int32)))
+        self.set_train_classes(self.pipeline(pairs, is_training=True, **options), labels.tolist())
+
 
 class LabelledImages(ImagesInMemory):
     """A dataset with class labels; the images with one label are anomalous, all others are normal.
@@ -80,6 +91,9 @@ class LabelledImages(ImagesInMemory):
         raw_splits = self._raw if self._division == "official" else pooled_splits(self._raw.values(), anomalous_label)
         splits = {split: Split(raw.images, raw.labels == anomalous_label) for split, raw in raw_splits.items()}
         self.fill(splits, batch_size=batch_size, new_size=new_size, **options)
+        train, is_normal = raw_splits["train"], splits["train"].labels == 0
+        normal = Split(train.images[is_normal], train.labels[is_normal])
+        self.fill_classes(normal, batch_size=batch_size, new_size=new_size, **options)
 
 
 def pooled_splits(parts: Iterable[Split], anomalous_label: int | str | None) -> dict[str, Split]:

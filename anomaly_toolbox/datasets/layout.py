@@ -12,7 +12,8 @@ A folder has one of two layouts. Letter case does not matter, and defects may ha
     anomalous, or anomalous/<defect>        half for validation, half for testing
 
 In both layouts, `ground_truth/<defect>/<image>_mask.png` marks the defect, see `masks.py`. NORMAL, ANOMALOUS and
-SPLIT_NAMES list other names with the same meaning. Hidden files and leftovers of programs are ignored.
+SPLIT_NAMES list other names with the same meaning. Hidden files and leftovers of programs are ignored. Images may be in
+subfolders at any depth; those of the normal training images name their classes, see `folder_classes.py`.
 """
 
 import dataclasses
@@ -107,6 +108,17 @@ def find_items(
     items = sorted(assign_splits(items, seed, all_test_images), key=lambda item: item.path)
     _check_normal_in_each_split(root, items, split_folders if has_train else [])
     return items, bad
+
+
+def folder_of_normal(image: Path, root: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of normal images that an image is in, relative to `root`, and the names of the subfolders in between.
+
+    >>> folder_of_normal(Path("parts/test/good/day1/7.png"), Path("parts"))[1]
+    ('day1',)
+    """
+    folders = image.relative_to(root).parts[:-1]
+    depth = next(depth for depth, name in enumerate(folders, 1) if name.lower() in NORMAL)
+    return Path(*folders[:depth]), folders[depth:]
 
 
 def _split_of(folder: Path) -> str:

@@ -36,7 +36,7 @@ class Survey:
 
     Attributes:
         name: the name of the split for errors, such as `Parts.test`.
-        labels: (n,), int32, 0 for normal and 1 for anomalous images.
+        labels: (n,), int32, 0 for normal and 1 for anomalous images; of `train_classes` the numbers of the classes.
         digests: (n,), int32, a checksum of each image with its label.
         low, high: the lowest and the highest value of all pixels.
     """
@@ -77,8 +77,39 @@ def surveys(dataset: AnomalyDetectionDataset, on_progress: OnProgress | None = N
     return surveyed
 
 
-def survey(dataset: AnomalyDetectionDataset, split: str, on_progress: OnProgress | None = None) -> Survey:
-    """Reads every image of a split once, which also fills its cache; see `surveys`."""
+def survey_classes(dataset: AnomalyDetectionDataset, n_train: int, on_progress: OnProgress | None = None) -> Survey:
+    """Surveys `train_classes`.
+
+    Args:
+        dataset: configured, with `train_classes` and `class_names`.
+        n_train: the number of images in `train_normal`.
+        on_progress: called after each batch.
+
+    Raises:
+        ToolboxError: the dataset is broken, a class has no name, or the number of images is another one.
+    """
+    surveyed = survey(dataset, "train_classes", on_progress, len(dataset.class_names or ()))
+    if len(surveyed.labels) != n_train:
+        raise ToolboxError(
+            f"{surveyed.name} gives {len(surveyed.labels):,} images, expected the {n_train:,} of train_normal"
+        )
+    return surveyed
+
+
+def survey(
+    dataset: AnomalyDetectionDataset,
+    split: str,
+    on_progress: OnProgress | None = None,
+    n_classes: int | None = None,
+) -> Survey:
+    """Reads every image of a split once, which also fills its cache; see `surveys`.
+
+    Args:
+        dataset: configured.
+        split: the name of the split.
+        on_progress: called after each batch.
+        n_classes: the labels are the numbers of so many classes; None: they are 0 for normal, 1 for anomalous images.
+    """
     name = f"{type(dataset).__name__}.{split}"
     batches = getattr(dataset, split)
     _check_structure(name, batches)
@@ -90,7 +121,7 @@ def survey(dataset: AnomalyDetectionDataset, split: str, on_progress: OnProgress
     for batch_images, batch_labels in _read_batches(name, batches):
         images = np.asarray(batch_images, np.float32)
         labels = np.reshape(batch_labels, -1)
-        if not _check_batch(name, images, labels):
+        if not _check_batch(name, images, labels, n_classes):
             continue
         labels = labels.astype(np.int32)
         digests = image_digests(images, labels).numpy()
@@ -208,7 +239,7 @@ def _check_structure(name: str, batches: tf.data.Dataset) -> None:
         raise ToolboxError(f"{name} is endless: {NOT_ENDLESS}")
 
 
-def _check_batch(name: str, images: np.ndarray, labels: np.ndarray) -> bool:
+def _check_batch(name: str, images: np.ndarray, labels: np.ndarray, n_classes: int | None) -> bool:
     """Whether a batch has images; raises ToolboxError if images or labels are wrong."""
     if len(images) != len(labels):
         raise ToolboxError(f"{name} gives {len(labels)} labels with {len(images)} images")
@@ -218,7 +249,12 @@ def _check_batch(name: str, images: np.ndarray, labels: np.ndarray) -> bool:
     is_in_range = low >= -1 - OVERSHOOT and high <= 1 + OVERSHOOT  # False for NaN
     if not is_in_range:
         raise ToolboxError(f"{name} gives image values from {low} to {high}, expected [-1, 1]")
-    if not np.isin(labels, (0, 1)).all():
+    if n_classes is not None and not np.isin(labels, np.arange(n_classes)).all():
+        raise ToolboxError(
+            f"{name} gives the classes {np.unique(labels)}, expected whole numbers from 0 to {n_classes - 1}, because "
+            f"class_names has {n_classes} {'name' if n_classes == 1 else 'names'}"
+        )
+    if n_classes is None and not np.isin(labels, (0, 1)).all():
         raise ToolboxError(f"{name} gives labels {np.unique(labels)}, expected 0 (normal) and 1 (anomalous)")
     return True
 

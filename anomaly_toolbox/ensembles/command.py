@@ -161,6 +161,8 @@ def _hparams(members: Members, standardisations: Sequence[Standardisation]) -> d
     recorded_members = []
     for run, standardised in zip(members.runs, standardisations, strict=True):
         recorded = {name: run.hparams.get(name) for name in RECORDED}
+        if "class_names" in run.hparams:  # not None for the others: it would change the ensembles of earlier versions
+            recorded["class_names"] = run.hparams["class_names"]
         score = run.results["score"]
         recorded_members.append(recorded | {"score": score, "standardisation": standardised._asdict()})
     shared = {name: first.hparams.get(name) for name in SHARED}

@@ -13,7 +13,7 @@ import tensorflow as tf
 from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.ensembles.combination import Standardisation
 from anomaly_toolbox.files import read_json
-from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.models import build_detector, detector_class
 from anomaly_toolbox.models.base import AnomalyDetector, fill_batches
 from anomaly_toolbox.runs import ENSEMBLE, FinishedRun
 
@@ -85,7 +85,9 @@ def mean_map(maps: Sequence[np.ndarray | tf.Tensor], size: int) -> tf.Tensor:
 
 def _load_model(hparams: Mapping[str, Any], weights: Path) -> AnomalyDetector:
     cls = detector_class(hparams["experiment"])
-    model = cls(cls.Hyperparameters.model_validate(hparams["hyperparameters"]), hparams["channels"])
+    hp = cls.Hyperparameters.model_validate(hparams["hyperparameters"])
+    n_classes = len(hparams["class_names"]) if cls.uses_classes else None
+    model = build_detector(cls, hp, hparams["channels"], n_classes)
     model.compile()
     model.load_networks(weights)
     return model

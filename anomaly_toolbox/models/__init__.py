@@ -1,6 +1,7 @@
 """The registry of methods. It imports a method's module only when its class is used."""
 
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anomaly_toolbox.errors import InputError, did_you_mean
@@ -43,6 +44,31 @@ def detector_class(name: str) -> "type[AnomalyDetector]":
     """The class of a registered method. Imports TensorFlow."""
     detector: type[AnomalyDetector] = getattr(importlib.import_module(METHODS[name]), name)
     return detector
+
+
+def build_detector(
+    cls: "type[AnomalyDetector]",
+    hyperparameters: "ScoringHyperparameters",
+    channels: int,
+    n_classes: int | None = None,
+) -> "AnomalyDetector":
+    """Builds a detector of any method; it is not compiled.
+
+    Args:
+        cls: the class of the method.
+        hyperparameters: an instance of its `Hyperparameters`.
+        channels: number of channels of the images.
+        n_classes: number of normal classes, for a method that uses them; other methods ignore it.
+
+    Raises:
+        ValueError: the method uses normal classes, and their number is missing.
+    """
+    if not cls.uses_classes:
+        return cls(hyperparameters, channels)
+    if n_classes is None:
+        raise ValueError(f"{cls.__name__} needs the number of normal classes")
+    build: Callable[..., AnomalyDetector] = cls  # its constructor takes one argument more than the base class's
+    return build(hyperparameters, channels, n_classes)
 
 
 def hyperparameters_of(name: str) -> "type[ScoringHyperparameters]":

@@ -36,8 +36,8 @@ class AdversarialModel(keras.Model):
         self.decay_steps = 0
         self.means = {name: keras.metrics.Mean(name) for name in self.tracked_losses}
 
-    def train_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Trains on one batch of normal images and returns `self.running_means(...)`."""
+    def train_step(self, x: Any) -> dict[str, tf.Tensor]:
+        """Trains on one batch of normal images, or of pairs (images, classes); returns `self.running_means(...)`."""
         raise NotImplementedError
 
     def compile(self, **options: Any) -> None:

@@ -70,6 +70,9 @@ class AnomalyDetector(AdversarialModel):
         channels: number of channels of the images, 1 for grey and 3 for RGB.
 
     Attributes:
+        uses_classes: whether the method uses the classes of the normal training images. The constructor then takes the
+            number of classes as a third argument, and `train_step` takes pairs (images, classes), see `train_classes`
+            of a dataset. Images are scored without a class.
         image_shape: (image_size, image_size, channels).
         memory_banks: layers that compare vectors of an image with those of normal images, by name.
         combined_from: the names of the scores that the combined score combines.
@@ -78,6 +81,7 @@ class AnomalyDetector(AdversarialModel):
 
     Hyperparameters: ClassVar[type[ScoringHyperparameters]]
     combined_from: ClassVar[Collection[str]] = ("paper",)
+    uses_classes: ClassVar[bool] = False
 
     def __init__(self, hyperparameters: Any, channels: int):
         super().__init__()

@@ -17,10 +17,12 @@ from anomaly_toolbox.datasets.batches import (
     training_batches,
 )
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
-from anomaly_toolbox.datasets.survey import Survey, count_images, digest_of, notes, surveys
+from anomaly_toolbox.datasets.survey import Survey, count_images, digest_of, notes, survey_classes, surveys
 from anomaly_toolbox.errors import InputError, ToolboxError, reraise_in_one_line
+from anomaly_toolbox.models.base import AnomalyDetector
 from anomaly_toolbox.models.derived_scores import FEWEST_IMAGES, is_derived, n_held_out
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
+from anomaly_toolbox.training.classes import class_names_for, describe_classes
 from anomaly_toolbox.training.progress import SurveyProgress
 
 LARGEST_MEMORY_BANK = 2**30  # bytes of the images that memory banks are fitted to
@@ -34,7 +36,9 @@ class PreparedData:
     Attributes:
         dataset: configured for the trial.
         n_train: number of normal training images.
-        batches: a function from the number of finished epochs to an endless dataset of training batches.
+        class_names: the names of the normal classes, in the order of their numbers; None if the method uses none.
+        batches: a function from the number of finished epochs to an endless dataset of training batches: of images, or
+            of pairs (images, classes) if the method uses normal classes.
         memory_images: a sample of the training images, (n, size, size, channels), for the memory banks.
         validation, test: the images that are scored.
         digest: a checksum of the validation and test images.
@@ -42,6 +46,7 @@ class PreparedData:
 
     dataset: AnomalyDetectionDataset
     n_train: int
+    class_names: list[str] | None
     batches: Callable[[int], tf.data.Dataset]
     memory_images: np.ndarray
     validation: ScoringSplit
@@ -49,18 +54,25 @@ class PreparedData:
     digest: str
 
 
-def prepare(dataset: AnomalyDetectionDataset, hp: ScoringHyperparameters, seed: int, console: Console) -> PreparedData:
+def prepare(
+    dataset: AnomalyDetectionDataset,
+    method: type[AnomalyDetector],
+    hp: ScoringHyperparameters,
+    seed: int,
+    console: Console,
+) -> PreparedData:
     """Configures a dataset, reads every image once, and prints the numbers of images and notes.
 
     Args:
         dataset: not configured yet.
+        method: the class of the method; it decides whether normal classes are needed.
         hp: the hyperparameters of the trial.
         seed: chooses the sample for the memory banks.
         console: where counts, notes and progress are printed.
 
     Raises:
-        InputError: the hyperparameters do not fit the dataset.
-        ToolboxError: a split has no normal images, wrong shapes or wrong labels.
+        InputError: the hyperparameters do not fit the dataset, or it lacks the normal classes that the method needs.
+        ToolboxError: a split has no normal images, wrong shapes, wrong labels or wrong classes.
     """
     with reraise_in_one_line(f"{type(dataset).__name__}.configure"):
         dataset.configure(
@@ -73,11 +85,18 @@ def prepare(dataset: AnomalyDetectionDataset, hp: ScoringHyperparameters, seed: 
         )
     for note in dataset.notes:
         console.print(note)
+    class_names = class_names_for(method, dataset)
     with ProgressBar(console) as bar:
         surveyed = surveys(dataset, SurveyProgress(bar))
+        train, train_survey = dataset.train_normal, surveyed["train_normal"]
+        if class_names is not None:
+            train = dataset.train_classes
+            train_survey = survey_classes(dataset, len(train_survey.labels), SurveyProgress(bar))
     counts = count_images(surveyed)
     for line in _describe(dataset, surveyed, counts, getattr(hp, "select_by", None)):
         console.print(line)
+    if class_names is not None:
+        console.print(describe_classes(class_names, train_survey))
 
     n_train, shape = counts["train"]["normal"], (hp.image_size, hp.image_size, dataset.channels)
     is_trained = isinstance(hp, Hyperparameters)
@@ -99,16 +118,17 @@ def prepare(dataset: AnomalyDetectionDataset, hp: ScoringHyperparameters, seed: 
             f"memory banks are fitted to {memory_size:,} normal images, not {hp.memory_size:,}: more do not fit into "
             "1 GiB"
         )
-    train_survey = surveyed["train_normal"]
-    memory_images, is_shuffled = sample_images(dataset.train_normal, train_survey, shape, memory_size, seed)
+    memory_images, is_shuffled = sample_images(train, train_survey, shape, memory_size, seed)
     if is_trained and not is_shuffled:
         console.print("the training images come in the same order each time; they are shuffled here")
 
     def batches(epochs_done: int) -> tf.data.Dataset:
         buffer_size = None if is_shuffled else hp.shuffle_buffer_size
-        return training_batches(dataset.train_normal, hp.batch_size, shape, n_train, epochs_done, buffer_size)
+        return training_batches(
+            train, hp.batch_size, shape, n_train, epochs_done, buffer_size, with_classes=method.uses_classes
+        )
 
-    return PreparedData(dataset, n_train, batches, memory_images, validation, test, digest_of(surveyed))
+    return PreparedData(dataset, n_train, class_names, batches, memory_images, validation, test, digest_of(surveyed))
 
 
 def _describe(

@@ -18,7 +18,7 @@ from anomaly_toolbox.datasets.batches import ScoringSplit, reraise_other_order
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import DamagedFile, ToolboxError
 from anomaly_toolbox.files import atomic_write, read_json, sha256, write_json
-from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.models import build_detector, detector_class
 from anomaly_toolbox.models.adversarial import Divergence
 from anomaly_toolbox.models.base import COMPLEXITY, MAP, AnomalyDetector
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
@@ -125,12 +125,14 @@ class Attempt:
         hp, dataset = trial.hyperparameters, trial.dataset
         keras.backend.clear_session()
         keras.utils.set_random_seed(trial.seed)
-        data = prepare(dataset, hp, trial.seed, self.console)
+        method = detector_class(trial.experiment)
+        data = prepare(dataset, method, hp, trial.seed, self.console)
         self._claim_folder(data, overwrite)
         values = {**hp.model_dump(), "seed": trial.seed, "dataset": trial.dataset_name, "method": trial.experiment}
         summaries.summarise_hyperparameters(self.run.folder, values)
 
-        detector = detector_class(trial.experiment)(hp, dataset.channels)
+        n_classes = None if data.class_names is None else len(data.class_names)
+        detector = build_detector(method, hp, dataset.channels, n_classes)
         detector.compile()
         if isinstance(hp, Hyperparameters):
             training_summary = self._train(detector, hp, data)
@@ -148,15 +150,18 @@ class Attempt:
             run.clear()
             run.begin()
         if run.checkpoint.exists():
-            recorded_digest = read_json(run.hparams_path).get("digest_of_images")
-            if recorded_digest not in (None, data.digest):
+            recorded = read_json(run.hparams_path)
+            has_other_images = recorded.get("digest_of_images") not in (None, data.digest)
+            if has_other_images or recorded.get("class_names") != data.class_names:
                 raise run.images_have_changed()
+        only_if_used = {} if data.class_names is None else {"class_names": data.class_names}
         run.record(  # some datasets set these only in `configure`
             channels=data.dataset.channels,
             aspect=data.dataset.aspect,
             levels=data.dataset.levels,
             white_level=data.dataset.white_level,
             digest_of_images=data.digest,
+            **only_if_used,
         )
 
     def _train(self, detector: AnomalyDetector, hp: Hyperparameters, data: PreparedData) -> dict[str, Any]:

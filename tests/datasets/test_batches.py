@@ -177,6 +177,20 @@ def test_the_training_order_continues_after_a_break():
     assert len({str(uninterrupted[i : i + 2]) for i in (0, 2, 4, 6)}) == 4
 
 
+@pytest.mark.parametrize("shuffle_buffer_size", [None, 10])
+def test_training_batches_with_classes_are_those_without_and_their_classes(shuffle_buffer_size):
+    def batches(with_classes):
+        tf.random.set_seed(1)
+        dataset = numbered(10, is_training=True)
+        return training_batches(dataset, 4, SHAPE, 10, 1, shuffle_buffer_size, with_classes).take(6)
+
+    pairs = batches(with_classes=True)
+    assert numbers(pairs.map(lambda images, _: images)) == numbers(batches(with_classes=False))
+    for images, classes in pairs.as_numpy_iterator():
+        assert classes.dtype == np.int32
+        np.testing.assert_array_equal(classes, images[:, 0, 0, 0] % 3 == 2)
+
+
 def test_a_batch_larger_than_the_training_set_is_refused():
     with pytest.raises(InputError, match="batch_size: 11 is larger than the training set, which has 10"):
         training_batches(numbered(10), 11, SHAPE, count=10, epochs_done=0)

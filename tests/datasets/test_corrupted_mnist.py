@@ -68,6 +68,17 @@ def test_no_digit_is_in_two_splits_or_of_both_kinds(tmp_path):
     assert len(found) == len(set(found)) == 3 * sum(PER_LABEL.values())
 
 
+def test_the_digits_are_the_classes_of_clean_training_images(tmp_path):
+    dataset = configured(publish(tmp_path, "fog"))
+    official = np.load(tmp_path / "mnist_c" / "identity" / "train_images.npy")[..., 0]
+    labels = np.load(tmp_path / "mnist_c" / "identity" / "train_labels.npy")
+    label_of = {image.tobytes(): label for image, label in zip(official, labels, strict=True)}
+    images, classes = pairs(dataset.train_classes)
+    assert dataset.class_names == ["0", "1", "2"]
+    assert [label_of[image.tobytes()] for image in images] == classes.tolist()
+    assert len(images) == 105
+
+
 def test_every_second_image_of_the_official_test_is_corrupted(tmp_path):
     images, labels = pairs(configured(publish(tmp_path, "fog")).test)
     assert labels.tolist() == [0, 1] * 16 + [0]

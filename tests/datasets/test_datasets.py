@@ -7,6 +7,7 @@ import tensorflow as tf
 from anomaly_toolbox.datasets import DATASETS, dataset_name, load_dataset
 from anomaly_toolbox.datasets import dataset as interface
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
+from anomaly_toolbox.datasets.labelled import ImagesInMemory
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import FASHION_MNIST, write_idx_folder
 from tests.datasets.test_corrupted_mnist import publish as publish_mnist_c
@@ -118,6 +119,18 @@ def test_sizes_and_labels(dataset):
     for split, (normal, anomalous) in counts.items():
         for suffix, expected in (("", [normal, anomalous]), ("_normal", [normal, 0]), ("_anomalous", [0, anomalous])):
             assert np.bincount(labels_of(getattr(dataset, split + suffix)), minlength=2).tolist() == expected
+
+
+def test_classes_of_normal_training_images(dataset):
+    """They are those of `train_normal`, and each class has images."""
+    dataset, *_ = dataset
+    has_classes = isinstance(dataset, ImagesInMemory)
+    assert (dataset.train_classes is not None) == (dataset.class_names is not None) == has_classes
+    if has_classes:
+        assert np.unique(labels_of(dataset.train_classes)).tolist() == list(range(len(dataset.class_names)))
+        splits = dataset.train_classes, dataset.train_normal
+        found, expected = ([image.tobytes() for image in images_of(split)] for split in splits)
+        assert sorted(found) == sorted(expected)
 
 
 def test_shape_and_range(dataset):

@@ -105,6 +105,61 @@ def test_normal_images_alone(tmp_path, name):
     assert counts(configured(tmp_path)) == {"train": [12, 0], "validation": [4, 0], "test": [4, 0]}
 
 
+def classes_of(dataset, folder, pattern):
+    """The number of the class of each training image, by its path in the folder."""
+    path_of = {}
+    for path in folder.glob(pattern):
+        path_of[np.array(Image.open(path)).tobytes()] = path.relative_to(folder).as_posix()
+    found = {}
+    for images, classes in dataset.train_classes.as_numpy_iterator():
+        for image, number in zip(images, classes, strict=True):
+            found[path_of[np.round(image * 127.5 + 127.5).astype(np.uint8)[..., 0].tobytes()]] = int(number)
+    return found
+
+
+def test_subfolders_of_the_normal_training_images_are_classes(tmp_path):
+    fill(tmp_path, train__OK__screws=5, train__OK__bolts__day1=2, train__OK__bolts__day2=2, test__good=4, test__crack=4)
+    dataset = configured(tmp_path, size=12)
+    assert dataset.class_names == ["bolts", "screws"]
+    found = classes_of(dataset, tmp_path, "train/**/*.png")
+    assert len(found) == 9
+    assert all(number == int("screws" in path) for path, number in found.items())
+    assert counts(dataset) == {"train": [9, 0], "validation": [2, 2], "test": [2, 2]}
+    assert dataset.why_no_classes == ""
+
+
+def test_subfolders_of_normal_are_classes(tmp_path):
+    dataset = configured(fill(tmp_path, normal__screws=10, normal__bolts=15, anomalous=4), size=12)
+    assert dataset.class_names == ["bolts", "screws"]
+    found = classes_of(dataset, tmp_path, "normal/**/*.png")
+    assert len(found) == count(dataset.train_normal) == 15
+    assert all(number == int("screws" in path) for path, number in found.items())
+
+
+def test_bad_images_are_left_out_of_the_classes(tmp_path):
+    fill(tmp_path, train__good__a=4, train__good__b=4, test__good=4)
+    (tmp_path / "train/good/a/0.png").write_bytes(b"no image")
+    dataset = configured(tmp_path, size=12, on_bad_image="skip")
+    classes = np.concatenate([numbers for _, numbers in dataset.train_classes.as_numpy_iterator()])
+    assert np.bincount(classes).tolist() == [3, 4]
+
+
+def test_why_a_folder_has_no_classes(tmp_path):
+    dataset = configured(fill(tmp_path / "none", train__good=4, test__good=4, test__good__day1=2, test__crack=2))
+    assert dataset.train_classes is dataset.class_names is None
+    assert dataset.why_no_classes == (
+        f"{tmp_path}/none/train/good has no subfolders with images; put the images of each class into "
+        "train/good/<class>/"
+    )
+    dataset = configured(fill(tmp_path / "some", train__good__a=4, train__good=2, test__good=4))
+    assert dataset.train_classes is dataset.class_names is None
+    assert dataset.why_no_classes == (
+        f"2 of 6 training images are in no subfolder, such as {tmp_path}/some/train/good/0.png; put the images of "
+        "each class into train/good/<class>/"
+    )
+    assert count(dataset.train_normal) == 6
+
+
 def test_pixels_are_those_of_the_files(tmp_path):
     fill(tmp_path, mode="RGB", train__good=3, test__good=2, test__crack=2)
     dataset = configured(tmp_path, size=12)

@@ -93,6 +93,30 @@ def test_the_pooled_division_follows_from_the_anomalous_label():
         assert contents(dataset.validation_anomalous) == contents(dataset.train_anomalous) == ([], [])
 
 
+@pytest.mark.parametrize("options", [{}, {"split": "pooled"}])
+@pytest.mark.parametrize(
+    ("raw_labels", "anomalous", "names"),
+    [((0, 5, 11), 5, ["0", "11"]), (("bag", "coat", "boot"), "bag", ["boot", "coat"])],
+)
+def test_the_labels_of_normal_training_images_are_classes(options, raw_labels, anomalous, names):
+    labels = np.array(raw_labels)[np.arange(100) % 3]
+    dataset = LabelledImages(*numbered_parts(labels, (60, 10)), **options)
+    dataset.configure(7, (1, 1), anomalous_label=anomalous, drop_remainder=False, output_range=(0, 255))
+    assert dataset.class_names == names
+    found, classes = contents(dataset.train_classes)
+    assert sorted(found) == sorted(contents(dataset.train_normal)[0])
+    assert found != sorted(found)
+    assert [names[number] for number in classes] == labels[found].astype(str).tolist()
+    assert dataset.train_classes.element_spec[1].dtype == np.int32
+
+
+def test_one_normal_label_is_one_class():
+    dataset = LabelledImages(*numbered_parts(np.arange(40) % 2))
+    dataset.configure(4, (1, 1), anomalous_label=0, drop_remainder=False)
+    assert dataset.class_names == ["1"]
+    assert set(contents(dataset.train_classes)[1]) == {0}
+
+
 def test_the_pooled_division_of_digits_uses_all_images():
     splits = pooled_splits(Digits("pooled")._raw.values(), 3)
     assert sum(len(split.labels) for split in splits.values()) == 1797

@@ -8,10 +8,10 @@ import tensorflow as tf
 from sklearn.covariance import LedoitWolf
 
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.models import METHODS, detector_class, method_name
+from anomaly_toolbox.models import METHODS, build_detector, detector_class, method_name
 from anomaly_toolbox.models.derived_scores import is_derived
 from anomaly_toolbox.training.outputs import describe_derived_scores
-from tests.conftest import TINY, derived_scores_in_numpy, tiny_detector
+from tests.conftest import TINY, derived_scores_in_numpy, tiny_detector, training_data
 
 BASELINES = {"KNN", "PCA"}  # they have no epochs
 HELD_OUT = np.random.default_rng(0).permutation(104)[:20]  # of `training_images`, for the derived scores
@@ -30,7 +30,7 @@ def detector(request):
     detector = tiny_detector(request.param)
     images = training_images()
     if request.param not in BASELINES:
-        batches = tf.data.Dataset.from_tensor_slices(images).batch(8, drop_remainder=True)
+        batches = tf.data.Dataset.from_tensor_slices(training_data(detector, images)).batch(8, drop_remainder=True)
         detector.fit(batches, verbose=0, shuffle=False)
     detector.after_fit(images)
     detector.fit_scores(images)
@@ -58,6 +58,15 @@ def test_an_unknown_name_is_refused_with_the_most_similar_one():
         method_name("ganomali")
 
 
+def test_the_number_of_classes_goes_to_methods_that_use_classes(class_means):
+    hp = class_means.Hyperparameters(image_size=16)
+    assert len(build_detector(class_means, hp, 1, 4).classes) == 4
+    with pytest.raises(ValueError, match="ClassMeans needs the number of normal classes"):
+        build_detector(class_means, hp, 1)
+    pca = detector_class("PCA")
+    assert isinstance(build_detector(pca, pca.Hyperparameters(), 1, 4), pca)
+
+
 def test_every_hyperparameter_is_described_and_has_a_default():
     for name in METHODS:
         schema = detector_class(name).Hyperparameters
@@ -71,7 +80,8 @@ def test_training_changes_every_weight(method):
     tf.keras.utils.set_random_seed(0)
     detector = tiny_detector(method)
     weights_before = {weight.path: weight.numpy() for weight in detector.trainable_variables}
-    detector.fit(tf.data.Dataset.from_tensors(training_images()[:8]), verbose=0, shuffle=False)
+    batch = training_data(detector, training_images()[:8])
+    detector.fit(tf.data.Dataset.from_tensors(batch), verbose=0, shuffle=False)
     detector.after_fit(training_images())
     assert len(weights_before) > 4
     for weight in detector.trainable_variables:
