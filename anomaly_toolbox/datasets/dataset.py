@@ -23,7 +23,9 @@ class AnomalyDetectionDataset(abc.ABC):
     Each of the three splits has a dataset of its normal images, one of its anomalous images, and one of all images.
 
     A subclass reads its raw data in the constructor. In `configure` it calls `set_split` once for each split; the
-    simplest way to make the datasets is `pipeline`. It sets `self._channels` unless images are grey.
+    simplest way to make the datasets is `pipeline`. It sets `self._channels` unless images are grey. If its `configure`
+    has a parameter `normal_label`, it is called with that instead of `anomalous_label` where a run has the
+    hyperparameter of that name: the raw label of the only normal images.
     """
 
     #: The anomalous label of a run that names neither an anomalous label nor a class label.

@@ -42,12 +42,12 @@ class ImagesInMemory(AnomalyDetectionDataset):
 
 
 class LabelledImages(ImagesInMemory):
-    """A dataset with class labels; the images with one label are anomalous, all others are normal.
+    """A dataset with class labels; the images with one label are anomalous and all others normal, or the reverse.
 
     Args:
         train, validation, test: the three splits; no image may be in two of them.
         split: `official` keeps these splits. `pooled` puts their images together and divides them anew for each
-            anomalous label, see `pooled_splits`.
+            label, see `pooled_splits`.
 
     Raises:
         InputError: there is no such division.
@@ -63,22 +63,29 @@ class LabelledImages(ImagesInMemory):
         self._raw = {"train": train, "validation": validation, "test": test}
         self._channels = train.images.shape[-1]
 
-    def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
+    def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, normal_label=None, **options):
         """See `AnomalyDetectionDataset.configure`.
 
+        Args:
+            batch_size, new_size, anomalous_label, class_label, options: as there.
+            normal_label: the label of the only normal images, if `anomalous_label` is None; all others are anomalous.
+
         Raises:
-            InputError: no training image has the anomalous label, or a class label is given.
+            InputError: no training image has the label, both labels are given, or a class label is given.
         """
         name = type(self).__name__
         if class_label is not None:
             raise InputError(f"class_label: {name} has labels, not classes; use anomalous_label instead")
+        if anomalous_label is not None and normal_label is not None:
+            raise InputError(f"anomalous_label and normal_label are both given; {name} expects one of them")
+        one_is_normal = normal_label is not None
+        label_name, label = ("normal_label", normal_label) if one_is_normal else ("anomalous_label", anomalous_label)
         labels = np.unique(self._raw["train"].labels).tolist()
-        if anomalous_label not in labels:
-            raise InputError(
-                f"anomalous_label: {anomalous_label!r} is not a label of {name}; it has {', '.join(map(str, labels))}"
-            )
-        raw_splits = self._raw if self._division == "official" else pooled_splits(self._raw.values(), anomalous_label)
-        splits = {split: Split(raw.images, raw.labels == anomalous_label) for split, raw in raw_splits.items()}
+        if label not in labels:
+            raise InputError(f"{label_name}: {label!r} is not a label of {name}; it has {', '.join(map(str, labels))}")
+        splits = {split: Split(raw.images, (raw.labels == label) != one_is_normal) for split, raw in self._raw.items()}
+        if self._division == "pooled":
+            splits = pooled_splits(splits.values(), anomalous_label=True)
         self.fill(splits, batch_size=batch_size, new_size=new_size, **options)
 
 

@@ -17,6 +17,10 @@ METHODS = {
     "KNN": "anomaly_toolbox.models.knn",
     "PCA": "anomaly_toolbox.models.pca",
 }
+#: Methods of the earlier toolbox that this one leaves out, and the reason.
+LEFT_OUT = {
+    "DeScarGAN": "it needs labelled anomalous images for training, and this toolbox trains on normal images alone"
+}
 
 
 def method_name(name: str) -> str:
@@ -26,12 +30,15 @@ def method_name(name: str) -> str:
         name: in any letter case, with or without `Experiment` at its end.
 
     Raises:
-        InputError: there is no such method.
+        InputError: there is no such method, or it is left out.
     """
     wanted = name.lower().removesuffix("experiment")
     for registered in METHODS:
         if registered.lower() == wanted:
             return registered
+    for left_out, reason in LEFT_OUT.items():
+        if left_out.lower() == wanted:
+            raise InputError(f"{left_out} is left out: {reason}; valid names are {', '.join(METHODS)}")
     raise InputError(f"no method is called {name!r}: {did_you_mean(wanted, METHODS)}")
 
 
