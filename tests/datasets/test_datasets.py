@@ -70,7 +70,7 @@ def labels_of(split):
 
 
 SLOW_TO_READ = {"FashionMNIST": pytest.mark.slow}  # 70,000 images
-NAMES = (*sorted(DATASETS), "Digits, pooled", *USERS_CLASSES)
+NAMES = (*sorted(DATASETS), "Digits, pooled", "Digits, one class normal", *USERS_CLASSES)
 PARAMS = [pytest.param(name, marks=SLOW_TO_READ.get(name, ())) for name in NAMES]
 
 
@@ -88,6 +88,9 @@ def dataset(request, tmp_path_factory):
     elif request.param == "Digits, pooled":
         dataset = load_dataset("Digits", split="pooled")
         counts = {"train": (1166, 0), "validation": (130, 0), "test": (324, 177)}
+    elif request.param == "Digits, one class normal":
+        dataset, chosen = load_dataset("Digits"), {"normal_label": 2}
+        counts = {"train": (106, 972), "validation": (36, 323), "test": (35, 325)}
     elif request.param == "FashionMNIST":
         if not FASHION_MNIST.is_dir():
             pytest.skip(f"{FASHION_MNIST} is absent: install Debian's dataset-fashion-mnist")

@@ -5,6 +5,7 @@ import pytest
 
 from anomaly_toolbox.datasets.digits import Digits
 from anomaly_toolbox.datasets.labelled import LabelledImages, Split, pooled_splits
+from anomaly_toolbox.errors import InputError
 
 
 def numbered_parts(labels, sizes=(30, 10)):
@@ -91,6 +92,45 @@ def test_the_pooled_division_follows_from_the_anomalous_label():
         assert (len(test_numbers), sum(test_labels)) == (8 + 20, 20)
         assert len(contents(dataset.validation)[0]) == 4
         assert contents(dataset.validation_anomalous) == contents(dataset.train_anomalous) == ([], [])
+
+
+def test_one_class_is_normal_and_all_others_anomalous():
+    labels = np.arange(60) % 3
+    dataset = LabelledImages(*numbered_parts(labels))
+    dataset.configure(7, (1, 1), normal_label=1, drop_remainder=False, output_range=(0, 255))
+    assert contents(dataset.validation) == (list(range(30, 40)), (labels[30:40] != 1).tolist())
+    assert contents(dataset.test) == (list(range(40, 60)), (labels[40:] != 1).tolist())
+    assert sorted(contents(dataset.train_normal)[0]) == np.flatnonzero(labels[:30] == 1).tolist()
+    assert sorted(contents(dataset.train_anomalous)[0]) == np.flatnonzero(labels[:30] != 1).tolist()
+
+
+def test_one_class_normal_in_the_pooled_division():
+    """Of the 20 normal images, 16 train, 2 of which validate; the other 4 test with the 40 anomalous ones."""
+    labels = np.arange(60) % 3
+    dataset = LabelledImages(*numbered_parts(labels), split="pooled")
+    dataset.configure(7, (1, 1), normal_label=1, drop_remainder=False, output_range=(0, 255))
+    numbers_of_splits = {
+        name: contents(split)[0]
+        for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
+    }
+    assert {name: len(found) for name, found in numbers_of_splits.items()} == {"train": 14, "validation": 2, "test": 44}
+    assert sorted(number for found in numbers_of_splits.values() for number in found) == list(range(60))
+    for name in ("train", "validation"):
+        assert (labels[numbers_of_splits[name]] == 1).all()
+    assert contents(dataset.test)[1] == (labels[numbers_of_splits["test"]] != 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"normal_label": 3}, "normal_label: 3 is not a label of LabelledImages; it has 0, 1, 2"),
+        ({"normal_label": 1, "anomalous_label": 2}, "anomalous_label and normal_label are both given"),
+        ({"normal_label": 1, "class_label": "bottle"}, "class_label: LabelledImages has labels, not classes"),
+    ],
+)
+def test_a_normal_label_that_cannot_be_used(chosen, message):
+    with pytest.raises(InputError, match=message):
+        LabelledImages(*numbered_parts(np.arange(60) % 3)).configure(7, (1, 1), **chosen)
 
 
 def test_the_pooled_division_of_digits_uses_all_images():
