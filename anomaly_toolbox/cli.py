@@ -98,10 +98,10 @@ class AddedToEnvironment(click.Option):
     "--split",
     type=click.Choice(["official", "pooled"], case_sensitive=False),
     show_default="official",
-    help="How Digits, MNIST, FashionMNIST, KMNIST, EMNIST and CIFAR10 are divided. official keeps the dataset's own training and test images. "
-    "pooled puts all images together, as the papers of EGBAD and GANomaly do: 80% of the normal images are for "
-    "training, the other 20% and all anomalous images for testing. A tenth of the training images is held "
-    "out for validation.",
+    help="How Digits, MNIST, FashionMNIST, KMNIST, EMNIST and CIFAR10 are divided. official keeps the dataset's own "
+    "training and test images. pooled puts all images together, as the papers of EGBAD and GANomaly do: 80% of the "
+    "normal images are for training, the other 20% and all anomalous images for testing. A tenth of the training images "
+    "is held out for validation.",
 )
 @click.option(
     "--white-level",
