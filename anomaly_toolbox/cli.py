@@ -72,7 +72,8 @@ class AddedToEnvironment(click.Option):
     "--data-dir",
     type=click.Path(path_type=Path),
     help="Folder or archive (.zip, .tar.*) with the images, or folder to download them to; required for MVTecAD and "
-    "SurfaceCracks. MNIST and FashionMNIST read four IDX files, plain or .gz; CorruptedMNIST reads mnist_c.zip.",
+    "SurfaceCracks. MNIST, FashionMNIST and KMNIST read four IDX files, plain or .gz; EMNIST reads gzip.zip, CIFAR10 "
+    "cifar-10-python.tar.gz or cifar-10-binary.tar.gz, and CorruptedMNIST mnist_c.zip.",
 )
 @click.option(
     "--aspect",
@@ -97,10 +98,10 @@ class AddedToEnvironment(click.Option):
     "--split",
     type=click.Choice(["official", "pooled"], case_sensitive=False),
     show_default="official",
-    help="How Digits, MNIST and FashionMNIST are divided. official keeps the dataset's own training and test images. "
-    "pooled puts all images together, as the papers of EGBAD and GANomaly do: 80% of the normal images are for "
-    "training, the other 20% and all anomalous images for testing. A tenth of the training images is held "
-    "out for validation.",
+    help="How Digits, MNIST, FashionMNIST, KMNIST, EMNIST and CIFAR10 are divided. official keeps the dataset's own "
+    "training and test images. pooled puts all images together, as the papers of EGBAD and GANomaly do: 80% of the "
+    "normal images are for training, the other 20% and all anomalous images for testing. A tenth of the training "
+    "images is held out for validation.",
 )
 @click.option(
     "--white-level",

@@ -21,6 +21,8 @@ from anomaly_toolbox.files import read_json, sha256, short_name, write_json
 #: The number of the layout of `hparams.json` and `results.json`. Files without a number are read as format 1. A change
 #: that earlier versions could misread takes the next number.
 FORMAT = 1
+#: The labels among the hyperparameters and results of a run; runs of earlier versions have no `normal_label`.
+LABELS = ("anomalous_label", "normal_label", "class_label")
 #: Columns of `scores.csv` and `validation_scores.csv` that are no scores; excess scores can be recomputed from them.
 COMPLEXITY_COLUMNS = ("log_ink", "log_variation")
 #: The name that the run folders of ensembles have instead of a method's.

@@ -21,6 +21,8 @@ TINY = {
     "AAE": TINY_NETWORKS,
     "ALAD": TINY_NETWORKS,
     "AnoGAN": {**TINY_NETWORKS, "gamma": 5, "validation_gamma": 2, "warm_start": True, "encoder_steps": 3},
+    "Classifier": TINY_NETWORKS,
+    "ConditionalAnoGAN": {**TINY_NETWORKS, "gamma": 5, "validation_gamma": 2},
     "EGBAD": TINY_NETWORKS,
     "FAnoGAN": {**TINY_NETWORKS, "critic_steps": 2, "encoder_steps": 3},
     "GANomaly": TINY_NETWORKS,

@@ -130,6 +130,11 @@ def test_a_folder_with_the_name_of_a_known_dataset_is_noted(plans, tmp_path, mon
         (["--experiment", "PCA", "--dataset", "Digits", "--hps-path", "none.json"], "there is no such file"),
         (["--run-all", "--dataset", "Digits", "--tuning", "--sampler", "tpe"], "needs --trials"),
         (
+            ["--run-all", "--dataset", "Digits", "--set", "normal_label=3", "--set", "anomalous_label=2"],
+            "anomalous_label and normal_label are both set; expected one of them",
+        ),
+        (["--experiment", "descarganexperiment", "--dataset", "Digits"], "DeScarGAN is left out: it needs labelled"),
+        (
             ["--experiment", "AnoGAN", "--dataset", "Digits", "--set", "score=mahalanobis"],
             "needs an encoder: set warm_start to true",
         ),
@@ -182,6 +187,8 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
         (["report", "."], 2, "there are no runs in it"),
         (["reprot", "."], 2, "No such command 'reprot'"),
         (["--experiment", "GANomali", "--dataset", "Digits"], 2, "did you mean GANomaly"),
+        (["--experiment", "DeScarGANExperiment", "--dataset", "Digits"], 2, "trains on normal images alone; valid"),
+        (["--experiment", "DESCARGAN", "--dataset", "Digits"], 2, "DeScarGAN is left out: it needs labelled anomalous"),
         (["--experiment", "GANomaly", "--dataset", "MNIS"], 2, "did you mean MNIST"),
         (["--experiment", "GANomaly", "--dataset", "none.py"], 2, "no such file"),
         (["--experiment", "GANomaly", "--dataset", "MNIST", "--data-dir", "none"], 2, "no such folder"),
@@ -189,6 +196,7 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
         ([*RUN, "--hps-path", "."], 2, "cannot be read"),
         ([*RUN, "--set", "epoch=3"], 2, "did you mean epochs"),
         ([*RUN, "--set", "anomalous_label=11"], 2, "11 is not a label of Digits"),
+        ([*RUN, "--set", "normal_label=11"], 2, "normal_label: 11 is not a label of Digits"),
         ([*RUN, *TINY_SETS, "--set", "batch_size=5000"], 2, "larger than the training set"),
         ([*RUN, "--data-dir", "."], 2, "is not supported by --dataset Digits"),
         ([*RUN, "--require-gpu"], 1, "--require-gpu: TensorFlow finds no GPU"),
@@ -276,7 +284,7 @@ def test_runs_with_the_division_of_the_papers_are_kept_apart(tmp_path):
     tables = re.findall(r"^## .*$", (tmp_path / "results_table.md").read_text(), re.MULTILINE)
     assert [table for table in tables if "Digits" in table] == ["## Digits", "## Digits, split=pooled"]
 
-    splits = pooled_splits(Digits("pooled")._raw.values(), 2)
+    splits = pooled_splits(Digits("pooled")._raw.values(), lambda labels: labels == 2)
     scores = np.genfromtxt(pooled / "scores.csv", delimiter=",", names=True)["score"]
     np.testing.assert_allclose(load(pooled).score_images(splits["test"].images[:20]), scores[:20], rtol=1e-4)
     Image.fromarray(splits["test"].images[0, ..., 0]).save(tmp_path / "digit.png")

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.estimator import ImageOutlierDetector
 from tests.class_means import TINY_CLASS_MEANS
 from tests.conftest import TINY
@@ -88,6 +88,12 @@ def test_values_of_another_range_are_refused(X, fitted, later):
         ValueError, match=r"X: received \w+ from .* to .*; in fit 0 was black and [\d.e+]+ white: scale"
     ):
         detector.score_samples(later(X))
+
+
+def test_both_labels_are_refused(X):
+    labels = {"anomalous_label": 2, "normal_label": 3}
+    with pytest.raises(InputError, match="anomalous_label and normal_label are both set"):
+        ImageOutlierDetector("PCA", hyperparameters={**TINY["PCA"], **labels}).fit(X)
 
 
 def test_pixels_brighter_than_all_training_images_are_anomalous():

@@ -19,15 +19,22 @@ DATASETS = {
     "Digits": "anomaly_toolbox.datasets.digits",
     "MNIST": "anomaly_toolbox.datasets.mnist",
     "FashionMNIST": "anomaly_toolbox.datasets.mnist",
+    "KMNIST": "anomaly_toolbox.datasets.kmnist",
+    "EMNISTBalanced": "anomaly_toolbox.datasets.emnist",
+    "EMNISTLetters": "anomaly_toolbox.datasets.emnist",
+    "CIFAR10": "anomaly_toolbox.datasets.cifar10",
     "CorruptedMNIST": "anomaly_toolbox.datasets.corrupted_mnist",
     "MVTecAD": "anomaly_toolbox.datasets.mvtec_ad",
     "SurfaceCracks": "anomaly_toolbox.datasets.surface_cracks",
 }
 
+#: Other names of datasets, in lower case: EMNIST without the name of a variant is its balanced one.
+ALIASES = {"emnist": "EMNISTBalanced"}
+
 #: What would be right if a dataset does not support an option.
 ADVICE = {
-    "split": "it divides images with an anomalous label, those of Digits, MNIST and FashionMNIST; folders and MVTecAD "
-    "have --all-test-images"
+    "split": "it divides images with class labels, those of Digits, MNIST, FashionMNIST, KMNIST, EMNIST and CIFAR10; "
+    "folders and MVTecAD have --all-test-images"
 }
 
 
@@ -106,8 +113,9 @@ def _is_python_file(name: str) -> bool:
 
 
 def _registered_name(name: str) -> str | None:
-    """The registered name with the same letters in any case, if there is one."""
-    return next((registered for registered in DATASETS if registered.lower() == name.lower()), None)
+    """The registered name with the same letters in any case, or with this alias, if there is one."""
+    wanted = name.lower()
+    return next((registered for registered in DATASETS if registered.lower() == wanted), ALIASES.get(wanted))
 
 
 def _find_class(name: str) -> Any:

@@ -16,7 +16,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, NamedTuple
 
@@ -88,6 +88,43 @@ def data_folder(data_dir: Path) -> Path:
     if data_dir.is_file():
         return extract_once(data_dir)
     raise InputError(f"--data-dir {data_dir}: there is no such folder or archive")
+
+
+def published_folder(
+    data_dir: Path, contents: Sequence[str], folders: Sequence[str] = (), archives: Sequence[str] = ()
+) -> Path | None:
+    """The folder with the files of a publisher, wherever they are in what `--data-dir` names.
+
+    Args:
+        data_dir: the archive, the folder with the files, or a folder that holds one of these.
+        contents: the names of files or folders that show which folder it is; one of them is enough.
+        folders: the names that the publisher gives to the folder.
+        archives: the names that the publisher gives to the archive, which is extracted once.
+
+    Returns:
+        The folder; None if `data_dir` is a folder without the files.
+
+    Raises:
+        InputError: there is no such folder or archive, or the archive holds something else; see also `extract_once`.
+        ToolboxError: see `extract_once`.
+        OSError: a folder cannot be read.
+    """
+    top = data_folder(data_dir)
+    for folder in (top, *(top / name for name in folders)):
+        if folder.is_dir() and not names_in(folder).isdisjoint(contents):
+            return folder
+    if data_dir.is_file():
+        example = "/".join([*folders[:1], contents[0]])
+        raise InputError(f"--data-dir {data_dir}: expected an archive with {example} and the like in it")
+    for name in archives:
+        if (top / name).is_file():
+            return published_folder(top / name, contents, folders)
+    return None
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names of all files and folders in a folder; raises OSError if it cannot be read."""
+    return {path.name for path in folder.iterdir()}  # `exists` would hide a folder without permission
 
 
 def extract_once(archive: Path) -> Path:

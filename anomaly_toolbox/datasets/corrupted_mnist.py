@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_toolbox.datasets.archives import data_folder
+from anomaly_toolbox.datasets.archives import published_folder
 from anomaly_toolbox.datasets.labelled import ImagesInMemory, Split
-from anomaly_toolbox.datasets.mnist import first_of_each_label
+from anomaly_toolbox.datasets.published import VALIDATION_IMAGES_PER_LABEL, first_of_each_label
 from anomaly_toolbox.datasets.tfds import load_tfds
 from anomaly_toolbox.errors import InputError, ToolboxError, did_you_mean
 
@@ -58,12 +58,12 @@ class CorruptedMNIST(ImagesInMemory):
 
     def __init__(self, data_dir: Path | None = None):
         super().__init__()
-        self._data_dir = None if data_dir is None else data_folder(data_dir)
-        self._published_folder = None if self._data_dir is None else _find_published_folder(self._data_dir)
-        if data_dir is not None and data_dir.is_file() and self._published_folder is None:
-            raise InputError(f"--data-dir {data_dir}: expected an archive with mnist_c/{CLEAN} and the like in it")
+        self._data_dir = data_dir
+        self._published_folder = None
+        if data_dir is not None:
+            self._published_folder = published_folder(data_dir, (CLEAN, *CORRUPTIONS), ("mnist_c",))
         self._clean = self._read(CLEAN)
-        self._is_validation = first_of_each_label("CorruptedMNIST", self._clean[0].labels)
+        self._is_validation = first_of_each_label("CorruptedMNIST", self._clean[0].labels, VALIDATION_IMAGES_PER_LABEL)
 
     def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
         """See `AnomalyDetectionDataset.configure`.
@@ -116,14 +116,6 @@ def _corrupt_every_second(clean: Split, corrupted: Split, indices: np.ndarray) -
     images = clean.images[indices]
     images[1::2] = corrupted.images[indices[1::2]]
     return Split(images, (np.arange(len(indices)) % 2).astype(np.int32))
-
-
-def _find_published_folder(folder: Path) -> Path | None:
-    """The folder that holds the corruptions: this one, or `mnist_c` in it; None if neither does."""
-    for candidate in (folder, folder / "mnist_c"):
-        if any((candidate / name).is_dir() for name in (CLEAN, *CORRUPTIONS)):
-            return candidate
-    return None
 
 
 def _read_split(folder: Path, split: str) -> Split:

@@ -24,7 +24,9 @@ class AnomalyDetectionDataset(abc.ABC):
 
     A subclass reads its raw data in the constructor. In `configure` it calls `set_split` once for each split; the
     simplest way to make the datasets is `pipeline`. It sets `self._channels` unless images are grey. If the normal
-    training images have classes, it also calls `set_train_classes`, for the methods that use them.
+    training images have classes, it also calls `set_train_classes`, for the methods that use them. If its `configure`
+    has a parameter `normal_label`, it is called with that instead of `anomalous_label` where a run has the
+    hyperparameter of that name: the raw label of the only normal images.
     """
 
     #: The anomalous label of a run that names neither an anomalous label nor a class label.

@@ -1,6 +1,6 @@
 """Datasets of small labelled images in memory, with one label that counts as anomalous."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -53,12 +53,12 @@ class ImagesInMemory(AnomalyDetectionDataset):
 
 
 class LabelledImages(ImagesInMemory):
-    """A dataset with class labels; the images with one label are anomalous, all others are normal.
+    """A dataset with class labels; the images with one label are anomalous and all others normal, or the reverse.
 
     Args:
         train, validation, test: the three splits; no image may be in two of them.
         split: `official` keeps these splits. `pooled` puts their images together and divides them anew for each
-            anomalous label, see `pooled_splits`.
+            label, see `pooled_splits`.
 
     Raises:
         InputError: there is no such division.
@@ -74,29 +74,39 @@ class LabelledImages(ImagesInMemory):
         self._raw = {"train": train, "validation": validation, "test": test}
         self._channels = train.images.shape[-1]
 
-    def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, **options):
+    def configure(self, batch_size, new_size, anomalous_label=None, class_label=None, normal_label=None, **options):
         """See `AnomalyDetectionDataset.configure`.
 
+        Args:
+            batch_size, new_size, anomalous_label, class_label, options: as there.
+            normal_label: the label of the only normal images, if `anomalous_label` is None; all others are anomalous.
+
         Raises:
-            InputError: no training image has the anomalous label, or a class label is given.
+            InputError: no training image has the label, both labels are given, or a class label is given.
         """
         name = type(self).__name__
         if class_label is not None:
             raise InputError(f"class_label: {name} has labels, not classes; use anomalous_label instead")
+        if anomalous_label is not None and normal_label is not None:
+            raise InputError(f"anomalous_label and normal_label are both given; {name} expects one of them")
+        one_is_normal = normal_label is not None
+        label_name, label = ("normal_label", normal_label) if one_is_normal else ("anomalous_label", anomalous_label)
         labels = np.unique(self._raw["train"].labels).tolist()
-        if anomalous_label not in labels:
-            raise InputError(
-                f"anomalous_label: {anomalous_label!r} is not a label of {name}; it has {', '.join(map(str, labels))}"
-            )
-        raw_splits = self._raw if self._division == "official" else pooled_splits(self._raw.values(), anomalous_label)
-        splits = {split: Split(raw.images, raw.labels == anomalous_label) for split, raw in raw_splits.items()}
+        if label not in labels:
+            raise InputError(f"{label_name}: {label!r} is not a label of {name}; it has {', '.join(map(str, labels))}")
+
+        def is_anomalous(labels):
+            return (labels == label) != one_is_normal
+
+        raw_splits = self._raw if self._division == "official" else pooled_splits(self._raw.values(), is_anomalous)
+        splits = {split: Split(raw.images, is_anomalous(raw.labels)) for split, raw in raw_splits.items()}
         self.fill(splits, batch_size=batch_size, new_size=new_size, **options)
         train, is_normal = raw_splits["train"], splits["train"].labels == 0
         normal = Split(train.images[is_normal], train.labels[is_normal])
         self.fill_classes(normal, batch_size=batch_size, new_size=new_size, **options)
 
 
-def pooled_splits(parts: Iterable[Split], anomalous_label: int | str | None) -> dict[str, Split]:
+def pooled_splits(parts: Iterable[Split], is_anomalous: Callable[[np.ndarray], np.ndarray]) -> dict[str, Split]:
     """Divides images as the papers of EGBAD and GANomaly do, and takes a validation split from their training images.
 
     Of the normal images, 80% are for training and the other 20% for testing. All anomalous images are test images. A
@@ -106,7 +116,7 @@ def pooled_splits(parts: Iterable[Split], anomalous_label: int | str | None) -> 
 
     Args:
         parts: the images to put together, with their labels.
-        anomalous_label: the label of anomalous images.
+        is_anomalous: a function from labels, (n,), to whether their images are anomalous, (n,), bool.
 
     Returns:
         The splits by name, with the labels of the images; each image is in exactly one of them.
@@ -114,12 +124,13 @@ def pooled_splits(parts: Iterable[Split], anomalous_label: int | str | None) -> 
     parts = list(parts)
     images = np.concatenate([part.images for part in parts])
     labels = np.concatenate([part.labels for part in parts])
-    normal = np.random.default_rng(SEED_OF_DIVISION).permutation(np.flatnonzero(labels != anomalous_label))
+    anomalous = is_anomalous(labels)
+    normal = np.random.default_rng(SEED_OF_DIVISION).permutation(np.flatnonzero(~anomalous))
     trained, tested = np.split(normal, [4 * len(normal) // 5])
     chosen = {
         "train": np.delete(trained, np.s_[::10]),
         "validation": trained[::10],
-        "test": np.concatenate([tested, np.flatnonzero(labels == anomalous_label)]),
+        "test": np.concatenate([tested, np.flatnonzero(anomalous)]),
     }
     splits = {}
     for name, indices in chosen.items():

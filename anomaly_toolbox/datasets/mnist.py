@@ -5,66 +5,40 @@ If the four IDX files are in `data_dir`, they are read. Otherwise TensorFlow Dat
 With `split="pooled"`, all 70,000 images are divided anew.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from anomaly_toolbox.datasets.archives import names_in, published_folder
 from anomaly_toolbox.datasets.idx import read_idx
-from anomaly_toolbox.datasets.labelled import Division, LabelledImages, Split
-from anomaly_toolbox.datasets.tfds import load_tfds
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.datasets.labelled import Split
+from anomaly_toolbox.datasets.published import PublishedImages, matched_split
+from anomaly_toolbox.errors import ToolboxError
 
-#: The files of images and of labels, for the official training and test split.
-IDX_FILES = {
+#: The names of two files, of images and of labels, for the official training and test split.
+FileNames = Mapping[str, tuple[str, str]]
+
+IDX_FILES: FileNames = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-IDX_NAMES = [*IDX_FILES["train"], *IDX_FILES["test"]]
-VALIDATION_IMAGES_PER_LABEL = 600
+IDX_NAMES = [name for names in IDX_FILES.values() for name in names]
 
 
-class MNIST(LabelledImages):
-    """Handwritten digits (LeCun, Cortes and Burges).
-
-    Args:
-        data_dir: a folder with the four IDX files, or the folder of TensorFlow Datasets; None: its default folder.
-        split: `official`, or `pooled` for the division of `pooled_splits`.
-
-    Raises:
-        InputError: there is no such folder or no such division.
-        ToolboxError: a file is missing or damaged, or the images could not be downloaded.
-    """
+class MNIST(PublishedImages):
+    """Handwritten digits (LeCun, Cortes and Burges); the arguments and errors are those of `PublishedImages`."""
 
     tfds_name: ClassVar[str] = "mnist"
+    alternative: ClassVar[str] = (
+        f"put its four IDX files ({', '.join(IDX_NAMES)}, plain or .gz) in a folder and name that with --data-dir"
+    )
 
-    def __init__(self, data_dir: Path | None = None, split: Division = "official"):
-        if data_dir is not None and not data_dir.is_dir():
-            problem = "is a file" if data_dir.exists() else "there is no such folder"
-            raise InputError(f"--data-dir {data_dir}: {problem}")
-        name = type(self).__name__
-        if data_dir is not None and _has_idx_files(data_dir):
-            train, test = (_read_split(data_dir, *names) for names in IDX_FILES.values())
-        else:
-            file_names = ", ".join(IDX_NAMES)
-            alternative = (
-                f"put its four IDX files ({file_names}, plain or .gz) in a folder and name that with --data-dir"
-            )
-            train, test = load_tfds(name, self.tfds_name, data_dir, alternative)
-        if train.images.shape[1:] != test.images.shape[1:]:
-            raise ToolboxError(
-                f"{name}: training images are {train.images.shape[1]}x{train.images.shape[2]} pixels, "
-                f"test images {test.images.shape[1]}x{test.images.shape[2]}"
-            )
-        is_validation = np.zeros(len(train.labels), bool)
-        if split != "pooled":  # the pooled division takes its validation images from all normal images
-            is_validation = first_of_each_label(name, train.labels)
-        super().__init__(
-            Split(train.images[~is_validation], train.labels[~is_validation]),
-            Split(train.images[is_validation], train.labels[is_validation]),
-            test,
-            split,
-        )
+    def read_published(self, data_dir: Path) -> list[Split] | None:
+        """See `PublishedImages.read_published`."""
+        folder = published_folder(data_dir, plain_or_gzipped(IDX_NAMES))
+        return None if folder is None else read_idx_splits(folder, IDX_FILES)
 
 
 class FashionMNIST(MNIST):
@@ -76,54 +50,31 @@ class FashionMNIST(MNIST):
     tfds_name = "fashion_mnist"
 
 
-def first_of_each_label(name: str, labels: np.ndarray) -> np.ndarray:
-    """Chooses the training images for validation: the first 600 of each label.
+def plain_or_gzipped(names: Sequence[str]) -> list[str]:
+    """All names that the files may have."""
+    return [*names, *(f"{name}.gz" for name in names)]
 
-    Args:
-        name: the name of the dataset, for errors.
-        labels: the labels of the training images, (n,).
+
+def read_idx_splits(folder: Path, files: FileNames) -> list[Split]:
+    """Reads the official training and test split from four IDX files, each plain or gzipped.
 
     Returns:
-        Whether an image is for validation, (n,), bool.
+        Splits of grey images, (n, height, width, 1).
 
     Raises:
-        ToolboxError: no image would be left for training.
+        ToolboxError: a file is missing or damaged, or there are not as many labels as images.
     """
-    is_chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        first = np.flatnonzero(labels == label)[:VALIDATION_IMAGES_PER_LABEL]
-        is_chosen[first] = True
-    if is_chosen.all():
-        raise ToolboxError(
-            f"{name} has {len(labels)} training images; more than {VALIDATION_IMAGES_PER_LABEL} of each label are "
-            "needed, because that many are used for validation"
-        )
-    return is_chosen
-
-
-def _read_split(folder: Path, images_name: str, labels_name: str) -> Split:
-    """Reads an official split from its two IDX files; raises ToolboxError."""
-    images_path = _idx_path(folder, images_name)
-    labels_path = _idx_path(folder, labels_name)
-    images = read_idx(images_path, dimensions=3)
-    labels = read_idx(labels_path, dimensions=1)
-    if len(images) != len(labels):
-        raise ToolboxError(f"{images_path} holds {len(images)} images, but {labels_path} holds {len(labels)} labels")
-    return Split(images[..., np.newaxis], labels)
-
-
-def _has_idx_files(folder: Path) -> bool:
-    return any(_find(folder, name) for name in IDX_NAMES)
+    splits = []
+    for images_name, labels_name in files.values():
+        images_path, labels_path = _idx_path(folder, images_name), _idx_path(folder, labels_name)
+        images, labels = read_idx(images_path, dimensions=3), read_idx(labels_path, dimensions=1)
+        splits.append(matched_split(images[..., np.newaxis], images_path, labels, labels_path))
+    return splits
 
 
 def _idx_path(folder: Path, name: str) -> Path:
-    path = _find(folder, name)
-    if path is None:
-        raise ToolboxError(f"{folder} holds some of the four IDX files, but neither {name} nor {name}.gz")
-    return path
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    """The path of `name` or `name.gz` in a folder; raises OSError if the folder cannot be read."""
-    present = {path.name: path for path in folder.iterdir()}  # `exists` would hide a folder without permission
-    return present.get(name) or present.get(f"{name}.gz")
+    present = names_in(folder)
+    for candidate in plain_or_gzipped([name]):
+        if candidate in present:
+            return folder / candidate
+    raise ToolboxError(f"{folder} holds some of the four IDX files, but neither {name} nor {name}.gz")

@@ -19,10 +19,9 @@ from anomaly_toolbox.ensembles.members import Members, open_members
 from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError
 from anomaly_toolbox.files import atomic_write, read_json
 from anomaly_toolbox.models import hyperparameters_of
-from anomaly_toolbox.runs import ENSEMBLE, FinishedRun, Run, run_name
+from anomaly_toolbox.runs import ENSEMBLE, LABELS, FinishedRun, Run, run_name
 from anomaly_toolbox.training.results import measure, write_scores
 
-LABELS = ("anomalous_label", "class_label")
 LEFT_BY_AN_ATTEMPT = re.compile(r"\.lock|\.\d+\.hparams\.json")
 #: The files of an ensemble's folder, whole or half written, and exports of it.
 FILES_OF_AN_ENSEMBLE = re.compile(
@@ -170,8 +169,7 @@ def _hparams(members: Members, standardisations: Sequence[Standardisation]) -> d
         "experiment": ENSEMBLE,
         **shared,
         "hyperparameters": {
-            "anomalous_label": first.results["anomalous_label"],
-            "class_label": first.results["class_label"],
+            **_labels(first),
             "image_size": max(run.image_size for run in members.runs),
             "members": [describe_member(run) for run in members.runs],
         },
@@ -202,8 +200,7 @@ def _write(run: Run, members: Members, standardisations: Sequence[Standardisatio
     return {
         "experiment": ENSEMBLE,
         "dataset": first.results["dataset"],
-        "anomalous_label": first.results["anomalous_label"],
-        "class_label": first.results["class_label"],
+        **_labels(first),
         "seed": first.results["seed"],
         "score": MEAN,
         "validation": {
@@ -223,6 +220,14 @@ def _write(run: Run, members: Members, standardisations: Sequence[Standardisatio
         "score_images_per_second": _speed_one_after_the_other(members.runs),
         "score_seconds": _sum_of(members.runs, "score_seconds"),
     }
+
+
+def _labels(run: FinishedRun) -> dict[str, Any]:
+    """The labels of a run; without `normal_label` if it has none, as earlier versions wrote it."""
+    labels = {name: run.results.get(name) for name in LABELS}
+    if labels["normal_label"] is None:
+        del labels["normal_label"]
+    return labels
 
 
 def _member_results(run: FinishedRun) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.runs import ENSEMBLE, FinishedRun, ValidationScores
+from anomaly_toolbox.runs import ENSEMBLE, LABELS, FinishedRun, ValidationScores
 
 #: Entries of `hparams.json` in which all members must agree, and what they are.
 SAME_IMAGES = {
@@ -77,8 +77,8 @@ def _is_copy(run: FinishedRun, other: FinishedRun) -> bool:
 
 
 def _check_same_images(run: FinishedRun, other: FinishedRun) -> None:
-    for name in ("anomalous_label", "class_label"):
-        label, expected = run.results[name], other.results[name]
+    for name in LABELS:
+        label, expected = run.results.get(name), other.results.get(name)
         if label != expected:
             raise InputError(f"{run.folder}: {name} is {label}, expected {expected} as in {other.folder}")
     for name, description in SAME_IMAGES.items():

@@ -100,6 +100,7 @@ def metadata(run: FinishedRun, reading: Reading, input_types: list[str]) -> dict
     """The metadata of an export by name; every value is text."""
     hp = run.hparams["hyperparameters"]
     label = hp["anomalous_label"] if hp["anomalous_label"] is not None else hp["class_label"]
+    normal_label = hp.get("normal_label")
     low, high = run.score_range
     values = {
         "producer": f"anomaly-toolbox {__version__}",
@@ -107,6 +108,7 @@ def metadata(run: FinishedRun, reading: Reading, input_types: list[str]) -> dict
         "method": run.method,
         "dataset": run.results["dataset"],
         "label": "" if label is None else label,
+        "normal_label": "" if normal_label is None else normal_label,
         "classes": "normal, anomalous",
         "score": run.results["score"],
         "threshold": repr(run.threshold),

@@ -15,12 +15,18 @@ METHODS = {
     "AAE": "anomaly_toolbox.models.aae",
     "ALAD": "anomaly_toolbox.models.alad",
     "AnoGAN": "anomaly_toolbox.models.anogan",
+    "Classifier": "anomaly_toolbox.models.classifier",
+    "ConditionalAnoGAN": "anomaly_toolbox.models.conditionalanogan",
     "EGBAD": "anomaly_toolbox.models.egbad",
     "FAnoGAN": "anomaly_toolbox.models.fanogan",
     "GANomaly": "anomaly_toolbox.models.ganomaly",
     "KNN": "anomaly_toolbox.models.knn",
     "PCA": "anomaly_toolbox.models.pca",
     "SkipGANomaly": "anomaly_toolbox.models.skipganomaly",
+}
+#: Methods of the earlier toolbox that this one leaves out, and the reason.
+LEFT_OUT = {
+    "DeScarGAN": "it needs labelled anomalous images for training, and this toolbox trains on normal images alone"
 }
 
 
@@ -31,12 +37,15 @@ def method_name(name: str) -> str:
         name: in any letter case, with or without `Experiment` at its end.
 
     Raises:
-        InputError: there is no such method.
+        InputError: there is no such method, or it is left out.
     """
     wanted = name.lower().removesuffix("experiment")
     for registered in METHODS:
         if registered.lower() == wanted:
             return registered
+    for left_out, reason in LEFT_OUT.items():
+        if left_out.lower() == wanted:
+            raise InputError(f"{left_out} is left out: {reason}; valid names are {', '.join(METHODS)}")
     raise InputError(f"no method is called {name!r}: {did_you_mean(wanted, METHODS)}")
 
 

@@ -68,6 +68,8 @@ CriticScore = Literal[BasicScore, PatchScore, EncoderScore, ReconstructionScore,
 ClassifierScore = Literal[BasicScore, PatchScore, EncoderScore]
 #: The scores of AnoGAN that need the encoder of its warm start.
 ENCODER_SCORES = ("encoder_neighbours", "latent_neighbours", "mahalanobis")
+#: What is wrong if two labels are set that contradict each other.
+TWO_LABELS = "anomalous_label and normal_label are both set; expected one of them, and none for the other"
 SELECTED_SCORE = Field(description="selected score, which sets the threshold and gives the metrics in tables")
 
 
@@ -80,6 +82,9 @@ class ScoringHyperparameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     anomalous_label: int | str | None = Field(None, description="class label that counts as anomalous")
+    normal_label: int | str | None = Field(
+        None, description="class label that is the only normal one; all others count as anomalous"
+    )
     class_label: int | str | None = Field(None, description="class to look at, in datasets that have several")
     image_size: ImageSize = Field(32, ge=16, multiple_of=16)
     batch_size: BatchSize = 64
@@ -89,6 +94,12 @@ class ScoringHyperparameters(BaseModel):
     score: Annotated[BasicScore, SELECTED_SCORE] = "paper"
     memory_size: MemorySize = 60_000
     validation_size: ValidationSize = None
+
+    @model_validator(mode="after")
+    def _check_that_labels_agree(self) -> Self:
+        if self.anomalous_label is not None and self.normal_label is not None:
+            raise ValueError(TWO_LABELS)
+        return self
 
 
 class Hyperparameters(ScoringHyperparameters):

@@ -108,10 +108,10 @@ class Comparison:
 
 
 def compare_datasets(runs: Iterable[ComparedRun]) -> list[Comparison]:
-    """A comparison for each dataset, ordered by the datasets' names."""
+    """A comparison for each dataset, ordered by the datasets' names; see `ComparedRun.dataset`."""
     runs_by_dataset: dict[str, list[ComparedRun]] = defaultdict(list)
     for run in runs:
-        runs_by_dataset[run.results["dataset"]].append(run)
+        runs_by_dataset[run.dataset].append(run)
     return [Comparison(dataset, runs_by_dataset[dataset]) for dataset in sorted(runs_by_dataset)]
 
 

@@ -55,7 +55,7 @@ def gather(log_dir: Path) -> Gathered:
 
         # Only datasets of image files have a fingerprint. Runs of datasets with the same name are comparable only if
         # their images are the same; those with other images than the first run of a label are left out.
-        dataset = run.results["dataset"]
+        dataset = run.dataset
         group = (dataset, run.label, fingerprint is None)
         if group not in first_images:
             first_images[group] = (fingerprint, folder)

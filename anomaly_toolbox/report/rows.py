@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from anomaly_toolbox.report.settings import LABELS, without_labels
-from anomaly_toolbox.runs import ENSEMBLE
+from anomaly_toolbox.report.settings import without_labels
+from anomaly_toolbox.runs import ENSEMBLE, LABELS
 
 PAPER = "paper"
 MEAN_OF_MEMBERS = "mean"  # the selected score of ensembles
@@ -39,9 +39,22 @@ class ComparedRun:
         return _name_of_ensemble(members) if self.is_ensemble and members else str(self.results["experiment"])
 
     @property
+    def dataset(self) -> str:
+        """The name of the dataset, with `one class normal` if it is so.
+
+        Such runs have other normal images and another prevalence, so they have tables of their own.
+        """
+        name = str(self.results["dataset"])
+        return name if self.results.get("normal_label") is None else f"{name}, one class normal"
+
+    @property
     def label(self) -> str:
-        """The anomalous label, the class label, or both; `all` for a dataset that has neither."""
-        labels = [str(self.results[name]) for name in LABELS if self.results[name] is not None]
+        """The anomalous label, the class label, or both; `normal 3` if 3 is the only normal one; or else `all`."""
+        labels = []
+        for name in LABELS:
+            label = self.results.get(name)
+            if label is not None:
+                labels.append(f"normal {label}" if name == "normal_label" else str(label))
         return " ".join(labels) or "all"
 
     @property
@@ -196,8 +209,8 @@ class Row:
 
 
 def labels_of(runs: Iterable[ComparedRun]) -> list[str]:
-    """The labels of the runs: numbers by their value, then names."""
-    return sorted({run.label for run in runs}, key=lambda label: (not label.isdigit(), label.zfill(9)))
+    """The labels of the runs: numbers by their value, then names; `normal 9` is before `normal 10`."""
+    return sorted({run.label for run in runs}, key=_name_and_number)
 
 
 def methods_of(runs: Iterable[ComparedRun]) -> list[str]:
@@ -211,6 +224,12 @@ def mean_if_complete(values: Iterable[float | None]) -> float | None:
     values = list(values)
     present = [value for value in values if value is not None]
     return statistics.fmean(present) if present and len(present) == len(values) else None
+
+
+def _name_and_number(label: str) -> tuple[str, int]:
+    """The label without the number at its end, and the number."""
+    name = label.rstrip("0123456789")
+    return name, int(label[len(name) :] or 0)
 
 
 def _name_of_ensemble(members: Sequence[Mapping[str, Any]]) -> str:

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LABELS = ("anomalous_label", "class_label")
+from anomaly_toolbox.runs import LABELS
+
 MEMBERS = "members"  # the hyperparameter of an ensemble that describes its members
 SEED = re.compile(r",seed=\d+$")
 

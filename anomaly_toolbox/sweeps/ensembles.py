@@ -12,8 +12,7 @@ from anomaly_toolbox.errors import reason
 from anomaly_toolbox.files import read_json, short_name
 from anomaly_toolbox.models import hyperparameters_of
 from anomaly_toolbox.report.rows import ComparedRun
-from anomaly_toolbox.runs import ENSEMBLE, run_name
-from anomaly_toolbox.sweeps.hps import LABELS
+from anomaly_toolbox.runs import ENSEMBLE, LABELS, run_name
 from anomaly_toolbox.sweeps.plan import Options
 from anomaly_toolbox.sweeps.search import digest
 
@@ -81,4 +80,4 @@ def _name(run: ComparedRun, values: dict[str, Any], seeds: int | str) -> str:
 
 
 def _labels(run: ComparedRun) -> dict[str, Any]:
-    return {name: run.results[name] for name in LABELS if run.results[name] is not None}
+    return {name: run.results[name] for name in LABELS if run.results.get(name) is not None}

@@ -16,9 +16,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from anomaly_toolbox.errors import InputError, did_you_mean
-from anomaly_toolbox.models.hyperparameters import Schema, explain, shortened, validate
+from anomaly_toolbox.models.hyperparameters import TWO_LABELS, Schema, explain, shortened, validate
+from anomaly_toolbox.runs import LABELS
 
-LABELS = ("anomalous_label", "class_label")  # each label has a study of its own and is never optimised
+#: Of two labels that contradict each other, the one that `--set` gives displaces the one in the file.
+DISPLACES = {"anomalous_label": "normal_label", "normal_label": "anomalous_label"}
 MOST_COMBINATIONS = 10_000
 WORDS = {"none": None, "true": True, "false": False}  # accepted by --set besides JSON, in any letter case
 REQUIRED_KEYS = {
@@ -75,7 +77,8 @@ def read_domains(
         schema: the method's `Hyperparameters`.
         method: the registered name of the method, which is also the name of its section.
         path: the JSON file, or None.
-        overrides: texts of the form `name=value`, which replace the domains of the file.
+        overrides: texts of the form `name=value`, which replace the domains of the file. `normal_label` also replaces
+            `anomalous_label` of the file, and the reverse, because only one of them can be set.
 
     Returns:
         Domains by the name of the hyperparameter, in the order of the file.
@@ -84,9 +87,13 @@ def read_domains(
         InputError: the file or an override is wrong; the message names the place, what was received and expected.
     """
     domains = _read_section(schema, method, path) if path else {}
-    for override in overrides:
-        name, value = _parse_override(schema, override)
+    values = dict(_parse_override(schema, override) for override in overrides)
+    if all(values.get(name) is not None for name in DISPLACES):
+        raise InputError(f"--set: {TWO_LABELS}")
+    for name, value in values.items():
         domains[name] = Discrete((value,))
+        if value is not None and name in DISPLACES:
+            domains.pop(DISPLACES[name], None)
     return domains
 
 
@@ -182,7 +189,13 @@ def _read_section(schema: type[BaseModel], method: str, path: Path) -> dict[str,
         location = f"{path}: {section_name}.{name}"
         _check_name(schema, name, location)
         domains[name] = _parse_domain(schema, name, content, location)
+    if all(_gives_a_value(domains.get(name)) for name in DISPLACES):
+        raise InputError(f"{path}: {section_name}: {TWO_LABELS}")
     return domains
+
+
+def _gives_a_value(domain: Domain | None) -> bool:
+    return isinstance(domain, Discrete) and any(value is not None for value in domain.values)
 
 
 def _read_sections(path: Path) -> dict[str, tuple[str, Any]]:

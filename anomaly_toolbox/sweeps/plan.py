@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.models import hyperparameters_of
+from anomaly_toolbox.models import LEFT_OUT, hyperparameters_of
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
+from anomaly_toolbox.runs import LABELS
 from anomaly_toolbox.sweeps import hps
 
 if TYPE_CHECKING:  # Optuna is imported only for commands that use it
@@ -82,12 +83,14 @@ class Plan:
         options: the options of the command.
         domains: for each method, the domains of the hyperparameters that the file or `--set` gives.
         left_out: the methods without a section in the hyperparameter file.
+        ignored: the methods of `LEFT_OUT` that have a section there.
         number: which of the seeds of `--seeds` the options have, from 0.
     """
 
     options: Options
     domains: dict[str, dict[str, hps.Domain]]
     left_out: Sequence[str]
+    ignored: Sequence[str] = ()
     number: int = 0
 
     def with_each_seed(self) -> "list[Plan]":
@@ -127,8 +130,8 @@ class Plan:
 
         studies = []
         for method, domains in self.domains.items():
-            settings = {name: domain for name, domain in domains.items() if name not in hps.LABELS}
-            label_domains = {name: domains[name] for name in hps.LABELS if name in domains}
+            settings = {name: domain for name, domain in domains.items() if name not in LABELS}
+            label_domains = {name: domains[name] for name in LABELS if name in domains}
             location = f"{self.options.hps_path}: {method.lower()}."
             label_values = [domain.values for domain in hps.as_grid(label_domains, location).values()]
             for values in itertools.product(*label_values):
@@ -151,7 +154,7 @@ def make_plan(options: Options) -> Plan:
     if options.seeds > 1 and options.sampler == "tpe":
         raise InputError("--seeds: --sampler tpe would choose other trials for each seed; choose grid or random")
     methods, left_out = _choose_methods(options)
-    plan = Plan(options, _read_domains(options, methods), left_out)
+    plan = Plan(options, _read_domains(options, methods), left_out, _ignored_methods(options))
     if options.is_sweep:
         from anomaly_toolbox.sweeps.search import plan_all
         from anomaly_toolbox.sweeps.storage import quiet_optuna
@@ -181,6 +184,14 @@ def _choose_methods(options: Options) -> tuple[Sequence[str], Sequence[str]]:
     if not present:
         return options.methods, ()  # reading the first of them raises the error
     return present, absent
+
+
+def _ignored_methods(options: Options) -> Sequence[str]:
+    """The methods of the earlier toolbox that have a section in the hyperparameter file but are left out here."""
+    if options.hps_path is None:
+        return ()
+    sections = hps.section_names(options.hps_path)
+    return [name for name in LEFT_OUT if name.lower() in sections]
 
 
 def _read_domains(options: Options, methods: Sequence[str]) -> dict[str, dict[str, hps.Domain]]:

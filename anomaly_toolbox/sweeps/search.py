@@ -19,14 +19,14 @@ RANDOM_TRIALS = 10  # `tpe` starts with this many random trials
 
 @dataclass(frozen=True)
 class StudySpec:
-    """One study of a sweep: a method and the label that counts as anomalous.
+    """One study of a sweep: a method and the label that is anomalous, or the only normal one.
 
     A label is not a hyperparameter to be optimised, so each label has a study of its own.
 
     Attributes:
         method: registered name.
         schema: the method's `Hyperparameters`.
-        labels: `anomalous_label` and `class_label`, where the hyperparameter file or `--set` gives them.
+        labels: those of `runs.LABELS` where the hyperparameter file or `--set` gives them.
         settings: the domains of all other hyperparameters that were given.
         location: the file and the section of the settings; error messages start with it.
     """

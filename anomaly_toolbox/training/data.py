@@ -1,8 +1,10 @@
 """The images of a trial, checked and ready for training and scoring."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -74,6 +76,7 @@ def prepare(
         InputError: the hyperparameters do not fit the dataset, or it lacks the normal classes that the method needs.
         ToolboxError: a split has no normal images, wrong shapes, wrong labels or wrong classes.
     """
+    normal_label = _normal_label_of(hp, dataset)
     with reraise_in_one_line(f"{type(dataset).__name__}.configure"):
         dataset.configure(
             batch_size=hp.batch_size,
@@ -82,6 +85,7 @@ def prepare(
             class_label=hp.class_label,
             shuffle_buffer_size=hp.shuffle_buffer_size,
             drop_remainder=False,  # `training_batches` drops the incomplete batch; test images are never dropped
+            **normal_label,
         )
     for note in dataset.notes:
         console.print(note)
@@ -129,6 +133,22 @@ def prepare(
         )
 
     return PreparedData(dataset, n_train, class_names, batches, memory_images, validation, test, digest_of(surveyed))
+
+
+def _normal_label_of(hp: ScoringHyperparameters, dataset: AnomalyDetectionDataset) -> dict[str, Any]:
+    """The argument `normal_label` of `configure`, if it is set; many datasets, such as users' own, do not take it.
+
+    Raises:
+        InputError: it is set, and the dataset does not take it.
+    """
+    if hp.normal_label is None:
+        return {}
+    if "normal_label" not in inspect.signature(dataset.configure).parameters:
+        raise InputError(
+            f"normal_label: {hp.normal_label!r} given; {type(dataset).__name__} does not support it; datasets with "
+            "class labels do, such as Digits, MNIST and CIFAR10"
+        )
+    return {"normal_label": hp.normal_label}
 
 
 def _describe(

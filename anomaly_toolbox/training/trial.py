@@ -22,7 +22,7 @@ from anomaly_toolbox.models import build_detector, detector_class
 from anomaly_toolbox.models.adversarial import Divergence
 from anomaly_toolbox.models.base import COMPLEXITY, MAP, AnomalyDetector
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
-from anomaly_toolbox.runs import Run, run_name
+from anomaly_toolbox.runs import LABELS, Run, run_name
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
 from anomaly_toolbox.training.data import NEED_ANOMALIES, PreparedData, prepare
 from anomaly_toolbox.training.outputs import describe_derived_scores, scores_and_complexity
@@ -279,6 +279,7 @@ class Attempt:
             "experiment": trial.experiment,
             "dataset": trial.dataset_name,
             "anomalous_label": hp.anomalous_label,
+            "normal_label": hp.normal_label,
             "class_label": hp.class_label,
             "seed": trial.seed,
             "score": hp.score,
@@ -343,7 +344,7 @@ def _summary_without_epochs() -> dict[str, Any]:
 def _with_default_label(trial: Trial) -> Trial:
     """The trial with the dataset's default anomalous label if no label was given, else the same trial."""
     hp = trial.hyperparameters
-    if hp.anomalous_label is not None or hp.class_label is not None:
+    if any(getattr(hp, name) is not None for name in LABELS):
         return trial
     with_label = hp.model_copy(update={"anomalous_label": trial.dataset.default_anomalous_label})
     return dataclasses.replace(trial, hyperparameters=with_label)

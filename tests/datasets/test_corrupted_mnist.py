@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from anomaly_toolbox.datasets import mnist
+from anomaly_toolbox.datasets import corrupted_mnist
 from anomaly_toolbox.datasets import tfds as tfds_module
 from anomaly_toolbox.datasets.corrupted_mnist import CORRUPTIONS, CorruptedMNIST
 from anomaly_toolbox.errors import InputError, ToolboxError
@@ -123,7 +123,7 @@ def test_the_publishers_archive(tmp_path):
 
 def test_loading_through_tensorflow_datasets(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_module, "_check_connection", lambda url: None)
-    monkeypatch.setattr(mnist, "VALIDATION_IMAGES_PER_LABEL", 4)
+    monkeypatch.setattr(corrupted_mnist, "VALIDATION_IMAGES_PER_LABEL", 4)
     with tfds.testing.mock_data(num_examples=200):
         dataset = CorruptedMNIST(tmp_path)
         dataset.configure(100, (28, 28), class_label="fog", drop_remainder=False)

@@ -10,8 +10,12 @@ from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.labelled import ImagesInMemory
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import FASHION_MNIST, write_idx_folder
+from tests.datasets.test_cifar10 import IMAGES_PER_FILE
+from tests.datasets.test_cifar10 import publish as publish_cifar10
 from tests.datasets.test_corrupted_mnist import publish as publish_mnist_c
+from tests.datasets.test_emnist import publish as publish_emnist
 from tests.datasets.test_folder import fill
+from tests.datasets.test_kmnist import publish_npz as publish_kmnist
 
 #: A user's class that assigns the private attributes of the nine datasets.
 WITH_ATTRIBUTES = """
@@ -67,7 +71,7 @@ def labels_of(split):
 
 
 SLOW_TO_READ = {"FashionMNIST": pytest.mark.slow}  # 70,000 images
-NAMES = (*sorted(DATASETS), "Digits, pooled", *USERS_CLASSES)
+NAMES = (*sorted(DATASETS), "Digits, pooled", "Digits, one class normal", *USERS_CLASSES)
 PARAMS = [pytest.param(name, marks=SLOW_TO_READ.get(name, ())) for name in NAMES]
 
 
@@ -85,11 +89,28 @@ def dataset(request, tmp_path_factory):
     elif request.param == "Digits, pooled":
         dataset = load_dataset("Digits", split="pooled")
         counts = {"train": (1166, 0), "validation": (130, 0), "test": (324, 177)}
+    elif request.param == "Digits, one class normal":
+        dataset, chosen = load_dataset("Digits"), {"normal_label": 2}
+        counts = {"train": (106, 972), "validation": (36, 323), "test": (35, 325)}
     elif request.param == "FashionMNIST":
         if not FASHION_MNIST.is_dir():
             pytest.skip(f"{FASHION_MNIST} is absent: install Debian's dataset-fashion-mnist")
         dataset = load_dataset("FashionMNIST", FASHION_MNIST)
         counts = {"train": (48600, 5400), "validation": (5400, 600), "test": (9000, 1000)}
+    elif request.param == "KMNIST":
+        dataset = load_dataset("KMNIST", publish_kmnist(tmp_path_factory.mktemp("kmnist")))
+        counts = {"train": (20, 10), "validation": (1200, 600), "test": (8, 4)}
+    elif request.param in ("EMNISTBalanced", "EMNISTLetters"):
+        variant, per_label = request.param.removeprefix("EMNIST").lower(), 490
+        dataset = load_dataset(request.param, publish_emnist(tmp_path_factory.mktemp("emnist"), variant, per_label))
+        n_validation = 240 if variant == "balanced" else 480
+        n_train = per_label - n_validation
+        counts = {"train": (2 * n_train, n_train), "validation": (2 * n_validation, n_validation), "test": (10, 5)}
+    elif request.param == "CIFAR10":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("anomaly_toolbox.datasets.cifar10.IMAGES_PER_FILE", IMAGES_PER_FILE)
+            dataset = load_dataset("CIFAR10", publish_cifar10(tmp_path_factory.mktemp("cifar")))
+        counts = {"train": (50, 25), "validation": (1000, 500), "test": (210, 105)}
     elif request.param == "CorruptedMNIST":
         dataset = load_dataset("CorruptedMNIST", publish_mnist_c(tmp_path_factory.mktemp("mnist-c"), "fog"))
         counts, chosen = {"train": (105, 0), "validation": (900, 900), "test": (17, 16)}, {"class_label": "fog"}
@@ -197,6 +218,7 @@ def test_set_split_sets_all_three_datasets_of_a_split():
 
 def test_names():
     assert dataset_name("fashionmnist") == "FashionMNIST"
+    assert dataset_name("emnist") == "EMNISTBalanced"
     with pytest.raises(InputError, match="did you mean FashionMNIST"):
         dataset_name("FashonMNIST")
     with pytest.raises(InputError, match="no such file"):
@@ -240,7 +262,7 @@ def test_a_division_is_refused_by_datasets_without_an_anomalous_label(tmp_path, 
         load_dataset(name, split=split)
     (line,) = str(raised.value).splitlines()
     assert line.startswith(f"--split: is not supported by --dataset {name}; ")
-    assert "Digits, MNIST and FashionMNIST" in line
+    assert "Digits, MNIST, FashionMNIST, KMNIST, EMNIST and CIFAR10" in line
     assert "--all-test-images" in line
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from anomaly_toolbox.datasets.digits import Digits
 from anomaly_toolbox.datasets.labelled import LabelledImages, Split, pooled_splits
+from anomaly_toolbox.errors import InputError
 
 
 def numbered_parts(labels, sizes=(30, 10)):
@@ -36,14 +37,14 @@ def contents(batches):
 )
 def test_sizes_of_the_pooled_division(n_normal, n_anomalous, expected):
     labels = np.random.default_rng(0).permutation([*np.arange(n_normal) % 2, *[2] * n_anomalous])
-    splits = pooled_splits(numbered_parts(labels, (n_normal // 2,)), anomalous_label=2)
+    splits = pooled_splits(numbered_parts(labels, (n_normal // 2,)), lambda labels: labels == 2)
     assert {name: len(split.labels) for name, split in splits.items()} == expected
 
 
 def test_the_pooled_division_puts_each_image_into_one_split():
     """There are 100 images, 20 of each of five labels; the first 70 come from the training and validation splits."""
     labels = np.arange(100) % 5
-    splits = pooled_splits(numbered_parts(labels, (60, 10)), anomalous_label=2)
+    splits = pooled_splits(numbered_parts(labels, (60, 10)), lambda labels: labels == 2)
     assert sorted(number for split in splits.values() for number in numbers(split)) == list(range(100))
     assert set(range(2, 100, 5)) <= set(numbers(splits["test"]))
     for split in splits.values():
@@ -59,7 +60,7 @@ def test_the_pooled_division_never_changes():
     """Runs of the same name have the same images, whatever their seed and the version of the toolbox."""
     parts = numbered_parts([0] * 20 + [2] * 2, (12,))
     np.random.seed(1)
-    splits = pooled_splits(parts, anomalous_label=2)
+    splits = pooled_splits(parts, lambda labels: labels == 2)
     assert {name: numbers(split) for name, split in splits.items()} == {
         "train": [2, 3, 5, 6, 7, 8, 10, 11, 12, 13, 16, 17, 18, 19],
         "validation": [0, 4],
@@ -117,7 +118,46 @@ def test_one_normal_label_is_one_class():
     assert set(contents(dataset.train_classes)[1]) == {0}
 
 
+def test_one_class_is_normal_and_all_others_anomalous():
+    labels = np.arange(60) % 3
+    dataset = LabelledImages(*numbered_parts(labels))
+    dataset.configure(7, (1, 1), normal_label=1, drop_remainder=False, output_range=(0, 255))
+    assert contents(dataset.validation) == (list(range(30, 40)), (labels[30:40] != 1).tolist())
+    assert contents(dataset.test) == (list(range(40, 60)), (labels[40:] != 1).tolist())
+    assert sorted(contents(dataset.train_normal)[0]) == np.flatnonzero(labels[:30] == 1).tolist()
+    assert sorted(contents(dataset.train_anomalous)[0]) == np.flatnonzero(labels[:30] != 1).tolist()
+
+
+def test_one_class_normal_in_the_pooled_division():
+    """Of the 20 normal images, 16 train, 2 of which validate; the other 4 test with the 40 anomalous ones."""
+    labels = np.arange(60) % 3
+    dataset = LabelledImages(*numbered_parts(labels), split="pooled")
+    dataset.configure(7, (1, 1), normal_label=1, drop_remainder=False, output_range=(0, 255))
+    numbers_of_splits = {
+        name: contents(split)[0]
+        for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
+    }
+    assert {name: len(found) for name, found in numbers_of_splits.items()} == {"train": 14, "validation": 2, "test": 44}
+    assert sorted(number for found in numbers_of_splits.values() for number in found) == list(range(60))
+    for name in ("train", "validation"):
+        assert (labels[numbers_of_splits[name]] == 1).all()
+    assert contents(dataset.test)[1] == (labels[numbers_of_splits["test"]] != 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"normal_label": 3}, "normal_label: 3 is not a label of LabelledImages; it has 0, 1, 2"),
+        ({"normal_label": 1, "anomalous_label": 2}, "anomalous_label and normal_label are both given"),
+        ({"normal_label": 1, "class_label": "bottle"}, "class_label: LabelledImages has labels, not classes"),
+    ],
+)
+def test_a_normal_label_that_cannot_be_used(chosen, message):
+    with pytest.raises(InputError, match=message):
+        LabelledImages(*numbered_parts(np.arange(60) % 3)).configure(7, (1, 1), **chosen)
+
+
 def test_the_pooled_division_of_digits_uses_all_images():
-    splits = pooled_splits(Digits("pooled")._raw.values(), 3)
+    splits = pooled_splits(Digits("pooled")._raw.values(), lambda labels: labels == 3)
     assert sum(len(split.labels) for split in splits.values()) == 1797
     assert (splits["test"].labels == 3).sum() == 183

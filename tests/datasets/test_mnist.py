@@ -43,13 +43,13 @@ def test_the_pooled_division_needs_no_validation_images_of_each_label(idx_folder
         (idx_folder / f"train-{name}.gz").unlink()
         (idx_folder / f"train-{name}").write_bytes((idx_folder / f"t10k-{name}").read_bytes())
     dataset = MNIST(idx_folder, split="pooled")
-    splits = pooled_splits(dataset._raw.values(), 2)
+    splits = pooled_splits(dataset._raw.values(), lambda labels: labels == 2)
     assert {name: len(split.labels) for name, split in splits.items()} == {"train": 57, "validation": 7, "test": 56}
 
 
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason=f"{FASHION_MNIST} is absent: Debian's dataset-fashion-mnist")
 def test_the_pooled_division_of_fashion_mnist_has_the_prevalence_of_the_papers():
-    splits = pooled_splits(FashionMNIST(FASHION_MNIST, split="pooled")._raw.values(), 2)
+    splits = pooled_splits(FashionMNIST(FASHION_MNIST, split="pooled")._raw.values(), lambda labels: labels == 2)
     counts = {name: (int((split.labels != 2).sum()), int((split.labels == 2).sum())) for name, split in splits.items()}
     assert counts == {"train": (45_360, 0), "validation": (5_040, 0), "test": (12_600, 7_000)}
     assert (splits["test"].labels == 2).mean() == pytest.approx(0.357, abs=5e-4)

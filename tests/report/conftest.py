@@ -24,6 +24,7 @@ def write_run(
     scores=("paper", "residual"),
     members=None,
     is_old=False,
+    normal_label=None,
     **hparams,
 ):
     """Writes a finished run of 180 normal and 20 anomalous test images.
@@ -32,7 +33,7 @@ def write_run(
     are higher on average; it is half of that for all other scores. The metrics are computed from the scores. `members`
     are those of an ensemble. If `is_old`, `results.json` lacks what earlier versions did not write.
     """
-    generator = np.random.default_rng([seed, label, len(method)])
+    generator = np.random.default_rng([seed, label or 0, len(method)])
     labels = np.repeat([0, 1], [180, 20])
     values_of_scores = {}
     for name in scores:
@@ -48,7 +49,11 @@ def write_run(
         results["test"]["scores"][name] = metrics
     if members is not None:
         results["members"] = members
+    if not is_old:
+        results["normal_label"] = normal_label
     hyperparameters = {"anomalous_label": label, "class_label": None, "epochs": epochs, "width": width}
+    if not is_old:
+        hyperparameters["normal_label"] = normal_label
     if members is not None:
         hyperparameters["members"] = [member["experiment"] for member in members]
     trial = {"experiment": method, "dataset": dataset, "hyperparameters": hyperparameters, "seed": seed}

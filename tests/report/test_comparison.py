@@ -69,6 +69,18 @@ def test_rows_are_methods_with_baselines_last_and_columns_are_labels():
     assert rows[0].mean_auprc == pytest.approx(0.3)
 
 
+def test_labels_are_ordered_by_their_numbers_and_then_by_their_names():
+    labels = ["wood", "10", "2", "cable", "normal 10", "normal 9", "grid2", "grid10"]
+    ordered = ["2", "10", "cable", "grid2", "grid10", "normal 9", "normal 10", "wood"]
+    runs = []
+    for label in labels:
+        run = make_run(label=None, paper=0.1)
+        name = "normal_label" if label.startswith("normal") else "class_label"
+        run.results[name] = label.removeprefix("normal ")
+        runs.append(run)
+    assert labels_of(runs) == ordered
+
+
 def test_ensembles_are_between_trained_methods_and_baselines():
     runs = [make_run("KNN", epochs=0, paper=0.1), make_ensemble(mean=0.3), make_run("GANomaly", paper=0.2)]
     rows = comparison.compare(runs)

@@ -66,6 +66,31 @@ def test_the_csv_can_be_recomputed(log_dir):
     assert ("GANomaly", "residual", "auroc") in values
 
 
+def test_one_class_normal_has_tables_and_columns_of_its_own(tmp_path):
+    """3 is anomalous in two runs, one of an earlier version, and the only normal label in two others."""
+    write_run(tmp_path / "1", "KNN", 3, is_old=True)
+    write_run(tmp_path / "2", "PCA", 3)
+    write_run(tmp_path / "3", "PCA", None, normal_label=3)
+    write_run(tmp_path / "4", "PCA", None, normal_label=3, reading={"split": "pooled"})
+    _, n_left_out = command.write(tmp_path, tmp_path)
+    assert n_left_out == 0
+    lines = list(csv.DictReader((tmp_path / "results_table.csv").read_text().splitlines()))
+    assert list(lines[0])[5:] == ["3", "normal 3", "mean"]
+    values = {(line["dataset"], line["method"]): line for line in lines if line["figure"] == "auprc"}
+    datasets = ["Digits", "Digits, one class normal", "Digits, split=pooled, one class normal"]
+    assert sorted({dataset for dataset, _ in values}) == datasets
+    for (dataset, _), line in values.items():
+        is_normal = "normal" in dataset
+        assert bool(line["normal 3"]) == is_normal
+        assert bool(line["3"]) != is_normal
+        assert line["mean"] == line["normal 3" if is_normal else "3"]
+    markdown = (tmp_path / "results_table.md").read_text()
+    assert [line for line in markdown.splitlines() if line.startswith("## ")] == [f"## {name}" for name in datasets]
+    page = (tmp_path / "report.html").read_text()
+    assert "<summary>label 3</summary>" in page
+    assert "<summary>label normal 3</summary>" in page
+
+
 def test_the_csv_has_false_alarms(log_dir):
     """The two highest of 180 normal test images are at or above the 99th percentile."""
     command.write(log_dir, log_dir)

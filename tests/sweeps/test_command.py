@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def run(monkeypatch, tmp_path):
                 scores["mahalanobis"] = 0.123
             epochs = getattr(hp, "epochs", 0)
             results = made_up_results(trial.experiment, hp.anomalous_label, scores, hp.score, trial.seed, epochs)
+            results["normal_label"] = hp.normal_label
             return Path(f"logs/{trial.experiment}"), results
 
         monkeypatch.setattr(command, "run_trial", finish_at_once)
@@ -136,6 +138,34 @@ def test_tuning_chooses_for_each_label_and_over_labels(run, write):
     trials, output_again = run(hps_path=path, tuning=True)
     assert trials == []
     assert output_again.partition("AUPRC on")[2] == output.partition("AUPRC on")[2]
+
+
+def test_normal_labels_have_studies_and_a_table_of_their_own(run, write):
+    """KNN has one class normal, PCA one anomalous: no column and no mean has both."""
+    path = write(knn={"normal_label": [10, 9], "neighbours": [1, 2]}, pca={"anomalous_label": [9]})
+    trials, output = run(hps_path=path, tuning=True)
+    labels = [(trial.hyperparameters.normal_label, trial.hyperparameters.anomalous_label) for trial in trials]
+    assert labels == [(10, None), (10, None), (9, None), (9, None), (None, 9)]
+    assert "\nKNN on Digits, normal_label 10, neighbours 1\n" in output
+    assert "KNN, each label's setting (chosen by validation AUPRC): normal 9: neighbours=1; normal 10:" in output
+    before, after = output.split("AUPRC on the test images of Digits, one class normal\n")
+    assert re.search(r"^PCA +9 +0\.4", before, re.MULTILINE)
+    assert after.splitlines()[0].split() == ["method", "normal", "9", "normal", "10", "mean"]
+    trials, _ = run(hps_path=path, tuning=True, overrides=["anomalous_label=3"])
+    assert {(trial.hyperparameters.normal_label, trial.hyperparameters.anomalous_label) for trial in trials} == {
+        (None, 3)
+    }
+
+
+def test_why_a_section_of_descargan_is_ignored(run, write):
+    path = write(knn={"anomalous_label": [2]}, descargan={"any_name": [1]})
+    trials, output = run(methods=["KNN"], hps_path=path)
+    assert len(trials) == 1
+    (line,) = [line for line in output.splitlines() if "DeScarGAN" in line]
+    assert line.startswith(
+        f"{path}: the section of DeScarGAN is ignored: it needs labelled anomalous images for training"
+    )
+    assert "DeScarGAN" not in run(methods=["KNN"])[1]
 
 
 def test_when_a_method_fails_the_others_still_run(run, write):

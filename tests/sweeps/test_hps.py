@@ -6,7 +6,7 @@ import pytest
 
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.models import METHODS, detector_class, hyperparameters_of
-from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters, GANomalyHyperparameters
+from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters, GANomalyHyperparameters, validate
 from anomaly_toolbox.sweeps import hps
 
 
@@ -128,6 +128,7 @@ def test_set_replaces_domains_of_the_file(write):
         ({"image_size": {"type": "IntInterval", "min": 16, "max": 64, "log": True}}, "multiple of 16.*leave log out"),
         ({"learning_rate": {"type": "RealInterval", "min": 0.1, "max": 1, "step": 2}}, "may have log; received"),
         ({"anomalous_label": {"type": "IntInterval", "min": 0, "max": 9}}, "labels must be Discrete values"),
+        ({"normal_label": {"type": "IntInterval", "min": 0, "max": 9}}, "labels must be Discrete values"),
         ({"epochs": discrete(2.5)}, "ganomaly.epochs: should be a valid integer, received 2.5"),
         ({"epochs": discrete(True)}, "ganomaly.epochs: should be a valid integer, received true"),
         ({"image_size": discrete(20)}, "ganomaly.image_size: should be a multiple of 16"),
@@ -143,6 +144,29 @@ def test_mistakes_name_file_section_and_key(write, section, message):
         read_domains(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "other"), [("anomalous_label", "normal_label"), ("normal_label", "anomalous_label")])
+def test_a_label_of_set_displaces_the_other_label_of_the_file(write, name, other):
+    path = write({other: discrete(2, 3), "epochs": discrete(3)})
+    assert read_domains(path, [f"{name}=4"]) == {"epochs": hps.Discrete((3,)), name: hps.Discrete((4,))}
+    trial = first_trial(path, [f"{name}=4"])
+    assert (getattr(trial, name), getattr(trial, other)) == (4, None)
+    assert getattr(first_trial(path, [f"{name}=none"]), other) == 2  # none is no label, so it displaces nothing
+    for overrides in ([f"{name}=4", f"{other}=none"], [f"{other}=none", f"{name}=4"]):
+        assert getattr(first_trial(overrides=overrides), name) == 4
+
+
+def test_both_labels_contradict_each_other(write):
+    labels = {"anomalous_label": discrete(2), "normal_label": discrete(None, 3)}
+    message = "anomalous_label and normal_label are both set; expected one of them"
+    with pytest.raises(InputError, match=rf"hps\.json: ganomaly: {message}"):
+        read_domains(write(labels))
+    with pytest.raises(InputError, match=f"--set: {message}"):
+        read_domains(overrides=["anomalous_label=2", "normal_label=3"])
+    with pytest.raises(InputError, match=message):
+        validate(GANomalyHyperparameters, {"anomalous_label": 2, "normal_label": 3})
+    assert first_trial(write({**labels, "normal_label": discrete(None)})).anomalous_label == 2
 
 
 @pytest.mark.parametrize("override", ["epochs", "epoch=3", "epochs=three", "epochs=0"])

@@ -1,0 +1,102 @@
+"""Images with class labels and an official test split, from the publisher's files or from TensorFlow Datasets."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from anomaly_toolbox.datasets.labelled import Division, LabelledImages, Split
+from anomaly_toolbox.datasets.tfds import load_tfds
+from anomaly_toolbox.errors import ToolboxError
+
+VALIDATION_IMAGES_PER_LABEL = 600  # of MNIST and its relatives
+
+
+class PublishedImages(LabelledImages):
+    """A dataset with an official training and test split; the first training images of each label are for validation.
+
+    A subclass sets the class attributes and defines `read_published`. With `split="pooled"`, all images are divided
+    anew.
+
+    Args:
+        data_dir: the publisher's files, or the folder of TensorFlow Datasets; None: its default folder.
+        split: `official`, or `pooled` for the division of `pooled_splits`.
+
+    Raises:
+        InputError: there is no such folder, archive or division.
+        ToolboxError: a file is missing or damaged, or the images could not be downloaded.
+    """
+
+    #: The name in TensorFlow Datasets.
+    tfds_name: ClassVar[str]
+    #: The address of the data, if TensorFlow Datasets does not name it.
+    url: ClassVar[str | None] = None
+    #: What the user can do without a network, for errors.
+    alternative: ClassVar[str]
+    #: The number of training images of each label for validation: about a tenth of them.
+    validation_images_per_label: ClassVar[int] = VALIDATION_IMAGES_PER_LABEL
+    #: Whether the publisher's images have their rows and columns swapped.
+    is_transposed: ClassVar[bool] = False
+
+    def __init__(self, data_dir: Path | None = None, split: Division = "official"):
+        name = type(self).__name__
+        published = None if data_dir is None else self.read_published(data_dir)
+        train, test = published or load_tfds(name, self.tfds_name, data_dir, self.alternative, self.url)
+        if train.images.shape[1:] != test.images.shape[1:]:
+            raise ToolboxError(
+                f"{name}: training images are {train.images.shape[1]}x{train.images.shape[2]} pixels, "
+                f"test images {test.images.shape[1]}x{test.images.shape[2]}"
+            )
+        if self.is_transposed:
+            train, test = (Split(part.images.swapaxes(1, 2), part.labels) for part in (train, test))
+        is_validation = np.zeros(len(train.labels), bool)
+        if split != "pooled":  # the pooled division takes its validation images from all normal images
+            is_validation = first_of_each_label(name, train.labels, self.validation_images_per_label)
+        super().__init__(
+            Split(train.images[~is_validation], train.labels[~is_validation]),
+            Split(train.images[is_validation], train.labels[is_validation]),
+            test,
+            split,
+        )
+
+    def read_published(self, data_dir: Path) -> list[Split] | None:
+        """The official training and test split from the publisher's files; None if `data_dir` has none of them.
+
+        Raises:
+            InputError: there is no such folder or archive.
+            ToolboxError: a file is missing or damaged.
+        """
+        raise NotImplementedError
+
+
+def first_of_each_label(name: str, labels: np.ndarray, per_label: int) -> np.ndarray:
+    """Chooses the training images for validation: the first ones of each label.
+
+    Args:
+        name: the name of the dataset, for errors.
+        labels: the labels of the training images, (n,).
+        per_label: how many of each label are for validation.
+
+    Returns:
+        Whether an image is for validation, (n,), bool.
+
+    Raises:
+        ToolboxError: no image would be left for training.
+    """
+    is_chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        first = np.flatnonzero(labels == label)[:per_label]
+        is_chosen[first] = True
+    if is_chosen.all():
+        raise ToolboxError(
+            f"{name} has {len(labels)} training images; more than {per_label} of each label are needed, because that "
+            "many are used for validation"
+        )
+    return is_chosen
+
+
+def matched_split(images: np.ndarray, images_path: Path, labels: np.ndarray, labels_path: Path) -> Split:
+    """Images and labels from two files as a split; raises ToolboxError unless there are as many labels as images."""
+    if len(images) != len(labels):
+        raise ToolboxError(f"{images_path} holds {len(images)} images, but {labels_path} holds {len(labels)} labels")
+    return Split(images, labels)
