@@ -22,6 +22,10 @@ class InputError(ToolboxError):
     exit_code = 2
 
 
+class NoClasses(InputError):
+    """A method needs the classes of normal images, and the dataset has none. `--run-all` leaves such a method out."""
+
+
 class DamagedFile(ToolboxError):
     """A file of a run that cannot be used. The code that opened the run adds what the user can do."""
 

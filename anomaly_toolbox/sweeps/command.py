@@ -11,7 +11,7 @@ from rich.console import Console
 
 from anomaly_toolbox.console import ProgressBar, plain_console
 from anomaly_toolbox.datasets import load_dataset, source
-from anomaly_toolbox.errors import ToolboxError, reason
+from anomaly_toolbox.errors import NoClasses, ToolboxError, reason
 from anomaly_toolbox.files import short_name
 from anomaly_toolbox.models import LEFT_OUT
 from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
@@ -30,6 +30,7 @@ from anomaly_toolbox.training.trial import Trial, Watch, run_trial
 
 SWEEPS = "sweeps"  # the folder in the log folder that holds a folder for each sweep
 LONGEST_PART = 60  # bytes of the dataset's name, and of the hyperparameter file's name, in the name of a sweep
+LEFT_OUT_OF_RUN = "left_out"  # marks a trial whose method needs classes that the dataset lacks
 
 
 @dataclass
@@ -103,6 +104,8 @@ class TrialRunner:
             self.console.print("stopped early: worse than the median of the earlier trials")
             raise
         except Exception as failure:
+            if isinstance(failure, NoClasses) and self.options.has_several_methods:
+                trial.set_user_attr(LEFT_OUT_OF_RUN, True)
             self.print_failure(failure)
             raise
         return {**results, "hyperparameters": hyperparameters.model_dump(), "folder": str(folder)}
@@ -187,6 +190,10 @@ def _run_in_turn(plan: Plan, console: Console) -> Outcome:
         runner.announce(method, hyperparameters, counter)
         try:
             folder, results = runner.run(method, hyperparameters, options.overwrite)
+        except NoClasses as missing:
+            if not options.has_several_methods:
+                raise
+            console.print(f"left out: {missing}")
         except Exception as failure:
             if len(trials) == 1 and options.seeds == 1:
                 raise
@@ -218,6 +225,8 @@ def _run_sweep(plan: Plan, console: Console) -> Outcome:
             outcome.finished.append(ComparedRun(hyperparameters, results, folder if folder.exists() else None))
         elif trial.state == TrialState.PRUNED:
             console.print(f"stopped early: {name}, after epoch {trial.last_step}")
+        elif trial.user_attrs.get(LEFT_OUT_OF_RUN):
+            console.print(f"left out: {name}: {trial.user_attrs['failure']}")
         else:
             outcome.failures.append((name, trial.user_attrs.get("failure", "its worker died")))
     return outcome

@@ -70,6 +70,11 @@ class Options:
         return changed
 
     @property
+    def has_several_methods(self) -> bool:
+        """Whether the command runs every method, with `--run-all`."""
+        return len(self.methods) > 1
+
+    @property
     def is_sweep(self) -> bool:
         """Whether the command is a sweep, whose trials wait in a storage for one or more workers."""
         return self.tuning or self.workers > 1 or self.storage is not None
@@ -176,7 +181,7 @@ def _choose_methods(options: Options) -> tuple[Sequence[str], Sequence[str]]:
     With several methods, those without a section in the hyperparameter file are left out: with their default settings
     they could not be compared with the others.
     """
-    if len(options.methods) == 1 or options.hps_path is None:
+    if not options.has_several_methods or options.hps_path is None:
         return options.methods, ()
     sections = hps.section_names(options.hps_path)
     present = [method for method in options.methods if method.lower() in sections]

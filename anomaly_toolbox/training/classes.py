@@ -4,7 +4,7 @@ import numpy as np
 
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.survey import Survey
-from anomaly_toolbox.errors import InputError
+from anomaly_toolbox.errors import NoClasses
 from anomaly_toolbox.models.base import AnomalyDetector
 
 MOST_LISTED = 20
@@ -18,14 +18,14 @@ def class_names_for(method: type[AnomalyDetector], dataset: AnomalyDetectionData
         dataset: configured.
 
     Raises:
-        InputError: the method uses normal classes, and the dataset has fewer than two.
+        NoClasses: the method uses normal classes, and the dataset has fewer than two.
     """
     if not method.uses_classes:
         return None
     if dataset.train_classes is None or dataset.class_names is None:
-        raise InputError(f"{method.__name__} needs the classes of normal images: {dataset.why_no_classes}")
+        raise NoClasses(f"{method.__name__} needs the classes of normal images: {dataset.why_no_classes}")
     if len(dataset.class_names) < 2:
-        raise InputError(
+        raise NoClasses(
             f"{method.__name__} needs at least two classes of normal images, received {len(dataset.class_names)}: "
             f"{', '.join(dataset.class_names) or 'none'}; choose other images, or a method that uses no classes"
         )

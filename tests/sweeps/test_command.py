@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_toolbox.console import plain_console
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import InputError, NoClasses, ToolboxError
 from anomaly_toolbox.models import METHODS
 from anomaly_toolbox.report import tables
 from anomaly_toolbox.report.rows import ComparedRun
@@ -16,24 +16,26 @@ from anomaly_toolbox.sweeps import command
 from anomaly_toolbox.sweeps.plan import Options, make_plan
 from tests.conftest import made_up_results
 
-AUPRC = {"AnoGAN": 0.3, "EGBAD": 0.9, "GANomaly": 0.5, "KNN": 0.7, "PCA": 0.4}
+AUPRC = dict.fromkeys(METHODS, 0.2) | {"AnoGAN": 0.3, "EGBAD": 0.9, "GANomaly": 0.5, "KNN": 0.7, "PCA": 0.4}
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Runs a command whose trials are stubs; returns the trials and the printed text.
 
-    The AUPRC of a stub is that of its method in AUPRC, less 0.001 for each unit of width away from 64.
+    The AUPRC of a stub is that of its method in AUPRC, less 0.001 for each unit of width away from 64. A trial fails if
+    `fails` gives an error for it.
     """
 
-    def run(methods=tuple(METHODS), fails=lambda trial: False, **options):
+    def run(methods=tuple(METHODS), fails=lambda trial: None, **options):
         trials, output = [], io.StringIO()
         monkeypatch.setattr(command, "plain_console", lambda **_: plain_console(file=output, width=200))
 
         def finish_at_once(trial, *_):
             trials.append(trial)
-            if fails(trial):
-                raise RuntimeError("the disk is full\nof other things")
+            failure = fails(trial)
+            if failure:
+                raise failure
             hp = trial.hyperparameters
             auprc = AUPRC[trial.experiment] - 0.001 * abs(getattr(hp, "width", 64) - 64)
             scores = {"paper": auprc, "residual": 0.2}
@@ -48,7 +50,7 @@ def run(monkeypatch, tmp_path):
         try:
             command.run(make_plan(Options(list(methods), "Digits", "Digits", log_dir=tmp_path / "logs", **options)))
         except ToolboxError as failure:
-            if not fails(None):
+            if not trials:
                 raise
             output.write(f"raised: {failure}")
         return trials, output.getvalue()
@@ -80,7 +82,7 @@ def test_run_all_runs_the_methods_of_the_hyperparameter_file(run, write):
     trials, output = run(hps_path=path)
     assert [(t.experiment, t.hyperparameters.anomalous_label) for t in trials] == [("AnoGAN", 3), ("GANomaly", 3)]
     assert "left out" in output
-    assert "EGBAD, KNN, PCA" in output
+    assert "EGBAD, FAnoGAN, KNN, PCA" in output
     path.write_text("{}")
     with pytest.raises(InputError, match="has no section"):
         run(hps_path=path)
@@ -88,7 +90,9 @@ def test_run_all_runs_the_methods_of_the_hyperparameter_file(run, write):
 
 def test_an_override_applies_to_the_methods_that_have_the_hyperparameter(run):
     trials, _ = run(overrides=["epochs=3", "anomalous_label=4"])
-    assert [getattr(trial.hyperparameters, "epochs", None) for trial in trials] == [3, 3, 3, None, None]
+    for trial in trials:
+        assert getattr(trial.hyperparameters, "epochs", 3) == 3
+        assert hasattr(trial.hyperparameters, "epochs") == (trial.experiment not in ("KNN", "PCA"))
     assert {trial.hyperparameters.anomalous_label for trial in trials} == {4}
     with pytest.raises(InputError, match="no hyperparameter is called 'epoch'"):
         run(overrides=["epoch=3"])
@@ -168,25 +172,45 @@ def test_why_a_section_of_descargan_is_ignored(run, write):
     assert "DeScarGAN" not in run(methods=["KNN"])[1]
 
 
-def test_when_a_method_fails_the_others_still_run(run, write):
-    fails = lambda trial: trial is None or trial.experiment == "EGBAD"  # noqa: E731
-    trials, output = run(fails=fails)
+def egbad_fails(trial):
+    return RuntimeError("the disk is full\nof other things") if trial.experiment == "EGBAD" else None
+
+
+def classifier_has_no_classes(trial):
+    return NoClasses("there are no classes") if trial.experiment == "Classifier" else None
+
+
+def test_a_method_without_the_classes_that_it_needs_is_left_out_of_several(run, write):
+    trials, output = run(fails=classifier_has_no_classes)
     assert len(trials) == len(METHODS)
-    assert "raised: 1 of 5 trials failed; the first: EGBAD: RuntimeError: the disk is full" in output
+    assert "left out: there are no classes\n" in output
+    assert "raised" not in output
+    path = write(**{method: {"anomalous_label": [1]} for method in ("classifier", "knn")})
+    _, output = run(fails=classifier_has_no_classes, hps_path=path, tuning=True)
+    assert "left out: Classifier/anomalous_label=1: there are no classes\n" in output
+    assert "raised" not in output
+    _, output = run(methods=["Classifier"], fails=classifier_has_no_classes)
+    assert "raised: there are no classes" in output
+
+
+def test_when_a_method_fails_the_others_still_run(run, write):
+    trials, output = run(fails=egbad_fails)
+    assert len(trials) == len(METHODS)
+    assert f"raised: 1 of {len(METHODS)} trials failed; the first: EGBAD: RuntimeError: the disk is full" in output
     table = output.partition("\nfailed")[2]
     assert "EGBAD" in table
     path = write(**{method: {"anomalous_label": [1]} for method in ("egbad", "knn")})
-    trials, output = run(fails=fails, hps_path=path, tuning=True)
+    trials, output = run(fails=egbad_fails, hps_path=path, tuning=True)
     assert "EGBAD/anomalous_label=1" in output.partition("\nfailed")[2]
     assert "RuntimeError: the disk is full" in output
     assert [trial.experiment for trial in trials] == ["EGBAD", "KNN"]
-    trials, _ = run(fails=fails, hps_path=path, tuning=True)
+    trials, _ = run(fails=egbad_fails, hps_path=path, tuning=True)
     assert [trial.experiment for trial in trials] == ["EGBAD"]  # only failed trials run again
 
 
 def test_the_error_of_a_single_trial_is_raised_unchanged(run):
     with pytest.raises(RuntimeError, match="the disk is full"):
-        run(methods=["KNN"], fails=lambda trial: True)
+        run(methods=["KNN"], fails=lambda _: RuntimeError("the disk is full"))
 
 
 def test_the_median_pruner_stops_a_worse_trial(run, write, monkeypatch):
