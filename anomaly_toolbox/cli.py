@@ -100,8 +100,8 @@ class AddedToEnvironment(click.Option):
     show_default="official",
     help="How Digits, MNIST, FashionMNIST, KMNIST, EMNIST and CIFAR10 are divided. official keeps the dataset's own "
     "training and test images. pooled puts all images together, as the papers of EGBAD and GANomaly do: 80% of the "
-    "normal images are for training, the other 20% and all anomalous images for testing. A tenth of the training images "
-    "is held out for validation.",
+    "normal images are for training, the other 20% and all anomalous images for testing. A tenth of the training "
+    "images is held out for validation.",
 )
 @click.option(
     "--white-level",
