@@ -8,6 +8,7 @@ from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets import load_dataset
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.models.hyperparameters import PCAHyperparameters
+from anomaly_toolbox.models.pca import PCA
 from anomaly_toolbox.training.data import prepare
 from tests.datasets.test_corrupted_mnist import publish
 from tests.datasets.test_datasets import WITH_SET_SPLIT
@@ -16,7 +17,7 @@ from tests.datasets.test_folder import fill
 
 def prepare_with(dataset, **labels):
     hyperparameters = PCAHyperparameters(image_size=8, batch_size=16, **labels)
-    return prepare(dataset, hyperparameters, seed=0, console=plain_console(file=io.StringIO()))
+    return prepare(dataset, PCA, hyperparameters, seed=0, console=plain_console(file=io.StringIO()))
 
 
 def users_class(folder):
