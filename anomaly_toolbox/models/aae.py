@@ -98,8 +98,7 @@ class AAE(GAN[Networks]):
             reconstruction=reconstruction,
             adversarial=adversarial,
             d_loss=d_loss,
-            d_real=tf.reduce_mean(tf.sigmoid(drawn_logits)),
-            d_fake=tf.reduce_mean(tf.sigmoid(code_logits)),
+            **self.judgement(drawn_logits, code_logits),
         )
 
     def reconstruct(self, x):

@@ -29,7 +29,7 @@ from anomaly_toolbox.models import bigan, layers, losses
 from anomaly_toolbox.models.base import ScoreOutput
 from anomaly_toolbox.models.gan import GAN
 from anomaly_toolbox.models.hyperparameters import ALADHyperparameters
-from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, gan_vectors
 
 HIDDEN_UNITS = (64, 32)  # of the two hidden layers of D_zz
 
@@ -114,8 +114,7 @@ class ALAD(GAN[Networks]):
             d_loss=d_loss,
             xx_loss=xx_loss,
             zz_loss=zz_loss,
-            d_real=tf.reduce_mean(tf.sigmoid(real_xz)),
-            d_fake=tf.reduce_mean(tf.sigmoid(fake_xz)),
+            **self.judgement(real_xz, fake_xz),
         )
 
     def reconstruct(self, x):
@@ -138,12 +137,7 @@ class ALAD(GAN[Networks]):
         discriminated_hat = discriminator.activations(x_hat, code)
         features, _ = of_images(tf.concat([x, x], axis=-1))
         features_hat, _ = of_images(tf.concat([x, x_hat], axis=-1))
-        vectors = {
-            "latent_neighbours": code,
-            "feature_neighbours": discriminated[-1],
-            "mahalanobis": code - encoded_hat[-1],
-            **layer_vectors(encoded, encoded_hat, discriminated, discriminated_hat),
-        }
+        vectors = gan_vectors(encoded, encoded_hat, discriminated, discriminated_hat)
         score = losses.l1_norm(features, features_hat)
         return ScoreOutput(score, x_hat, vectors, discriminator.logit(discriminated[-1]))
 

@@ -39,7 +39,7 @@ from anomaly_toolbox.models.base import ScoreOutput, fill_batches
 from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters
 from anomaly_toolbox.models.inversion import fit_encoder
 from anomaly_toolbox.models.latent_search import SearchingGAN
-from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors, pathway, pooled
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, gan_vectors, pathway, pooled
 
 Networks = tuple[keras.Sequential, layers.Discriminator]  # G and D
 
@@ -93,8 +93,7 @@ class AnoGAN(SearchingGAN[Networks]):
         return self.running_means(
             g_loss=g_loss,
             d_loss=d_loss,
-            d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
-            d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
+            **self.judgement(real_logits, fake_logits),
         )
 
     def generate(self, z, *conditions):
@@ -154,9 +153,7 @@ class AnoGAN(SearchingGAN[Networks]):
             code = encoded[-1]
             x_hat = generator(code)
             encoded_hat = self.encoder.activations(x_hat)
-            vectors["latent_neighbours"] = code
-            vectors["mahalanobis"] = code - encoded_hat[-1]
-            vectors |= layer_vectors(encoded, encoded_hat, discriminated, discriminator.activations(x_hat))
+            vectors |= gan_vectors(encoded, encoded_hat, discriminated, discriminator.activations(x_hat))
         return vectors
 
     def fit_memory_banks(self, images, progress=None):

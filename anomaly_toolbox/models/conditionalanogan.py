@@ -37,7 +37,7 @@ from anomaly_toolbox.models.base import ScoreOutput
 from anomaly_toolbox.models.hyperparameters import ConditionalAnoGANHyperparameters
 from anomaly_toolbox.models.inversion import LEARNING_RATE
 from anomaly_toolbox.models.latent_search import SearchingGAN
-from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, gan_vectors
 
 
 class Discriminator(keras.Model):
@@ -130,8 +130,7 @@ class ConditionalAnoGAN(SearchingGAN[Networks]):
             d_loss=d_loss,
             e_loss=e_loss,
             accuracy=tf.reduce_mean(tf.cast(is_right, tf.float32)),
-            d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
-            d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
+            **self.judgement(real_logits, fake_logits),
         )
 
     def encoder_loss(self, x, y):
@@ -193,18 +192,9 @@ class ConditionalAnoGAN(SearchingGAN[Networks]):
         y = tf.one_hot(tf.argmax(class_logits, axis=1), self.n_classes)
         x_hat = self.generate(code, y)
         code_hat, _ = self.encode(x_hat)
-        discriminated = discriminator.activations(x)
-        return {
-            "latent_neighbours": code,
-            "feature_neighbours": layers.flatten(discriminated[-1]),
-            "mahalanobis": code - code_hat,
-            **layer_vectors(
-                self.encoder.activations(x),
-                self.encoder.activations(x_hat),
-                discriminated,
-                discriminator.activations(x_hat),
-            ),
-        }
+        encoded, encoded_hat = self.encoder.activations(x), self.encoder.activations(x_hat)
+        vectors = gan_vectors(encoded, encoded_hat, discriminator.activations(x), discriminator.activations(x_hat))
+        return vectors | {"latent_neighbours": code, "mahalanobis": code - code_hat}
 
     def patches(self, x):
         """The features of each patch, from D's first convolution."""

@@ -29,7 +29,7 @@ from anomaly_toolbox.models import bigan, layers, losses
 from anomaly_toolbox.models.base import ScoreOutput
 from anomaly_toolbox.models.gan import GAN
 from anomaly_toolbox.models.hyperparameters import EGBADHyperparameters
-from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, gan_vectors
 
 Networks = tuple[bigan.Encoder, bigan.Generator, bigan.Discriminator]
 
@@ -95,8 +95,7 @@ class EGBAD(GAN[Networks]):
             g_loss=g_loss,
             e_loss=e_loss,
             d_loss=d_loss,
-            d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
-            d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
+            **self.judgement(real_logits, fake_logits),
         )
 
     def reconstruct(self, x):
@@ -125,12 +124,7 @@ class EGBAD(GAN[Networks]):
         else:
             d_part = tf.nn.softplus(-logit[:, 0])
         score = hp.alpha * losses.l1_norm(x, x_hat) + (1 - hp.alpha) * d_part
-        vectors = {
-            "latent_neighbours": code,
-            "feature_neighbours": features,
-            "mahalanobis": code - encoded_hat[-1],
-            **layer_vectors(encoded, encoded_hat, discriminated, discriminated_hat),
-        }
+        vectors = gan_vectors(encoded, encoded_hat, discriminated, discriminated_hat)
         return ScoreOutput(score, x_hat, vectors, logit)
 
     def patches(self, x):

@@ -30,7 +30,7 @@ from anomaly_toolbox.models.base import ScoreOutput
 from anomaly_toolbox.models.gan import GAN
 from anomaly_toolbox.models.hyperparameters import FAnoGANHyperparameters
 from anomaly_toolbox.models.inversion import LEARNING_RATE, fit_encoder
-from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, gan_vectors
 
 Networks = tuple[keras.Sequential, layers.Discriminator]  # G and C
 
@@ -137,12 +137,7 @@ class FAnoGAN(GAN[Networks]):
         encoded_hat = self.encoder.activations(x_hat)
         criticised, criticised_hat = critic.activations(x), critic.activations(x_hat)
         score = self.difference(x, x_hat, criticised[-1], criticised_hat[-1])
-        vectors = {
-            "latent_neighbours": code,
-            "feature_neighbours": layers.flatten(criticised[-1]),
-            "mahalanobis": code - encoded_hat[-1],
-            **layer_vectors(encoded, encoded_hat, criticised, criticised_hat),
-        }
+        vectors = gan_vectors(encoded, encoded_hat, criticised, criticised_hat)
         return ScoreOutput(score, x_hat, vectors)
 
     def patches(self, x):

@@ -55,6 +55,14 @@ class GAN(AnomalyDetector, Generic[Networks]):
         if self.averages:
             self.update_averages(self.averages, self.trained, self.hyperparameters.weight_averaging)
 
+    @staticmethod
+    def judgement(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The mean D of real and of generated images, to be reported by `running_means`."""
+        return {
+            "d_real": tf.reduce_mean(tf.sigmoid(real_logits)),
+            "d_fake": tf.reduce_mean(tf.sigmoid(fake_logits)),
+        }
+
     def draw_latent(self, count: int) -> tf.Tensor:
         """z ~ N(0, I), (count, latent)."""
         return layers.normal((count, self.hyperparameters.latent_vector_size), self.noise)

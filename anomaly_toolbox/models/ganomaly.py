@@ -28,7 +28,7 @@ from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.base import ScoreOutput
 from anomaly_toolbox.models.gan import GAN
 from anomaly_toolbox.models.hyperparameters import GANomalyHyperparameters
-from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, gan_vectors
 
 Networks = tuple[layers.Encoder, keras.Sequential, layers.Encoder, layers.Discriminator]
 
@@ -91,8 +91,7 @@ class GANomaly(GAN[Networks]):
             contextual=contextual,
             encoder=encoder,
             d_loss=d_loss,
-            d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
-            d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
+            **self.judgement(real_logits, fake_logits),
         )
 
     def reconstruct(self, x):
@@ -115,12 +114,8 @@ class GANomaly(GAN[Networks]):
         z_hat = second_encoder(x_hat)
         discriminated = discriminator.activations(x)
         features = layers.flatten(discriminated[-1])
-        vectors = {
-            "latent_neighbours": z,
-            "feature_neighbours": features,
-            "mahalanobis": z - z_hat,
-            **layer_vectors(encoded, encoder.activations(x_hat), discriminated, discriminator.activations(x_hat)),
-        }
+        vectors = gan_vectors(encoded, encoder.activations(x_hat), discriminated, discriminator.activations(x_hat))
+        vectors["mahalanobis"] = z - z_hat
         return ScoreOutput(losses.distance(z, z_hat), x_hat, vectors, discriminator.logit(features))
 
     def patches(self, x):

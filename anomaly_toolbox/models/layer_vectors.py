@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from anomaly_toolbox.models.layers import flatten
 from anomaly_toolbox.models.losses import SMALLEST_SQUARE
 
 #: What a GAN's combined score combines. `docs/results.md` says how these four scores were chosen.
@@ -40,6 +41,27 @@ def layer_vectors(
         "pathway": pathway([*encoder, *discriminator], [*encoder_hat, *discriminator_hat]),
         "encoder_neighbours": pooled(encoder),
         "discriminator_neighbours": pooled(discriminator),
+    }
+
+
+def gan_vectors(
+    encoder: Sequence[tf.Tensor],
+    encoder_hat: Sequence[tf.Tensor],
+    discriminator: Sequence[tf.Tensor],
+    discriminator_hat: Sequence[tf.Tensor],
+) -> dict[str, tf.Tensor]:
+    """All vectors of a GAN with an encoder: `layer_vectors`, the code, its change and the features of D.
+
+    Args:
+        encoder, encoder_hat, discriminator, discriminator_hat: see `layer_vectors`; the last activation of the encoder
+            is the code, that of the discriminator its features.
+    """
+    code, features = encoder[-1], discriminator[-1]
+    return {
+        "latent_neighbours": code,
+        "feature_neighbours": flatten(features),
+        "mahalanobis": code - encoder_hat[-1],
+        **layer_vectors(encoder, encoder_hat, discriminator, discriminator_hat),
     }
 
 

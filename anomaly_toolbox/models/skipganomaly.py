@@ -28,7 +28,7 @@ from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.base import ScoreOutput
 from anomaly_toolbox.models.gan import GAN
 from anomaly_toolbox.models.hyperparameters import SkipGANomalyHyperparameters
-from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, layer_vectors
+from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, gan_vectors
 
 FEATURE_CHANNELS = 100  # of f
 
@@ -71,13 +71,12 @@ class UNet(keras.Model):
         self(keras.Input((image_size, image_size, channels)))  # creates the weights
 
     def call(self, x, training=False):
-        *maps, code = self.encoder.activations(x, training)
-        return self.decode(maps, code, training)
+        return self.decode(self.encoder.activations(x, training), training)
 
-    def decode(self, maps: list[tf.Tensor], code: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """x̂ from the encoder's feature maps, the largest first, and the code."""
+    def decode(self, encoded: list[tf.Tensor], training: bool = False) -> tf.Tensor:
+        """x̂ from the activations of the encoder: its feature maps, the largest first, and the code."""
+        *larger_maps, smallest_map, code = encoded
         x = self.first(code, training=training)
-        *larger_maps, smallest_map = maps
         x = tf.concat([x, smallest_map], axis=-1)
         for up, feature_map in zip(self.ups, reversed(larger_maps), strict=True):
             x = tf.concat([up(x, training=training), feature_map], axis=-1)
@@ -165,8 +164,7 @@ class SkipGANomaly(GAN[Networks]):
             contextual=contextual,
             latent=latent,
             d_loss=d_loss,
-            d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
-            d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
+            **self.judgement(real_logits, fake_logits),
         )
 
     def reconstruct(self, x):
@@ -182,19 +180,15 @@ class SkipGANomaly(GAN[Networks]):
         """A(x), x̂, the vectors and D's logit, from one pass."""
         weight = self.hyperparameters.lambda_
         generator, discriminator = self.scoring
-        *maps, code = generator.encoder.activations(x)
-        x_hat = generator.decode(maps, code)
-        *maps_hat, code_hat = generator.encoder.activations(x_hat)
+        encoded = generator.encoder.activations(x)
+        x_hat = generator.decode(encoded)
+        encoded_hat = generator.encoder.activations(x_hat)
         discriminated, features = discriminator.activations(x)
         discriminated_hat, features_hat = discriminator.activations(x_hat)
         score = weight * losses.l2_per_image(x, x_hat) + (1 - weight) * losses.l2_per_image(features, features_hat)
         flat_features = layers.flatten(features)
-        vectors = {
-            "latent_neighbours": code,
-            "feature_neighbours": flat_features,
-            "mahalanobis": code - code_hat,
-            **layer_vectors([*maps, code], [*maps_hat, code_hat], discriminated, discriminated_hat),
-        }
+        vectors = gan_vectors(encoded, encoded_hat, discriminated, discriminated_hat)
+        vectors["feature_neighbours"] = flat_features
         return ScoreOutput(score, x_hat, vectors, discriminator.logit(flat_features))
 
     def patches(self, x):
