@@ -6,7 +6,7 @@ first 500 training images of each label are for validation. With `split="pooled"
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from anomaly_toolbox.errors import ToolboxError
 SIZE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIZE * SIZE  # numbers of an image: all rows of red, then of green, then of blue
 N_LABELS = 10
-IMAGES_PER_FILE = 10_000
+N_PUBLISHED = 60_000
 #: The files of the archive for Python, which are pickles; in the archive for C, their names end in `.bin`.
 TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
 TEST_FILE = "test_batch"
@@ -52,39 +52,41 @@ class CIFAR10(PublishedImages):
             raise ToolboxError(f"{folder} lacks {', '.join(missing)}; expected {', '.join(names)}")
         *train_parts, test = (read(folder / name) for name in names)
         images, labels = zip(*train_parts, strict=True)
-        return [Split(np.concatenate(images), np.concatenate(labels)), test]
+        train = Split(np.concatenate(images), np.concatenate(labels))
+        n_images = len(train.labels) + len(test.labels)
+        if n_images != N_PUBLISHED:
+            self.notes = [f"{folder} has {n_images:,} images, the publisher's files have {N_PUBLISHED:,}"]
+        return [train, test]
 
 
 def _read_pickle(path: Path) -> Split:
     """Reads a file of the archive for Python; raises ToolboxError."""
     content = read_pickled_dict(path)
-    pixels, labels = array_of(content.get(b"data")), content.get(b"labels")
-    expected_shape = (IMAGES_PER_FILE, PIXELS)
-    if pixels is None or pixels.shape != expected_shape:
+    pixels, labels = array_of(_entry(content, "data")), _entry(content, "labels")
+    if pixels is None or pixels.ndim != 2 or pixels.shape[1] != PIXELS or len(pixels) == 0:
         received = "something else" if pixels is None else f"bytes in {' x '.join(map(str, pixels.shape))}"
-        raise ToolboxError(
-            f"{path}: data: expected bytes in {' x '.join(map(str, expected_shape))}, received {received}"
-        )
-    if (
-        not isinstance(labels, list)
-        or len(labels) != IMAGES_PER_FILE
-        or any(type(label) is not int for label in labels)
-    ):
+        raise ToolboxError(f"{path}: data: expected bytes in n x {PIXELS}, received {received}")
+    n_images = len(pixels)
+    if not isinstance(labels, list) or len(labels) != n_images or any(type(label) is not int for label in labels):
         received = f"{len(labels)} values" if isinstance(labels, list) else type(labels).__name__
-        raise ToolboxError(f"{path}: labels: expected a list of {IMAGES_PER_FILE} whole numbers, received {received}")
+        raise ToolboxError(f"{path}: labels: expected a list of {n_images} whole numbers, received {received}")
     return _as_split(path, pixels, np.array(labels, object))
+
+
+def _entry(content: dict[Any, Any], name: str) -> Any:
+    """A value of a pickled dict, whose keys are bytes if Python 2 wrote it, or None."""
+    return content.get(name.encode(), content.get(name))
 
 
 def _read_binary(path: Path) -> Split:
     """Reads a file of the archive for C: a byte with the label before the bytes of each image; raises ToolboxError."""
     content = np.fromfile(path, np.uint8)
-    expected = IMAGES_PER_FILE * (1 + PIXELS)
-    if len(content) != expected:
+    if len(content) == 0 or len(content) % (1 + PIXELS):
         raise ToolboxError(
-            f"{path} is damaged: expected {expected} bytes, {IMAGES_PER_FILE} images of {1 + PIXELS}, received "
-            f"{len(content)}"
+            f"{path} is damaged: expected {1 + PIXELS} bytes for each image, a label and {PIXELS} pixels, received "
+            f"{len(content)} bytes"
         )
-    records = content.reshape(IMAGES_PER_FILE, 1 + PIXELS)
+    records = content.reshape(-1, 1 + PIXELS)
     return _as_split(path, records[:, 1:], records[:, 0])
 
 

@@ -1,8 +1,9 @@
-"""Arrays of bytes from pickles of Python 2, without running any code that a pickle names.
+"""Arrays of bytes from pickles, such as those of Python 2, without running any code that a pickle names.
 
 A pickle is a program: it can call any function of any module. Here, the few names that a pickle of a NumPy array needs
 stand for records, which keep what they are given and do nothing. All other names are refused. NumPy itself is not
-called either, because a forged state of an array could make it read from any address.
+called either, because a forged state of an array could make it read from any address. Python 3 can write bytes as a
+call that encodes a text; this call is made here, for the encoding that it uses.
 """
 
 import io
@@ -17,7 +18,9 @@ from anomaly_toolbox.errors import ToolboxError, first_line
 
 #: The names that pickles of NumPy arrays contain, before and since NumPy 2.
 RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-ALLOWED = (*RECONSTRUCT, "numpy.ndarray", "numpy.dtype")
+FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")  # of Python's protocol 5
+ALLOWED = (*RECONSTRUCT, *FROM_BUFFER, "numpy.ndarray", "numpy.dtype")
+ENCODE = "_codecs.encode"  # of Python 3's protocols 0 to 2
 BYTES = ((b"u1",), ("u1",))  # the first argument of `numpy.dtype` for bytes
 
 
@@ -48,14 +51,18 @@ def read_pickled_dict(path: Path) -> dict[Any, Any]:
 
 def array_of(value: Any) -> np.ndarray | None:
     """The array of bytes, uint8, that a value in a pickled dict describes; None if it describes none."""
-    if not isinstance(value, _Record) or value.name not in RECONSTRUCT or not isinstance(value.state, tuple):
+    if not isinstance(value, _Record):
         return None
-    if len(value.state) != 5:
+    if value.name in RECONSTRUCT and isinstance(value.state, tuple) and len(value.state) == 5:
+        _, shape, dtype, is_column_major, content = value.state
+    elif value.name in FROM_BUFFER and len(value.arguments) == 4:
+        content, dtype, shape, order = value.arguments
+        is_column_major = order == "F"
+    else:
         return None
-    _, shape, dtype, is_column_major, content = value.state
     is_shape = isinstance(shape, tuple) and all(type(length) is int and length >= 0 for length in shape)
     is_of_bytes = isinstance(dtype, _Record) and dtype.name == "numpy.dtype" and dtype.arguments[:1] in BYTES
-    if not (is_shape and is_of_bytes and isinstance(content, bytes) and len(content) == math.prod(shape)):
+    if not (is_shape and is_of_bytes and isinstance(content, (bytes, bytearray)) and len(content) == math.prod(shape)):
         return None
     return np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_column_major else "C")
 
@@ -79,6 +86,13 @@ class _Record:
         self.state = state
 
 
+def _encode(text: Any, encoding: Any) -> bytes:
+    """The bytes of a text that Python 3 wrote instead of them."""
+    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+        raise ValueError(f"expected a text in latin1, received {type(text).__name__} in {encoding!r}")
+    return text.encode("latin1")
+
+
 class _Unpickler(pickle.Unpickler):
     """Reads a pickle whose names all stand for records."""
 
@@ -86,9 +100,11 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(io.BytesIO(content), encoding="bytes")
         self._path = path
 
-    def find_class(self, module: str, name: str) -> _Record:
+    def find_class(self, module: str, name: str) -> Any:
         """A record instead of what the pickle names; raises ToolboxError if an array does not need it."""
         full_name = f"{module}.{name}"
+        if full_name == ENCODE:
+            return _encode
         if full_name not in ALLOWED:
             raise ToolboxError(
                 f"{self._path} is refused: it names {full_name}, which could run code; expected nothing but arrays, "

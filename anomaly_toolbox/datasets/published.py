@@ -75,7 +75,8 @@ def first_of_each_label(name: str, labels: np.ndarray, per_label: int) -> np.nda
     Args:
         name: the name of the dataset, for errors.
         labels: the labels of the training images, (n,).
-        per_label: how many of each label are for validation.
+        per_label: how many of each label are for validation; of a label that has no more images than these, a tenth
+            is, rounded up, so that a small part of a dataset can be used too.
 
     Returns:
         Whether an image is for validation, (n,), bool.
@@ -85,12 +86,12 @@ def first_of_each_label(name: str, labels: np.ndarray, per_label: int) -> np.nda
     """
     is_chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        first = np.flatnonzero(labels == label)[:per_label]
-        is_chosen[first] = True
+        with_label = np.flatnonzero(labels == label)
+        count = per_label if len(with_label) > per_label else -(-len(with_label) // 10)
+        is_chosen[with_label[:count]] = True
     if is_chosen.all():
         raise ToolboxError(
-            f"{name} has {len(labels)} training images; more than {per_label} of each label are needed, because that "
-            "many are used for validation"
+            f"{name} has {len(labels)} training images; expected at least two of a label, one of them for validation"
         )
     return is_chosen
 

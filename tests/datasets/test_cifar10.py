@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from anomaly_toolbox.datasets import cifar10
 from anomaly_toolbox.datasets import tfds as tfds_module
 from anomaly_toolbox.datasets.cifar10 import CIFAR10
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.datasets.test_pickles import number, pickled_array, pickled_dict
 
-IMAGES_PER_FILE = 315  # instead of 10,000; of each of the labels 1, 2 and 3 there are 5 * 105 for training
+IMAGES_PER_FILE = 315  # the publisher's have 10,000; of each of the labels 1, 2 and 3 there are 5 * 105 for training
 FILES = [*(f"data_batch_{part}" for part in range(1, 6)), "test_batch"]
-
-
-@pytest.fixture(autouse=True)
-def small_files(monkeypatch):
-    monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", IMAGES_PER_FILE)
 
 
 def parts():
@@ -70,6 +64,7 @@ def assert_holds_the_parts(dataset):
     np.testing.assert_array_equal(dataset._raw["test"].images, test_images)
     np.testing.assert_array_equal(dataset._raw["test"].labels, test_labels)
     assert dataset.channels == 3
+    assert dataset.notes[0].endswith("has 1,890 images, the publisher's files have 60,000")
 
 
 def test_both_folders_hold_the_same_images(tmp_path):
@@ -105,8 +100,9 @@ ROWS, LABELS = np.zeros((IMAGES_PER_FILE, 3072), np.uint8), [1] * IMAGES_PER_FIL
     [
         (None, "lacks data_batch_2; expected data_batch_1, data_batch_2"),
         (pickled_batch(ROWS, LABELS)[:-9], "data_batch_2 is damaged, or not a pickle"),
-        (pickled_batch(ROWS[:-1], LABELS), "data_batch_2: data: expected bytes in 315 x 3072, received bytes in 314 x"),
-        (pickled_dict(labels=b"]"), "data_batch_2: data: expected bytes in 315 x 3072, received something else"),
+        (pickled_batch(ROWS[:, 1:], LABELS), "data_batch_2: data: expected bytes in n x 3072, received bytes in 315 x"),
+        (pickled_batch(ROWS[:0], []), "data_batch_2: data: expected bytes in n x 3072, received bytes in 0 x 3072"),
+        (pickled_dict(labels=b"]"), "data_batch_2: data: expected bytes in n x 3072, received something else"),
         (pickled_batch(ROWS, LABELS[:-1]), "data_batch_2: labels: expected a list of 315 whole .*received 314 values"),
         (pickled_dict(data=pickled_array(ROWS)), "data_batch_2: labels: expected a list .* received NoneType"),
         (pickled_batch(ROWS, [*LABELS[1:], 10]), "data_batch_2: labels: expected 0 to 9, received 10"),
@@ -127,8 +123,8 @@ def test_pickles_that_cannot_be_used(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content[:-1], r"test_batch\.bin is damaged: expected 967995 bytes, .* received 967994"),
-        (lambda content: content[3073:], r"test_batch\.bin is damaged"),
+        (lambda content: content[:-1], r"test_batch\.bin is damaged: expected 3073 bytes for .* received 967994 bytes"),
+        (lambda content: b"", r"test_batch\.bin is damaged"),
         (lambda content: b"\x0a" + content[1:], r"test_batch\.bin: labels: expected 0 to 9, received 10"),
     ],
 )

@@ -10,7 +10,6 @@ from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.labelled import ImagesInMemory
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import FASHION_MNIST, write_idx_folder
-from tests.datasets.test_cifar10 import IMAGES_PER_FILE
 from tests.datasets.test_cifar10 import publish as publish_cifar10
 from tests.datasets.test_corrupted_mnist import publish as publish_mnist_c
 from tests.datasets.test_emnist import publish as publish_emnist
@@ -107,9 +106,7 @@ def dataset(request, tmp_path_factory):
         n_train = per_label - n_validation
         counts = {"train": (2 * n_train, n_train), "validation": (2 * n_validation, n_validation), "test": (10, 5)}
     elif request.param == "CIFAR10":
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("anomaly_toolbox.datasets.cifar10.IMAGES_PER_FILE", IMAGES_PER_FILE)
-            dataset = load_dataset("CIFAR10", publish_cifar10(tmp_path_factory.mktemp("cifar")))
+        dataset = load_dataset("CIFAR10", publish_cifar10(tmp_path_factory.mktemp("cifar")))
         counts = {"train": (50, 25), "validation": (1000, 500), "test": (210, 105)}
     elif request.param == "CorruptedMNIST":
         dataset = load_dataset("CorruptedMNIST", publish_mnist_c(tmp_path_factory.mktemp("mnist-c"), "fog"))

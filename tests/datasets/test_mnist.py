@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 from anomaly_toolbox.datasets import tfds as tfds_module
 from anomaly_toolbox.datasets.labelled import pooled_splits
 from anomaly_toolbox.datasets.mnist import MNIST, FashionMNIST
+from anomaly_toolbox.datasets.published import first_of_each_label
 from anomaly_toolbox.errors import InputError, ToolboxError
 from tests.conftest import FASHION_MNIST, write_idx
 
@@ -29,12 +30,19 @@ def test_a_missing_file_is_reported_by_name(idx_folder):
         MNIST(idx_folder)
 
 
-def test_a_training_set_with_too_few_images_for_validation(idx_folder):
+def test_a_tenth_of_a_small_training_set_is_for_validation(idx_folder):
+    """It has 20 images of each of three labels."""
     for name in ("images-idx3-ubyte", "labels-idx1-ubyte"):
         (idx_folder / f"train-{name}.gz").unlink()
         (idx_folder / f"train-{name}").write_bytes((idx_folder / f"t10k-{name}").read_bytes())
-    with pytest.raises(ToolboxError, match="more than 600 of each label are needed"):
-        MNIST(idx_folder)
+    dataset = MNIST(idx_folder)
+    assert np.bincount(dataset._raw["validation"].labels).tolist() == [2, 2, 2]
+    assert np.bincount(dataset._raw["train"].labels).tolist() == [18, 18, 18]
+
+
+def test_a_training_set_of_single_images():
+    with pytest.raises(ToolboxError, match="MNIST has 3 training images; expected at least two of a label"):
+        first_of_each_label("MNIST", np.arange(3), 600)
 
 
 def test_the_pooled_division_needs_no_validation_images_of_each_label(idx_folder):

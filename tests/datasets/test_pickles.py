@@ -1,5 +1,6 @@
 """Pickles of arrays, intact, damaged and evil."""
 
+import codecs
 import os
 import pickle
 import struct
@@ -48,10 +49,11 @@ def test_an_array_of_python_2(tmp_path, module):
     np.testing.assert_array_equal(array_of(content[b"data"]), ARRAY)
 
 
-@pytest.mark.parametrize("array", [ARRAY, np.asfortranarray(ARRAY), ARRAY[:0]])
-def test_an_array_of_python_3(tmp_path, array):
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("array", [ARRAY, np.asfortranarray(ARRAY)])
+def test_an_array_of_python_3(tmp_path, array, protocol):
     """The publisher's files are not of this kind, but others may have written them anew."""
-    content = read(tmp_path, pickle.dumps({b"data": array}, protocol=3))
+    content = read(tmp_path, pickle.dumps({b"data": array}, protocol))
     np.testing.assert_array_equal(array_of(content[b"data"]), array)
 
 
@@ -86,6 +88,7 @@ EVIL = {
         pickle.dumps({b"data": np.array([Calling(os.system, "touch ran")])}, 3),
         "(posix|nt).system",
     ),
+    "another encoding": (pickle.dumps(Calling(codecs.encode, "touch ran", "rot13"), 2), None),
     "a registered extension": (b"\x80\x02\x82\x01.", None),
     "a persistent object": (b"\x80\x02K\x01Q.", None),
 }
@@ -106,6 +109,7 @@ FORGED = {
     "another function": b"cnumpy\ndtype\n)R(NNNNNtb",
     "never called": b"cnumpy\nndarray\n",
     "without a state": b"cnumpy.core.multiarray\n_reconstruct\n)R",
+    "a buffer without a shape": b"cnumpy.core.numeric\n_frombuffer\n)R",
     "a short state": b"cnumpy.core.multiarray\n_reconstruct\n)R(NNtb",
     "a state that is no tuple": b"cnumpy.core.multiarray\n_reconstruct\n)R}b",
     "objects instead of bytes": pickled_array(ARRAY).replace(text(b"u1"), text(b"O8")),
