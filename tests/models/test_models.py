@@ -208,6 +208,8 @@ def vectors_of(method):
     """The names of a method's vectors."""
     if method in BASELINES:
         return set()
+    if method == "Classifier":
+        return {"latent_neighbours", "encoder_neighbours"}
     if method == "AAE":  # its D sees no images
         return set(DISTANCES) - {"discriminator_neighbours", "feature_neighbours"}
     return set(DISTANCES)
@@ -232,12 +234,15 @@ def logits_of_d(detector, images):
             return discriminator(images, encoder(images))[1]
         case "AAE":
             return detector.discriminator(detector.encoder(images))
+        case "ConditionalAnoGAN":
+            _, _, classes = detector.best_search(images)
+            return detector.discriminator(images, classes)[1]
     return detector.discriminator(images)[1]
 
 
 def test_the_discriminator_score_is_minus_the_log_of_d(detector, images):
     scores = detector.scores(images)
-    if type(detector).__name__ in BASELINES | {"FAnoGAN"}:  # a critic gives no probability
+    if type(detector).__name__ in BASELINES | {"FAnoGAN", "Classifier"}:  # a critic gives no probability
         assert "discriminator" not in scores
         return
     logits = np.asarray(logits_of_d(detector, images), np.float64)[:, 0]
@@ -289,7 +294,7 @@ def first_network(detector):
     match type(detector).__name__:
         case "EGBAD" | "ALAD":
             return detector.averages[2].of_x
-        case "AAE":
+        case "AAE" | "Classifier":
             return detector.encoder.pyramid
         case "FAnoGAN":
             return detector.critic.features
