@@ -133,7 +133,7 @@ def test_the_search_has_a_class(detector, x):
 def separate_searches(detector, x):
     """The loss at the end of each search of each class, (classes, restarts, batch), one search at a time."""
     code, _ = encoded(detector, x)
-    starts = [code, *(np.tile(z, (8, 1)) for z in detector.starting_points[1:])]
+    starts = [code, *(tf.tile(z[tf.newaxis], (8, 1)) for z in detector.starting_points[1:])]
     found = []
     for one_hot in np.eye(N_CLASSES, dtype=np.float32):
         y = np.tile(one_hot, (8, 1))
@@ -145,24 +145,31 @@ def separate_searches(detector, x):
     return np.array(found)
 
 
-@pytest.mark.parametrize("searched_classes", [1, 2, 3, 10])
-def test_the_score_is_the_lowest_loss_of_the_likeliest_classes(x, searched_classes):
+def test_the_score_is_the_lowest_loss_of_the_likeliest_classes(x):
     """Of all searches, also of those from other starts than the code; more classes than there are is all of them."""
-    detector = new_detector(restarts=2, searched_classes=searched_classes)
-    expected = separate_searches(detector, x)
-    assert set(np.argmin(expected.min(axis=0), axis=0)) == {0, 1}  # either start is the best of some images
+    detector = new_detector(restarts=2)
+    searches = separate_searches(detector, x)
+    assert set(np.argmin(searches.min(axis=0), axis=0)) == {0, 1}  # either start is the best of some images
     ranks = np.argsort(np.argsort(-encoded(detector, x)[1].numpy(), axis=1), axis=1)  # 0 for the likeliest class
-    allowed = np.where(ranks.T[:, np.newaxis] < searched_classes, expected, np.inf)
-    loss, z, y = detector.best_search(x)
-    np.testing.assert_allclose(loss, allowed.min(axis=(0, 1)), rtol=1e-3)
-    np.testing.assert_array_equal(np.argmax(y, axis=1), np.argmin(allowed.min(axis=1), axis=0))
-    np.testing.assert_allclose(search_losses(detector, x, z, y), loss, rtol=1e-4)
-    assert (allowed.min(axis=(0, 1)) > expected.min(axis=(0, 1))).any() == (searched_classes < N_CLASSES)
+    for searched_classes in (1, 2, 3, 10):
+        changed = {"searched_classes": searched_classes}
+        detector.hyperparameters = detector.hyperparameters.model_copy(update=changed)
+        expected = np.where(ranks.T[:, np.newaxis] < searched_classes, searches, np.inf)
+        loss, z, y = detector.best_search(x)
+        np.testing.assert_allclose(loss, expected.min(axis=(0, 1)), rtol=1e-3)
+        np.testing.assert_array_equal(np.argmax(y, axis=1), np.argmin(expected.min(axis=1), axis=0))
+        np.testing.assert_allclose(search_losses(detector, x, z, y), loss, rtol=1e-4)
+        is_higher = expected.min(axis=(0, 1)) > searches.min(axis=(0, 1))
+        assert is_higher.any() == (searched_classes < N_CLASSES)
 
-    np.testing.assert_allclose(detector.anomaly_score(x), loss, rtol=1e-4)
+
+def test_score_image_and_logit_are_those_of_the_best_search(detector, x):
+    loss, z, y = detector.best_search(x)
+    assert len(set(np.argmax(y, axis=1))) > 1
+    np.testing.assert_allclose(detector.anomaly_score(x), loss, rtol=1e-3)
     output = detector.score_and_reconstruct(x)
-    np.testing.assert_allclose(output.score, loss, rtol=1e-4)
-    np.testing.assert_allclose(output.reconstruction, generated(detector, z, y), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(output.score, loss, rtol=1e-3)
+    np.testing.assert_allclose(output.reconstruction, generated(detector, z, y), rtol=1e-2, atol=1e-3)
     np.testing.assert_allclose(output.logit, detector.discriminator(x, y)[1], rtol=1e-3, atol=1e-5)
 
 
@@ -170,9 +177,9 @@ def test_averages_score_images_and_teach_the_encoder(x):
     detector = new_detector(weight_averaging=0.9)
     detector.train_step((x, CLASSES))
     detector.begin_epoch(0)
-    scores, loss = detector.anomaly_score(x).numpy(), float(detector.encoder_loss(x, Y)[0])
+    loss, scores = float(detector.encoder_loss(x, Y)[0]), detector.anomaly_score(x).numpy()
     for network in detector.trained:
         network.set_weights([np.zeros_like(weight) for weight in network.get_weights()])
     detector.begin_epoch(0)
-    np.testing.assert_array_equal(detector.anomaly_score(x), scores)
-    assert float(detector.encoder_loss(x, Y)[0]) == loss
+    np.testing.assert_allclose(detector.anomaly_score(x), scores, rtol=1e-5)
+    assert float(detector.encoder_loss(x, Y)[0]) == pytest.approx(loss)
