@@ -1,4 +1,4 @@
-"""The base class of the GANs: which networks score images, and what their averages are, with a network of one weight."""
+"""The base class of the GANs: which networks score images, and what their averages are. G has one weight here."""
 
 import keras
 import numpy as np
