@@ -164,11 +164,10 @@ def test_only_the_encoder_is_fitted_after_the_epochs(detector, images, monkeypat
         np.testing.assert_array_equal(weight, value)
 
 
-def test_the_encoder_need_not_be_fitted_after_the_epochs(images, eager):
+def test_the_encoder_need_not_be_fitted_after_the_epochs(images, monkeypatch):
     detector = new_detector(encoder_steps=0)
-    before = copy_weights(detector.encoder)
+    monkeypatch.setattr(detector, "encoder_loss", None)  # a call would be an error
     detector.after_fit(images)
-    assert not has_changed(before, detector.encoder)
 
 
 def test_averages_score_images_and_teach_the_encoder(x):
