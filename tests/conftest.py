@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from anomaly_toolbox.models import METHODS, build_detector, detector_class
 
@@ -67,6 +68,61 @@ def update_only(optimizer, detector, monkeypatch):
             update(name, *arguments, **options)
 
     monkeypatch.setattr(detector, "update", update_if_chosen)
+
+
+def networks_changed_by(optimizer, detector, networks, batch, monkeypatch):
+    """The names of the networks that a training step changes in which only this optimizer updates weights.
+
+    Args:
+        optimizer: its name.
+        detector: takes the step.
+        networks: by name.
+        batch: for `train_step`.
+        monkeypatch: the fixture.
+    """
+    before = {name: copy_weights(network) for name, network in networks.items()}
+    update_only(optimizer, detector, monkeypatch)
+    detector.train_step(batch)
+    return [name for name, network in networks.items() if has_changed(before[name], network)]
+
+
+def record_updates(detector, monkeypatch):
+    """Makes training steps update nothing; returns a list that gets the name and the loss of each update."""
+    recorded = []
+    monkeypatch.setattr(detector, "update", lambda name, loss, tape: recorded.append((name, float(loss))))
+    return recorded
+
+
+def enlarge_kernels(*networks, factor=8):
+    """Makes the outputs of tiny networks depend on their inputs, which they hardly do with weights from N(0, 0.02)."""
+    for network in networks:
+        for weight in network.trainable_variables:
+            if weight.name == "kernel":
+                weight.assign(factor * weight)
+
+
+def spectral_norms(*networks):
+    """The largest singular value of each kernel, whose last axis counts its outputs, by path."""
+    kernels = {path: value for path, value in copy_weights(*networks).items() if path.endswith("kernel")}
+    return {path: np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2) for path, kernel in kernels.items()}
+
+
+def float64(tensor):
+    """A tensor as an array of NumPy, in which equations are computed with more digits than in the code under test."""
+    return np.asarray(tensor, np.float64)
+
+
+def sigmoid(logits):
+    """D for logits, in float64."""
+    return 1 / (1 + np.exp(-float64(logits)))
+
+
+@pytest.fixture
+def eager():
+    """Keras's training loops run step by step, which is faster than a compilation if there are few steps."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def derived_scores_in_numpy(scores, complexities, description):

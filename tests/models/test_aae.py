@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.models import layers
-from tests.conftest import copy_weights, has_changed, tiny_detector, update_only
+from tests.conftest import copy_weights, has_changed, sigmoid, tiny_detector, update_only
 
 
 @pytest.fixture
@@ -34,7 +34,6 @@ def test_losses_are_those_of_numpy(detector, batch, monkeypatch):
     n = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
     reported = {name: float(value) for name, value in detector.train_step(batch).items()}
 
-    sigmoid = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
     reconstruction = np.mean((n["x"] - n["x_hat"]) ** 2)
     adversarial = -np.log(sigmoid(n["code"])).mean()
     expected = {
@@ -56,7 +55,7 @@ def test_the_score_is_the_distance_from_the_reconstruction(detector, images):
 
 def test_the_discriminator_judges_the_code(detector, images):
     logits = np.asarray(detector.discriminator(detector.encoder(images)), np.float64)[:, 0]
-    expected = -np.log(1 / (1 + np.exp(-logits)))
+    expected = -np.log(sigmoid(logits))
     np.testing.assert_allclose(detector.scores(tf.constant(images))["discriminator"], expected, rtol=1e-4)
 
 

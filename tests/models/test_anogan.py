@@ -8,22 +8,15 @@ from pydantic import ValidationError
 
 from anomaly_toolbox.models import layers
 from anomaly_toolbox.models.anogan import AnoGANHyperparameters
-from tests.conftest import copy_weights, has_changed, tiny_detector, update_only
+from tests.conftest import enlarge_kernels, float64, networks_changed_by, sigmoid, tiny_detector, update_only
 
 
 @pytest.fixture
 def detector():
     keras.utils.set_random_seed(0)
     detector = tiny_detector("AnoGAN", warm_start=False, gamma=20, search_learning_rate=0.05)
-    enlarge_weights(detector)
+    enlarge_kernels(detector.generator)
     return detector
-
-
-def enlarge_weights(detector):
-    """Makes the images of a tiny generator depend on z, which they hardly do with weights from N(0, 0.02)."""
-    for weight in detector.generator.trainable_variables:
-        if weight.name == "kernel":
-            weight.assign(8 * weight)
 
 
 @pytest.fixture
@@ -31,24 +24,19 @@ def x(images):
     return tf.constant(images[:8])
 
 
-def float64(tensor):
-    return np.asarray(tensor, np.float64)
-
-
 def test_losses_are_equation_1(detector, x):
     """Compares them with NumPy in float64, from the outputs of the networks before the step."""
     detector.begin_epoch(0)
     z = layers.normal((8, 6), detector.noise)
-    real = float64(detector.discriminator(x, training=True)[1])
-    fake = float64(detector.discriminator(detector.generator(z, training=True), training=True)[1])
+    real = detector.discriminator(x, training=True)[1]
+    fake = detector.discriminator(detector.generator(z, training=True), training=True)[1]
     detector.begin_epoch(0)
     reported = {name: float(value) for name, value in detector.train_step(x).items()}
-    d = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
     expected = {
-        "d_loss": -np.log(d(real)).mean() - np.log(1 - d(fake)).mean(),
-        "g_loss": -np.log(d(fake)).mean(),  # not + log(1 - D): non-saturating
-        "d_real": d(real).mean(),
-        "d_fake": d(fake).mean(),
+        "d_loss": -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean(),
+        "g_loss": -np.log(sigmoid(fake)).mean(),  # not + log(1 - D): non-saturating
+        "d_real": sigmoid(real).mean(),
+        "d_fake": sigmoid(fake).mean(),
     }
     assert reported == pytest.approx(expected, rel=1e-4)
 
@@ -56,10 +44,7 @@ def test_losses_are_equation_1(detector, x):
 @pytest.mark.parametrize("optimizer", ["g", "d"])
 def test_each_optimizer_changes_only_its_own_network(detector, x, optimizer, monkeypatch):
     networks = {"g": detector.generator, "d": detector.discriminator}
-    before = {name: copy_weights(network) for name, network in networks.items()}
-    update_only(optimizer, detector, monkeypatch)
-    detector.train_step(x)
-    assert [name for name, network in networks.items() if has_changed(before[name], network)] == [optimizer]
+    assert networks_changed_by(optimizer, detector, networks, x, monkeypatch) == [optimizer]
 
 
 def test_the_generator_raises_the_logits_of_the_discriminator(detector, x, monkeypatch):
@@ -137,7 +122,7 @@ def test_scores_do_not_depend_on_earlier_images(detector, x):
 def test_the_best_restart_counts(x):
     keras.utils.set_random_seed(0)
     detector = tiny_detector("AnoGAN", warm_start=False, restarts=3)
-    enlarge_weights(detector)
+    enlarge_kernels(detector.generator)
     losses = [detector.search(x, tf.repeat(z_0[None], 8, axis=0))[1] for z_0 in detector.starting_points]
     z, loss = detector.best_search(x)
     np.testing.assert_allclose(loss, np.min(losses, axis=0), rtol=1e-3)
@@ -163,7 +148,7 @@ def test_fast_validation_is_short_and_needs_no_compilation(detector, images):
 def test_the_warm_start_fits_only_the_encoder_and_lowers_the_loss(images):
     keras.utils.set_random_seed(0)
     detector = tiny_detector("AnoGAN", gamma=0, encoder_steps=60)
-    enlarge_weights(detector)
+    enlarge_kernels(detector.generator)
     x = tf.constant(images)
     cold, cold_reconstructions = detector.anomaly_score(x).numpy(), detector.reconstruct(x)
     assert not detector.has_fitted_encoder

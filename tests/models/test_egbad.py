@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from anomaly_toolbox.models import layers
 from anomaly_toolbox.models.egbad import EGBAD, EGBADHyperparameters
-from tests.conftest import copy_weights, has_changed, tiny_detector, update_only
+from tests.conftest import copy_weights, networks_changed_by, record_updates, sigmoid, tiny_detector, update_only
 
 
 @pytest.fixture
@@ -34,13 +34,12 @@ def logits_of_pairs(detector, x):
 def test_losses_are_equation_3(detector, x):
     real, fake = logits_of_pairs(detector, x)
     reported = {name: float(value) for name, value in detector.train_step(x).items()}
-    d = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
     expected = {
-        "d_loss": -np.log(d(real)).mean() - np.log(1 - d(fake)).mean(),
-        "g_loss": -np.log(d(fake)).mean(),
-        "e_loss": -np.log(1 - d(real)).mean(),
-        "d_real": d(real).mean(),
-        "d_fake": d(fake).mean(),
+        "d_loss": -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean(),
+        "g_loss": -np.log(sigmoid(fake)).mean(),
+        "e_loss": -np.log(1 - sigmoid(real)).mean(),
+        "d_real": sigmoid(real).mean(),
+        "d_fake": sigmoid(fake).mean(),
     }
     assert reported == pytest.approx(expected, rel=1e-4)
 
@@ -48,10 +47,7 @@ def test_losses_are_equation_3(detector, x):
 @pytest.mark.parametrize("optimizer", ["d", "g", "e"])
 def test_each_optimizer_changes_only_its_own_network(detector, x, optimizer, monkeypatch):
     networks = {"d": detector.discriminator, "g": detector.generator, "e": detector.encoder}
-    before = {name: copy_weights(network) for name, network in networks.items()}
-    update_only(optimizer, detector, monkeypatch)
-    detector.train_step(x)
-    assert [name for name, network in networks.items() if has_changed(before[name], network)] == [optimizer]
+    assert networks_changed_by(optimizer, detector, networks, x, monkeypatch) == [optimizer]
 
 
 @pytest.mark.parametrize(("optimizer", "real_direction", "fake_direction"), [("d", 1, -1), ("g", 0, 1), ("e", -1, 0)])
@@ -80,7 +76,7 @@ def test_the_score_is_the_papers(x, scoring):
     features_hat = np.asarray(discriminator(x_hat, code)[0], np.float64)
     d_part = {
         "feature_matching": np.abs(features - features_hat).sum(axis=1),
-        "cross_entropy": -np.log(1 / (1 + np.exp(-logits[:, 0]))),
+        "cross_entropy": -np.log(sigmoid(logits[:, 0])),
     }[scoring]
     residual = np.abs(np.asarray(x, np.float64) - np.asarray(x_hat, np.float64)).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(detector.anomaly_score(x), 0.75 * residual + 0.25 * d_part, rtol=1e-4)
@@ -163,11 +159,10 @@ def objectives(detector, x, monkeypatch):
     for name, (a, b) in pairs.items():
         terms[name] = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean()
     terms |= {"g": np.log1p(np.exp(-fake)).mean(), "e": np.log1p(np.exp(real)).mean()}
-    given = {}
-    monkeypatch.setattr(detector, "update", lambda name, loss, tape: given.update({name: float(loss)}))
+    recorded = record_updates(detector, monkeypatch)
     detector.begin_epoch(0)
     detector.train_step(x)
-    return given, terms
+    return dict(recorded), terms
 
 
 @pytest.mark.parametrize(("consistency", "code_consistency"), [(0.0, 0.0), (3.0, 0.0), (0.0, 5.0), (3.0, 5.0)])

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.models.ganomaly import GANomaly, GANomalyHyperparameters
-from tests.conftest import copy_weights, has_changed, tiny_detector, update_only
+from tests.conftest import copy_weights, has_changed, sigmoid, tiny_detector, update_only
 
 
 @pytest.fixture
@@ -37,7 +37,6 @@ def test_losses_are_equations_1_and_8_to_11(detector, batch):
     adversarial = np.mean((n["f_x"] - n["f_x_hat"]) ** 2)
     contextual = np.mean(np.abs(n["x"] - n["x_hat"]))
     encoder = np.mean((n["z"] - n["z_hat"]) ** 2)
-    sigmoid = lambda logit: 1 / (1 + np.exp(-logit))  # noqa: E731
     expected = {
         "adversarial": adversarial,
         "contextual": contextual,

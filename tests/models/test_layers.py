@@ -1,10 +1,12 @@
 """The shapes of the shared networks, and dropout."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.models import layers
+from tests.conftest import enlarge_kernels, float64, spectral_norms
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,67 @@ def test_dropout_is_the_same_with_xla():
     compiled_dropout.noise.state.assign(eager_dropout.noise.state)
     compiled = tf.function(lambda x: compiled_dropout(x, training=True), jit_compile=True)
     np.testing.assert_allclose(eager_dropout(x, training=True), compiled(x), rtol=1e-6)
+
+
+def test_uniform_draws_from_0_to_1_and_goes_on():
+    noise = keras.random.SeedGenerator(3)
+    first, second = (layers.uniform((4000, 2), noise).numpy() for _ in range(2))
+    assert first.dtype == np.float32
+    assert 0 <= first.min() < 0.01 < 0.99 < first.max() < 1
+    assert first.mean() == pytest.approx(0.5, abs=0.02)
+    assert first.std() == pytest.approx(np.sqrt(1 / 12), abs=0.02)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(layers.uniform((4000, 2), keras.random.SeedGenerator(3)), first)
+
+
+NETWORKS = {
+    "down": lambda spectral: layers.down(16, 4, 1, spectral=spectral),
+    "Encoder": lambda spectral: layers.Encoder(16, 4, 1, 6, spectral=spectral),
+    "Discriminator": lambda spectral: layers.Discriminator(16, 4, 1, spectral=spectral),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_spectral_normalisation_reaches_every_kernel(name, images):
+    """Kernels have a largest singular value of 1 after many calls in training; other calls leave them as they are."""
+    network = NETWORKS[name](True)
+    initial = spectral_norms(network)
+    network(images)
+    assert spectral_norms(network) == initial
+    for _ in range(40):
+        network(images, training=True)
+    norms = spectral_norms(network)
+    assert len(norms) == len(spectral_norms(NETWORKS[name](False))) >= 2
+    assert list(norms.values()) == pytest.approx([1] * len(norms), rel=0.02)
+    assert not any(norm == pytest.approx(1, rel=0.1) for norm in initial.values())
+
+
+def test_without_spectral_normalisation_kernels_stay(images):
+    network = layers.Encoder(16, 4, 1, 6)
+    initial = spectral_norms(network)
+    network(images, training=True)
+    assert spectral_norms(network) == initial
+
+
+def test_a_pyramid_without_batch_normalisation_keeps_images_apart(images):
+    """In training too, the features of an image do not depend on the other images."""
+    plain, normalised = (layers.down(16, 4, 1, normalised=choice) for choice in (False, True))
+    for network, is_apart in ((plain, True), (normalised, False)):
+        together = network(images, training=True)[:3].numpy()
+        alone = network(images[:3], training=True).numpy()
+        assert np.allclose(together, alone, rtol=1e-4, atol=1e-6) == is_apart
+    assert [weight.name for weight in plain.weights] == ["kernel", "kernel"]
+
+
+def test_the_activation_of_an_encoder_is_that_of_its_code(images):
+    plain, bounded = layers.Encoder(16, 4, 1, 6), layers.Encoder(16, 4, 1, 6, activation="tanh")
+    enlarge_kernels(plain, factor=30)
+    bounded.set_weights(plain.get_weights())
+    code = float64(plain(images))
+    assert np.abs(code).max() > 2
+    np.testing.assert_allclose(bounded(images), np.tanh(code), rtol=1e-4, atol=1e-6)
+    *maps, last = bounded.activations(images)
+    *plain_maps, plain_last = plain.activations(images)
+    np.testing.assert_allclose(last, np.tanh(float64(plain_last)), rtol=1e-4, atol=1e-6)
+    for feature_map, plain_map in zip(maps, plain_maps, strict=True):
+        np.testing.assert_array_equal(feature_map, plain_map)
