@@ -16,7 +16,7 @@ Images are scored with averaged weights. Pairs of images are put together along 
 them on top of each other.
 
 E and the discriminators have spectral normalisation, by Keras: whenever a network is called in training, its kernels
-are divided by estimates of their largest singular values.
+are divided by estimates of their largest singular values. In the authors' program, the last layers have none.
 
 Source: Zenati, Romain, Foo, Lecouat and Chandrasekhar, ICDM 2018 (arXiv 1812.02288); (3) as numbered in 1906.11632. The
 paper's networks for images are similar pyramids; here they are those of the other methods.
@@ -74,7 +74,7 @@ class ALAD(GAN[Networks]):
             layers.Encoder(size, hp.width, channels, latent, spectral=True),
             layers.up(size, hp.width, channels, latent),
             bigan.Discriminator(size, hp.width, channels, latent, hp.discriminator_dropout, spectral=True),
-            layers.Discriminator(size, hp.width, 2 * channels, normalised=False, spectral=True),
+            layers.Discriminator(size, hp.width, 2 * channels, False, True, hp.discriminator_dropout),
             discriminator_of_codes(latent, hp.discriminator_dropout),
         )
 

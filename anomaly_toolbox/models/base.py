@@ -25,6 +25,7 @@ from anomaly_toolbox.models.memory import (
     Mahalanobis,
     MemoryBank,
     Neighbours,
+    StoredArrays,
     WhitenedNeighbours,
 )
 from anomaly_toolbox.models.weights import readable_weights
@@ -385,7 +386,8 @@ class AnomalyDetector(AdversarialModel):
     def stored(self) -> list:
         """Every variable in a weights file, except those of the optimizers."""
         variables = list(self.variables)
-        for layer in (*self.memory_banks.values(), self.derived_scores):
+        of_the_method = [value for value in vars(self).values() if isinstance(value, StoredArrays)]
+        for layer in (*self.memory_banks.values(), *of_the_method):  # these include the derived scores
             variables += layer.stored
         return variables
 

@@ -15,11 +15,12 @@ x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (bat
 no search. C has no batch normalisation, because the penalty refers to the gradient of each image by itself.
 
 E also takes a step in each training step, so that the validation after each epoch measures something; G and C do not
-take part in these steps. After the epochs, E goes on for `encoder_steps` steps.
+take part in these steps. After the epochs, E goes on for `encoder_steps` steps, with a learning rate of 1e-3 and as
+many images in a batch as a critic step takes. The authors fit E in 50,000 steps with a smaller rate.
 
 Source: Schlegl, Seeböck, Waldstein, Langs and Schmidt-Erfurth, Medical Image Analysis 54 (2019), "izi_f"; the
 critic's loss: Gulrajani, Ahmed, Arjovsky, Dumoulin and Courville, NeurIPS 2017 (arXiv 1704.00028). The paper's networks
-are residual; here they are the pyramids of the other methods.
+are residual, and its critic has layer normalisation; here they are the pyramids of the other methods.
 """
 
 import keras
@@ -116,8 +117,7 @@ class FAnoGAN(GAN[Networks]):
     def after_fit(self, images, callbacks=()):
         """Fits E, while G and C are fixed."""
         hp = self.hyperparameters
-        if hp.encoder_steps > 0:
-            fit_encoder(self, images, hp.batch_size // hp.critic_steps, callbacks)
+        fit_encoder(self, images, hp.batch_size // hp.critic_steps, callbacks)
 
     def reconstruct(self, x):
         """G(E(x))."""

@@ -222,7 +222,7 @@ class FAnoGANHyperparameters(GANHyperparameters):
     code_activation: Literal["linear", "tanh"] = Field(
         "linear",
         description="activation of the encoder's code; tanh bounds each number of a code to one standard deviation of "
-        "the latent vectors, as in the authors' code",
+        "the latent vectors, an option of the authors' code",
     )
     encoder_steps: int = Field(
         3000, ge=0, le=100_000_000, description="number of training steps of the encoder after the epochs"

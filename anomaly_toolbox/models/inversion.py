@@ -64,6 +64,8 @@ def fit_encoder(
         callbacks: of Keras's training loop.
     """
     hp = detector.hyperparameters
+    if hp.encoder_steps == 0:
+        return
     detector.begin_epoch(hp.epochs)
     inversion = Inversion(detector)
     inversion.compile()

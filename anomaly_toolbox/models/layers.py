@@ -55,7 +55,12 @@ def batch_normalisation() -> keras.Layer:
 
 
 def down(
-    image_size: int, width: int, channels: int, normalised: bool = True, spectral: bool = False
+    image_size: int,
+    width: int,
+    channels: int,
+    normalised: bool = True,
+    spectral: bool = False,
+    dropout: float = 0.0,
 ) -> keras.Sequential:
     """The pyramid from an image to its smallest feature map; each convolution doubles the channels.
 
@@ -66,6 +71,7 @@ def down(
     Args:
         normalised: whether batch normalisation follows each convolution but the first.
         spectral: whether the convolutions have spectral normalisation.
+        dropout: the share of the activations that dropout leaves out in training.
     """
     blocks = [keras.Input((image_size, image_size, channels))]
     for depth, _ in enumerate(pyramid_sizes(image_size)):
@@ -73,6 +79,8 @@ def down(
         if normalised and depth > 0:
             blocks.append(batch_normalisation())
         blocks.append(keras.layers.LeakyReLU(SLOPE))
+        if dropout > 0:
+            blocks.append(Dropout(dropout))
     return keras.Sequential(blocks)
 
 
@@ -230,11 +238,22 @@ class Discriminator(keras.Model):
     With size 32 and width 64: 16x16x64, 8x8x128, f(x) = 4x4x256, logit.
 
     (batch, size, size, channels) -> features (batch, last size, last size, last width) and logits (batch, 1).
+
+    Args:
+        normalised, spectral, dropout: see `down`; the logit has spectral normalisation too.
     """
 
-    def __init__(self, image_size: int, width: int, channels: int, normalised: bool = True, spectral: bool = False):
+    def __init__(
+        self,
+        image_size: int,
+        width: int,
+        channels: int,
+        normalised: bool = True,
+        spectral: bool = False,
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        self.features = down(image_size, width, channels, normalised, spectral)
+        self.features = down(image_size, width, channels, normalised, spectral, dropout)
         self.logit = dense(1, spectral=spectral)
         self(keras.Input((image_size, image_size, channels)))  # creates the weights
 

@@ -179,10 +179,15 @@ def test_a_pair_of_images_has_twice_the_channels():
 
 
 def test_dropout_acts_only_in_training(x):
-    """In D_xz and D_zz; the kernels, which training normalises anew, are the same in both calls."""
+    """In all three discriminators; the kernels, which training normalises anew, are the same in both calls."""
     detector = tiny_detector("ALAD", discriminator_dropout=0.9)
     z = tf.random.stateless_normal((8, 6), (1, 2))
-    for network, pair in ((detector.discriminator, (x, z)), (detector.of_codes, (tf.concat([z, z], axis=-1),))):
+    pairs = (
+        (detector.discriminator, (x, z)),
+        (detector.of_images, (tf.concat([x, x], axis=-1),)),
+        (detector.of_codes, (tf.concat([z, z], axis=-1),)),
+    )
+    for network, pair in pairs:
         weights = network.get_weights()
         for training in (False, True):
             logits = []

@@ -2,6 +2,7 @@
 
 import typing
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -320,6 +321,18 @@ def local_feature_distances(detector, images):
     whitened = (vectors - arrays["mean"].numpy()) @ arrays["whitening"].numpy()
     distances = np.sqrt((whitened**2).mean(axis=-1))
     return np.kron(distances, np.ones((1, 2, 2)))
+
+
+def test_every_array_in_a_weights_file_is_known(detector, tmp_path):
+    """Disk space is checked by it, and compiled steps are renewed if a file has arrays of another shape."""
+    detector.save_networks(tmp_path / "model.weights.h5")
+    sizes = []
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        file.visititems(lambda _, item: sizes.append(item.size) if isinstance(item, h5py.Dataset) else None)
+    for variable in detector.stored:
+        if not getattr(variable, "path", "").endswith("seed_generator_state"):  # files do not hold it
+            sizes.append(-variable.numpy().size)
+    assert sum(sizes) == 0
 
 
 @pytest.mark.slow
