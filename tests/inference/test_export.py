@@ -20,7 +20,7 @@ from anomaly_toolbox.models import METHODS, detector_class
 from anomaly_toolbox.models.derived_scores import is_derived
 from anomaly_toolbox.runs import Run
 from anomaly_toolbox.training.results import write_scores
-from tests.conftest import tiny_detector
+from tests.conftest import N_CLASSES, tiny_detector
 
 DERIVED = ("paper_excess", "combined")
 #: Every score of GANomaly is exported in one format. Other formats and other methods make their scores from the same
@@ -95,6 +95,8 @@ def finished_run(
     method = type(detector).__name__
     run = Run(folder, {"experiment": method, "hyperparameters": detector.hyperparameters.model_dump()})
     folder.mkdir()
+    if detector.uses_classes:
+        recorded["class_names"] = [f"class {number}" for number in range(N_CLASSES)]
     run.record(channels=detector.image_shape[-1], aspect=aspect, levels=levels, **recorded)
     detector.save_networks(run.weights_path)
     run.scores_path.write_text("index,label,score\n")

@@ -75,9 +75,8 @@ def test_every_hyperparameter_is_described_and_has_a_default():
         assert all(field.description for field in schema.model_fields.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(set(METHODS) - BASELINES))
-def test_training_changes_every_weight(method):
+def test_training_changes_every_weight(method, eager):
     tf.keras.utils.set_random_seed(0)
     detector = tiny_detector(method)
     weights_before = {weight.path: weight.numpy() for weight in detector.trainable_variables}

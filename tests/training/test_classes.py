@@ -15,7 +15,7 @@ from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.datasets.labelled import LabelledImages, Split
 from anomaly_toolbox.ensembles.command import make_ensemble
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import NoClasses, ToolboxError
 from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.training import summaries
@@ -201,13 +201,13 @@ def without_classes():
     [
         (
             without_classes,
-            InputError,
+            NoClasses,
             r"^ClassMeans needs the classes of normal images: this dataset has none; in a folder of images, put them "
             r"into train/good/<class>/; a dataset class calls set_train_classes$",
         ),
         (
             one_class,
-            InputError,
+            NoClasses,
             "^ClassMeans needs at least two classes of normal images, received 1: 3; choose other images, or a method "
             "that uses no classes$",
         ),
