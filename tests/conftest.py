@@ -1,5 +1,6 @@
 """Helpers for several tests: quiet TensorFlow, tiny detectors, and small datasets in the real formats."""
 
+import contextlib
 import gzip
 import os
 import struct
@@ -117,12 +118,21 @@ def sigmoid(logits):
     return 1 / (1 + np.exp(-float64(logits)))
 
 
+@contextlib.contextmanager
+def eagerly():
+    """A context in which Keras's loops run step by step, which is faster than a compilation if there are few steps."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture
 def eager():
-    """Keras's training loops run step by step, which is faster than a compilation if there are few steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    """See `eagerly`."""
+    with eagerly():
+        yield
 
 
 def derived_scores_in_numpy(scores, complexities, description):

@@ -20,7 +20,7 @@ from anomaly_toolbox.models import METHODS, detector_class
 from anomaly_toolbox.models.derived_scores import is_derived
 from anomaly_toolbox.runs import Run
 from anomaly_toolbox.training.results import write_scores
-from tests.conftest import N_CLASSES, tiny_detector
+from tests.conftest import N_CLASSES, eagerly, tiny_detector
 
 DERIVED = ("paper_excess", "combined")
 #: Every score of GANomaly is exported in one format. Other formats and other methods make their scores from the same
@@ -81,7 +81,8 @@ def as_if_trained(method, channels):
             weight.assign(generator.uniform(0.5, 1.5, weight.shape))
     if method == "AnoGAN":
         detector.is_fitted.assign(1.0)
-    detector.fit_scores(generator.uniform(-1, 1, (104, 16, 16, channels)).astype(np.float32))
+    with eagerly():
+        detector.fit_scores(generator.uniform(-1, 1, (104, 16, 16, channels)).astype(np.float32))
     return detector
 
 
