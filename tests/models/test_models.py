@@ -88,6 +88,29 @@ def test_training_changes_every_weight(method, eager):
         assert not np.array_equal(weights_before[weight.path], weight.numpy()), weight.path
 
 
+@pytest.mark.parametrize("method", sorted(set(METHODS) - BASELINES))
+def test_a_training_that_continues_from_a_checkpoint_ends_with_the_same_weights(method, tmp_path):
+    """The second epoch follows the first, or follows from the weights and optimizers that it saved."""
+
+    def new_detector():
+        tf.keras.utils.set_random_seed(0)
+        return tiny_detector(method)
+
+    def train_an_epoch(detector, epoch):
+        detector.begin_epoch(epoch)
+        for images in np.split(training_images()[:16], 2):
+            detector.train_step(tf.nest.map_structure(tf.constant, training_data(detector, images)))
+
+    detector, continued = new_detector(), new_detector()
+    train_an_epoch(detector, 0)
+    detector.save_weights(str(tmp_path / "checkpoint.weights.h5"))
+    continued.load_weights(str(tmp_path / "checkpoint.weights.h5"))
+    for each in (detector, continued):
+        train_an_epoch(each, 1)
+    for weight, weight_of_continued in zip(detector.weights, continued.weights, strict=True):
+        np.testing.assert_allclose(weight_of_continued, weight, rtol=1e-5, atol=1e-7, err_msg=weight.path)
+
+
 def test_the_selected_score_can_be_any_score_of_the_detector(detector, images):
     choices = typing.get_args(detector.Hyperparameters.model_fields["score"].annotation)
     assert set(choices) == set(detector.scores(images))
