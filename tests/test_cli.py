@@ -131,7 +131,7 @@ def test_a_folder_with_the_name_of_a_known_dataset_is_noted(plans, tmp_path, mon
         (["--run-all", "--dataset", "Digits", "--tuning", "--sampler", "tpe"], "needs --trials"),
         (
             ["--run-all", "--dataset", "Digits", "--set", "normal_label=3", "--set", "anomalous_label=2"],
-            "anomalous_label and normal_label are both set; expected one of them",
+            "anomalous_label and normal_label are both set; expected only one of them",
         ),
         (["--experiment", "descarganexperiment", "--dataset", "Digits"], "DeScarGAN is left out: it needs labelled"),
         (

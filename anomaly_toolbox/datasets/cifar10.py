@@ -12,7 +12,7 @@ import numpy as np
 
 from anomaly_toolbox.datasets.archives import names_in, published_folder
 from anomaly_toolbox.datasets.labelled import Split
-from anomaly_toolbox.datasets.pickles import array_of, read_pickled_dict
+from anomaly_toolbox.datasets.pickles import array_of, name_of_type, read_pickled_dict
 from anomaly_toolbox.datasets.published import PublishedImages
 from anomaly_toolbox.errors import ToolboxError
 
@@ -64,11 +64,15 @@ def _read_pickle(path: Path) -> Split:
     content = read_pickled_dict(path)
     pixels, labels = array_of(_entry(content, "data")), _entry(content, "labels")
     if pixels is None or pixels.ndim != 2 or pixels.shape[1] != PIXELS or len(pixels) == 0:
-        received = "something else" if pixels is None else f"bytes in {' x '.join(map(str, pixels.shape))}"
+        received = (
+            name_of_type(_entry(content, "data"))
+            if pixels is None
+            else f"bytes in {' x '.join(map(str, pixels.shape))}"
+        )
         raise ToolboxError(f"{path}: data: expected bytes in n x {PIXELS}, received {received}")
     n_images = len(pixels)
     if not isinstance(labels, list) or len(labels) != n_images or any(type(label) is not int for label in labels):
-        received = f"{len(labels)} values" if isinstance(labels, list) else type(labels).__name__
+        received = f"{len(labels)} values" if isinstance(labels, list) else name_of_type(labels)
         raise ToolboxError(f"{path}: labels: expected a list of {n_images} whole numbers, received {received}")
     return _as_split(path, pixels, np.array(labels, object))
 

@@ -67,6 +67,13 @@ def array_of(value: Any) -> np.ndarray | None:
     return np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_column_major else "C")
 
 
+def name_of_type(value: Any) -> str:
+    """What a value in a pickled dict is, for errors."""
+    if isinstance(value, _Record):
+        return "an array" if value.name in (*RECONSTRUCT, *FROM_BUFFER) else value.name
+    return "nothing" if value is None else type(value).__name__
+
+
 class _Record:
     """Stands for a function or class that a pickle names, and for what the pickle makes with it; it does nothing.
 

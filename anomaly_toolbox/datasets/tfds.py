@@ -41,9 +41,11 @@ def load_tfds(
             builder.download_and_prepare()
         splits = builder.as_dataset(split=["train", "test"], as_supervised=True)
     except Exception as problem:
+        place = "on this machine" if data_dir is None else f"in --data-dir {data_dir}"
+        cause = "no network" if isinstance(problem, (socket.gaierror, TimeoutError)) else type(problem).__name__
         raise ToolboxError(
-            f"{name} is not on this machine and could not be downloaded ({type(problem).__name__}); either connect to "
-            f"the network, so that TensorFlow Datasets can fetch {tfds_name!r}, or {alternative}"
+            f"{name} is not {place} and could not be downloaded ({cause}); either connect to the network, so that "
+            f"TensorFlow Datasets can fetch {tfds_name!r}, or {alternative}"
         ) from problem
     return [_read_into_memory(split) for split in splits]
 

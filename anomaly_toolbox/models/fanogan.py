@@ -38,6 +38,16 @@ Networks = tuple[keras.Sequential, layers.Discriminator]  # G and C
 BETAS = (0.0, 0.9)  # of Adam, for G and C
 
 
+def part_sizes(n_images: int, n_parts: int) -> list[int]:
+    """The sizes of the parts of a batch, which differ by one if the batch cannot be divided evenly.
+
+    >>> part_sizes(32, 5)
+    [7, 7, 6, 6, 6]
+    """
+    smaller, n_larger = divmod(n_images, n_parts)
+    return [smaller + 1] * n_larger + [smaller] * (n_parts - n_larger)
+
+
 class FAnoGAN(GAN[Networks]):
     """Scores an image by its squared residual and by the change of the critic's features."""
 
@@ -74,7 +84,7 @@ class FAnoGAN(GAN[Networks]):
 
     def train_step(self, x):
         """`critic_steps` steps of C, each on its part of the batch, and one of G and one of E."""
-        parts = tf.split(x, self.hyperparameters.critic_steps)
+        parts = tf.split(x, part_sizes(x.shape[0], self.hyperparameters.critic_steps))
         for part in parts:
             c_loss, penalty = self.critic_step(part)
         with tf.GradientTape() as tape:

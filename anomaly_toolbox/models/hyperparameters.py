@@ -69,7 +69,7 @@ ClassifierScore = Literal[BasicScore, PatchScore, EncoderScore]
 #: The scores of AnoGAN that need the encoder of its warm start.
 ENCODER_SCORES = ("encoder_neighbours", "latent_neighbours", "mahalanobis")
 #: What is wrong if two labels are set that contradict each other.
-TWO_LABELS = "anomalous_label and normal_label are both set; expected one of them, and none for the other"
+TWO_LABELS = "anomalous_label and normal_label are both set; expected only one of them"
 SELECTED_SCORE = Field(description="selected score, which sets the threshold and gives the metrics in tables")
 
 
@@ -213,7 +213,7 @@ class FAnoGANHyperparameters(GANHyperparameters):
         5,
         ge=1,
         le=100,
-        description="number of critic steps for each step of the generator; each takes an equal part of the batch",
+        description="number of critic steps for each step of the generator; each takes another part of the batch",
     )
     gradient_penalty_weight: float = Field(
         10.0, ge=0, description="weight of the gradient penalty in the critic's loss"
@@ -230,10 +230,10 @@ class FAnoGANHyperparameters(GANHyperparameters):
 
     @model_validator(mode="after")
     def _check_that_the_batch_can_be_divided(self) -> Self:
-        if self.batch_size % self.critic_steps:
+        if self.batch_size < self.critic_steps:
             raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of critic_steps, {self.critic_steps}: each critic "
-                "step takes an equal part of the batch"
+                f"batch_size {self.batch_size} is smaller than critic_steps, {self.critic_steps}: each critic step of "
+                "FAnoGAN takes a part of the batch"
             )
         return self
 
@@ -265,7 +265,10 @@ class ConditionalAnoGANHyperparameters(SearchHyperparameters):
     """The section `conditionalanogan` of a hyperparameter file."""
 
     searched_classes: int = Field(
-        2, ge=1, le=100_000, description="number of classes that are searched for each image, the likeliest first"
+        2,
+        ge=1,
+        le=100_000,
+        description="number of classes that are searched for each image, the likeliest first; at most all of them",
     )
 
 

@@ -13,7 +13,6 @@ from anomaly_toolbox.console import ProgressBar, plain_console
 from anomaly_toolbox.datasets import load_dataset, source
 from anomaly_toolbox.errors import NoClasses, ToolboxError, reason
 from anomaly_toolbox.files import short_name
-from anomaly_toolbox.models import LEFT_OUT
 from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
 from anomaly_toolbox.report import tables
 from anomaly_toolbox.report.rows import ComparedRun
@@ -139,8 +138,8 @@ def run(plan: Plan) -> None:
     if plan.left_out:
         names = ", ".join(plan.left_out)
         console.print(f"left out, because {options.hps_path} has no section for them: {names}")
-    for name in plan.ignored:
-        console.print(f"{options.hps_path}: the section of {name} is ignored: {LEFT_OUT[name]}")
+    for note in plan.notes:
+        console.print(note)
     console.print(f"device: {describe_device(options.require_gpu)}")
     outcome = Outcome()
     for seed_plan in plan.with_each_seed():

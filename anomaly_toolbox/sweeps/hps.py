@@ -3,7 +3,7 @@
     {"ganomaly": {"learning_rate": {"type": "Discrete", "values": [0.0002, 0.002]},
                   "width": {"type": "IntInterval", "min": 16, "max": 64, "log": true}}}
 
-Each method has a section, whose name may be in any letter case. Sections of unknown methods are ignored.
+Each method has a section, whose name may be in any letter case. Sections of unknown methods are ignored, with a note.
 """
 
 import json

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly_toolbox.errors import InputError
-from anomaly_toolbox.models import LEFT_OUT, hyperparameters_of
+from anomaly_toolbox.errors import InputError, did_you_mean
+from anomaly_toolbox.models import LEFT_OUT, METHODS, hyperparameters_of
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
 from anomaly_toolbox.runs import LABELS
 from anomaly_toolbox.sweeps import hps
@@ -88,14 +88,14 @@ class Plan:
         options: the options of the command.
         domains: for each method, the domains of the hyperparameters that the file or `--set` gives.
         left_out: the methods without a section in the hyperparameter file.
-        ignored: the methods of `LEFT_OUT` that have a section there.
+        notes: a line for each section of the file that is ignored.
         number: which of the seeds of `--seeds` the options have, from 0.
     """
 
     options: Options
     domains: dict[str, dict[str, hps.Domain]]
     left_out: Sequence[str]
-    ignored: Sequence[str] = ()
+    notes: Sequence[str] = ()
     number: int = 0
 
     def with_each_seed(self) -> "list[Plan]":
@@ -159,7 +159,7 @@ def make_plan(options: Options) -> Plan:
     if options.seeds > 1 and options.sampler == "tpe":
         raise InputError("--seeds: --sampler tpe would choose other trials for each seed; choose grid or random")
     methods, left_out = _choose_methods(options)
-    plan = Plan(options, _read_domains(options, methods), left_out, _ignored_methods(options))
+    plan = Plan(options, _read_domains(options, methods), left_out, _notes_on_sections(options))
     if options.is_sweep:
         from anomaly_toolbox.sweeps.search import plan_all
         from anomaly_toolbox.sweeps.storage import quiet_optuna
@@ -187,16 +187,24 @@ def _choose_methods(options: Options) -> tuple[Sequence[str], Sequence[str]]:
     present = [method for method in options.methods if method.lower() in sections]
     absent = [method for method in options.methods if method not in present]
     if not present:
+        notes = _notes_on_sections(options)
+        if notes:
+            raise InputError(f"{notes[0]}; no other section is for a method of this toolbox")
         return options.methods, ()  # reading the first of them raises the error
     return present, absent
 
 
-def _ignored_methods(options: Options) -> Sequence[str]:
-    """The methods of the earlier toolbox that have a section in the hyperparameter file but are left out here."""
+def _notes_on_sections(options: Options) -> list[str]:
+    """A line for each section of the hyperparameter file that is not for a method of this toolbox."""
     if options.hps_path is None:
-        return ()
-    sections = hps.section_names(options.hps_path)
-    return [name for name in LEFT_OUT if name.lower() in sections]
+        return []
+    known = [name.lower() for name in METHODS]
+    reasons = {name.lower(): f"{name} is left out: {reason}" for name, reason in LEFT_OUT.items()}
+    notes = []
+    for name in sorted(hps.section_names(options.hps_path) - set(known)):
+        reason = reasons.get(name) or f"no method is called so: {did_you_mean(name, known)}"
+        notes.append(f"{options.hps_path}: the section {name} is ignored: {reason}")
+    return notes
 
 
 def _read_domains(options: Options, methods: Sequence[str]) -> dict[str, dict[str, hps.Domain]]:

@@ -198,10 +198,16 @@ def test_tanh_bounds_codes(images):
     np.testing.assert_allclose(codes["tanh"], np.tanh(float64(codes["linear"])), rtol=1e-4, atol=1e-6)
 
 
-def test_the_batch_has_to_be_divisible():
-    with pytest.raises(ValidationError, match="batch_size 64 must be a multiple of critic_steps, 5"):
-        FAnoGANHyperparameters(batch_size=64)
-    assert FAnoGANHyperparameters(batch_size=65).critic_steps == 5
+def test_each_critic_step_takes_a_part_of_the_batch(x, monkeypatch):
+    detector = new_detector(critic_steps=3)
+    parts = []
+    critic_step = detector.critic_step
+    monkeypatch.setattr(detector, "critic_step", lambda part: parts.append(part) or critic_step(part))
+    detector.train_step(x)
+    assert [len(part) for part in parts] == [3, 3, 2]
+    np.testing.assert_array_equal(tf.concat(parts, axis=0), x)
+    with pytest.raises(ValidationError, match="batch_size 4 is smaller than critic_steps, 5: each critic step of FAno"):
+        FAnoGANHyperparameters(batch_size=4)
 
 
 def test_learning_rates_reach_0_after_the_steps_of_the_training(detector, x, monkeypatch):

@@ -161,13 +161,22 @@ def test_normal_labels_have_studies_and_a_table_of_their_own(run, write):
     }
 
 
+def test_a_section_of_no_method_is_ignored_with_a_note(run, write):
+    path = write(knn={"anomalous_label": [2]}, conditional_anogan={})
+    _, output = run(methods=["KNN"], hps_path=path)
+    assert f"{path}: the section conditional_anogan is ignored: no method is called so: did you mean cond" in output
+    path = write(descargan={})
+    with pytest.raises(InputError, match="the section descargan is ignored: DeScarGAN is left out: it needs labelled"):
+        run(hps_path=path)
+
+
 def test_why_a_section_of_descargan_is_ignored(run, write):
     path = write(knn={"anomalous_label": [2]}, descargan={"any_name": [1]})
     trials, output = run(methods=["KNN"], hps_path=path)
     assert len(trials) == 1
     (line,) = [line for line in output.splitlines() if "DeScarGAN" in line]
     assert line.startswith(
-        f"{path}: the section of DeScarGAN is ignored: it needs labelled anomalous images for training"
+        f"{path}: the section descargan is ignored: DeScarGAN is left out: it needs labelled anomalous images"
     )
     assert "DeScarGAN" not in run(methods=["KNN"])[1]
 

@@ -159,7 +159,7 @@ def test_a_label_of_set_displaces_the_other_label_of_the_file(write, name, other
 
 def test_both_labels_contradict_each_other(write):
     labels = {"anomalous_label": discrete(2), "normal_label": discrete(None, 3)}
-    message = "anomalous_label and normal_label are both set; expected one of them"
+    message = "anomalous_label and normal_label are both set; expected only one of them"
     with pytest.raises(InputError, match=rf"hps\.json: ganomaly: {message}"):
         read_domains(write(labels))
     with pytest.raises(InputError, match=f"--set: {message}"):
