@@ -1,4 +1,4 @@
-"""AAE: an image is anomalous if an autoencoder whose codes are normally distributed does not reproduce it.
+"""AAE: an image is anomalous if an autoencoder that is trained to have normally distributed codes reproduces it badly.
 
     z = E(x),  x̂ = G(z)
 
@@ -15,8 +15,8 @@ are computed from one forward pass.
 The score `discriminator` is −log D(E(x)): how untypical the code is. `pathway`, which RaPP proposes for autoencoders,
 follows E alone.
 
-Source: Makhzani, Shlens, Jaitly, Goodfellow and Frey 2015 (arXiv 1511.05644); the score and codes of 20: Kim et al.,
-RaPP, ICLR 2020.
+Source: Makhzani, Shlens, Jaitly, Goodfellow and Frey 2015 (arXiv 1511.05644); the score, and the code length of 20:
+Kim et al., RaPP, ICLR 2020.
 """
 
 import keras

@@ -2,7 +2,7 @@
 
 A BiGAN with two more discriminators, which make G and E inverse to each other:
 
-    D_xz distinguishes (x, E(x)) from (G(z), z),  z ~ N(0, I)           as in (3)
+    D_xz distinguishes (x, E(x)) from (G(z), z),  z ~ N(0, I)           equation (3) of the survey
     D_xx distinguishes (x, x) from (x, G(E(x)))
     D_zz distinguishes (z, z) from (z, E(G(z)))
 
@@ -12,11 +12,12 @@ A BiGAN with two more discriminators, which make G and E inverse to each other:
     A(x) = ‖f_xx(x, x) − f_xx(x, G(E(x)))‖₁                             f_xx: the features of D_xx
 
 x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (batch,); the norm is a sum over one image.
-Images are scored with averaged weights. Pairs of images are put together along the channels; the authors' program puts
-them on top of each other.
+Images are scored with averaged weights. Pairs of images are put together along the channels; the authors' program
+stacks them along the height.
 
 E and the discriminators have spectral normalisation, by Keras: whenever a network is called in training, its kernels
-are divided by estimates of their largest singular values. In the authors' program, the last layers have none.
+are divided by estimates of their largest singular values. In the authors' program, the
+last layer of each network has none.
 
 Source: Zenati, Romain, Foo, Lecouat and Chandrasekhar, ICDM 2018 (arXiv 1812.02288); (3) as numbered in 1906.11632. The
 paper's networks for images are similar pyramids; here they are those of the other methods.

@@ -8,10 +8,10 @@ Then the features of each class are described by their mean μ_c, and those of a
 
     A(x) = min over c of ((h(x) − μ_c)ᵀ Σ⁻¹ (h(x) − μ_c))^½
 
-x is (batch, size, size, channels) in [−1, 1], h is (batch, latent), A is (batch,). For μ_c and Σ, a training image
-counts to the class that the network gives it.
+x is (batch, size, size, channels) in [−1, 1], h is (batch, latent), A is (batch,). For μ_c and Σ, each
+training image counts to the class that the network predicts, so that its true class need not be stored.
 
-A classifier generates no images. The mean image of the class that it gives an image stands for the reconstruction.
+A classifier generates no images. The mean training image of the predicted class stands for the reconstruction.
 
 Source: Lee, Lee, Lee and Shin, NeurIPS 2018 (arXiv 1807.03888), with the last features alone and without the noise that
 they add to images.

@@ -11,18 +11,18 @@ class,
 
 Images are scored without their class, by the search of AnoGAN for each class:
 
-    A(x) = min over y of min over z of L(z, y),  L(z, y) as (6) with G(z, y) in place of G(z)
+    A(x) = min over classes y of min over z of L(z, y),  L(z, y) as (6) with G(z, y) in place of G(z)
 
 The search of a class that does not fit takes as long as that of the right one. An encoder E therefore gives the start
 of the search and the probability of each class, and the `searched_classes` = 2 likeliest classes are searched. E takes
-a step in each training step, in which G and D do not change, to minimise
+a step in each training step, while G and D are fixed, to minimise
 
     𝔼 (z − E_z(G(z, y)))² − 𝔼 log p_y(x) + 𝔼 |x − G(E_z(x), y)| + 𝔼 (f(x) − f(G(E_z(x), y)))²   (means over elements)
 
 where E_z(x) is its latent vector and p_y(x) its probability of the class.
 
-x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), y is (batch,) in training and one-hot, (batch, K),
-elsewhere; A is (batch,).
+x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), y is a class number, (batch,), in batches, and the
+networks get it one-hot, (batch, K). A is (batch,).
 
 Source: Mirza and Osindero 2014 (arXiv 1411.1784), equation (2) in 1906.11632; projection: Miyato and Koyama, ICLR 2018
 (arXiv 1802.05637); the search: Schlegl et al., IPMI 2017 (arXiv 1703.05921). No paper scores anomalies in exactly this

@@ -5,8 +5,8 @@ A Wasserstein GAN with a gradient penalty learns normal images; its critic C giv
     L_C = 𝔼 C(G(z)) − 𝔼 C(x) + 10 𝔼 (‖∇C(x̃)‖₂ − 1)²,    x̃ = ε x + (1 − ε) G(z),  ε ~ U(0, 1),  z ~ N(0, I)
     L_G = −𝔼 C(G(z))
 
-C takes `critic_steps` = 5 steps for each step of G, each on another part of the batch. Then the weights of G and C are
-fixed, and the encoder E is fitted to normal images:
+C takes `critic_steps` = 5 steps for each step of G, each on another part of the batch; the step of G has as many images
+as one of these parts. Then the weights of G and C are fixed, and the encoder E is fitted to normal images:
 
     L_E = mean (x − G(E(x)))² + κ mean (f(x) − f(G(E(x))))²,  κ = 1        f: the features of C, before its output
     A(x) = the same expression for one image
@@ -14,13 +14,14 @@ fixed, and the encoder E is fitted to normal images:
 x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (batch,). In contrast to AnoGAN, scoring takes
 no search. C has no batch normalisation, because the penalty refers to the gradient of each image by itself.
 
-E also takes a step in each training step, so that the validation after each epoch measures something; G and C do not
-take part in these steps. After the epochs, E goes on for `encoder_steps` steps, with a learning rate of 1e-3 and as
-many images in a batch as a critic step takes. The authors fit E in 50,000 steps with a smaller rate.
+E also takes a step in each training step, so that the scores after each epoch mean something; G and C are fixed in
+these steps. After the epochs, E goes on for `encoder_steps` steps, with a learning rate of 1e-3 and batches of
+batch_size / critic_steps images. The authors fit E in 50,000 steps with a smaller rate.
 
 Source: Schlegl, Seeböck, Waldstein, Langs and Schmidt-Erfurth, Medical Image Analysis 54 (2019), "izi_f"; the
 critic's loss: Gulrajani, Ahmed, Arjovsky, Dumoulin and Courville, NeurIPS 2017 (arXiv 1704.00028). The paper's networks
-are residual, and its critic has layer normalisation; here they are the pyramids of the other methods.
+are residual, and its critic has layer normalisation; here they are plain convolutional networks, as in the other
+methods.
 """
 
 import keras

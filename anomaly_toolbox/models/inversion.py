@@ -1,4 +1,4 @@
-"""The encoder of a detector is fitted after its epochs: E learns to find the latent vector of an image.
+"""Fits the encoder of a detector after its epochs: E learns to find the latent vector of an image.
 
 f-AnoGAN (Schlegl, Seeböck, Waldstein, Langs and Schmidt-Erfurth, Medical Image Analysis 54, 2019) trains a GAN first,
 and then an encoder, while the weights of the GAN are fixed. What E minimises is up to the detector.

@@ -1,4 +1,4 @@
-"""The search of latent vectors: which image that G can generate is most similar to an image?
+"""The search of latent vectors: which image that G can generate is the most similar to a given one?
 
 For each image x, Γ steps of Adam minimise over z, while the weights of G and D are fixed:
 
@@ -7,7 +7,7 @@ For each image x, Γ steps of Adam minimise over z, while the weights of G and D
     L(z) = (1 − λ) L_R(z) + λ L_D(z)             (6)
 
 Norms are sums over one image. One compiled loop searches for all images of a batch. Each image has its own z and its
-own state of Adam, all searches start from the same latent vectors, and batch normalisation uses its running averages.
+own state of Adam, the starting points do not depend on other images, and batch normalisation uses its running averages.
 The result of an image therefore does not depend on the other images.
 
 Equations as numbered in 1906.11632.

@@ -1,10 +1,10 @@
-"""Skip-GANomaly: an image is anomalous if a generator with skip connections, or D's features, do not reproduce it.
+"""Skip-GANomaly: an image is anomalous if its reconstruction by a U-Net differs from it, in pixels or in D's features.
 
 G is a U-Net: each layer of its decoder also sees the feature map of the same size in its encoder.
 
     L_adv = −𝔼 log D(x̂),  x̂ = G(x)                  non-saturating
     L_con = 𝔼 |x − x̂|
-    L_lat = 𝔼 (f(x) − f(x̂))²                        f: the features of D, 100 channels of the smallest map
+    L_lat = 𝔼 (f(x) − f(x̂))²                        f: the features of D, its smallest map, with 100 channels
     L_G = w_adv L_adv + w_con L_con + w_lat L_lat     w = 1, 40, 1
     L_D = −𝔼 log D(x) − 𝔼 log(1 − D(x̂))
     A(x) = λ R(x) + (1 − λ) L(x),  λ = 0.9
@@ -13,8 +13,8 @@ G is a U-Net: each layer of its decoder also sees the feature map of the same si
 x is (batch, size, size, channels) in [−1, 1], A is (batch,). The losses are means over elements. L_lat trains G alone;
 D is trained by L_D.
 
-No skip connection leads from the input to the output at full size: it would copy anomalies through. The others carry
-some of them through too, the more the larger their maps, so this method finds less than its paper says. Scores are
+No skip connection leads from the input to the output at full size: it would copy anomalies through. The others may
+carry some of them through as well. Scores are
 computed with the running averages of batch normalisation; the authors' program scores in training mode, where the score
 of an image depends on the other images of its batch.
 
