@@ -97,7 +97,7 @@ def test_the_maps_of_a_u_net_have_the_sizes_of_its_docstring():
     assert [tuple(feature_map.shape[1:]) for feature_map in maps] == [(16, 16, 64), (8, 8, 128), (4, 4, 256)]
     assert code.shape == (1, 100)
     assert network.first(code).shape == (1, 4, 4, 256)
-    assert network.decode(maps, code).shape == (1, 32, 32, 3)
+    assert network.decode([*maps, code]).shape == (1, 32, 32, 3)
     kernels = [tuple(up.layers[0].kernel.shape) for up in network.ups] + [tuple(network.last.kernel.shape)]
     # height, width, outputs, inputs; half of the inputs come from the map of the same size on the way down
     assert kernels == [(4, 4, 128, 2 * 256), (4, 4, 64, 2 * 128), (4, 4, 3, 2 * 64)]
@@ -122,9 +122,9 @@ def test_the_decoder_sees_the_code_and_each_map_and_nothing_else(detector, x, tr
 def test_a_map_is_seen_where_it_lies(detector, x):
     """A change in one place of the largest map changes only the pixels around it."""
     *maps, code = detector.generator.encoder.activations(x[:1])
-    x_hat = detector.generator.decode(maps, code)
+    x_hat = detector.generator.decode([*maps, code])
     change = np.zeros(maps[0].shape, np.float32)
     change[0, 2, 5] = 1
-    difference = np.abs(detector.generator.decode([maps[0] + change, maps[1]], code) - x_hat)[0, :, :, 0]
+    difference = np.abs(detector.generator.decode([maps[0] + change, maps[1], code]) - x_hat)[0, :, :, 0]
     rows, columns = np.nonzero(difference > 1e-6)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 6, 9, 12)
