@@ -38,13 +38,13 @@ def convolution(
     """A convolution that divides height and width by its strides, or multiplies them if it is transposed."""
     layer_class = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
     layer = layer_class(filters, kernel, strides, padding="same", use_bias=bias, kernel_initializer=_initializer())
-    return keras.layers.SpectralNormalization(layer) if spectral else layer
+    return SpectralNormalization(layer) if spectral else layer
 
 
 def dense(units: int, bias: bool = False, spectral: bool = False, activation: str = "linear") -> keras.Layer:
     """A dense layer, initialised like the convolutions."""
     layer = keras.layers.Dense(units, activation, use_bias=bias, kernel_initializer=_initializer())
-    return keras.layers.SpectralNormalization(layer) if spectral else layer
+    return SpectralNormalization(layer) if spectral else layer
 
 
 def batch_normalisation() -> keras.Layer:
@@ -195,6 +195,21 @@ class Dropout(keras.layers.Layer):
         )
         random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), (-1,))
         return tf.reshape(random_bytes[:size], shape)
+
+
+class SpectralNormalization(keras.layers.SpectralNormalization):
+    """Divides a kernel by an estimate of its largest singular value, at each call in training.
+
+    Keras asks first whether the kernel is all zeros. Kernels here never are, and the gradients of that condition took
+    most of the time to trace a training step.
+    """
+
+    def call(self, inputs, training=False):
+        if training:
+            vector_u, kernel = self.normalized_weights()
+            self.vector_u.assign(vector_u)
+            self.kernel.assign(kernel)
+        return self.layer(inputs)
 
 
 class Encoder(keras.Model):
