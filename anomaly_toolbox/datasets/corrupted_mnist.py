@@ -81,10 +81,8 @@ class CorruptedMNIST(ImagesInMemory):
                 f"class_label: expected a corruption, received {class_label!r}: "
                 f"{did_you_mean(str(class_label), CORRUPTIONS)}"
             )
-        splits = self._splits(class_label)
-        self.fill(splits, batch_size=batch_size, new_size=new_size, **options)
-        digits = Split(splits["train"].images, self._clean[0].labels[~self._is_validation])
-        self.fill_classes(digits, batch_size=batch_size, new_size=new_size, **options)
+        digits = self._clean[0].labels[~self._is_validation]
+        self.fill(self._splits(class_label), digits, batch_size=batch_size, new_size=new_size, **options)
 
     def _splits(self, corruption: str) -> dict[str, Split]:
         """Training, validation and test images, with label 1 for corrupted ones."""

@@ -24,32 +24,33 @@ class Split(NamedTuple):
 class ImagesInMemory(AnomalyDetectionDataset):
     """A dataset that holds the images of each split in one array."""
 
-    def fill(self, splits: dict[str, Split], **options: Any) -> None:
-        """Makes the nine datasets.
+    def fill(self, splits: dict[str, Split], train_labels: np.ndarray, **options: Any) -> None:
+        """Makes the nine datasets, and `train_classes` with one class for each raw label, named after the label.
 
         Args:
             splits: the splits by name; labels are 0 (or False) for normal and 1 (or True) for anomalous images.
+            train_labels: the raw label of each training image, (n,).
             options: arguments of `pipeline`.
         """
+
+        def batches(images: tf.data.Dataset, labels: np.ndarray, is_training: bool) -> tf.data.Dataset:
+            pairs = tf.data.Dataset.zip(images, tf.data.Dataset.from_tensor_slices(labels.astype(np.int32)))
+            return self.pipeline(pairs, is_training=is_training, **options)
+
         for name, split in splits.items():
             is_training = name == "train"
+            is_normal, is_anomalous = split.labels == 0, split.labels == 1
+            is_known = is_normal | is_anomalous
+            normal_images = _images(split, is_normal)
             self.set_split(
                 name,
-                normal=self.pipeline(_pairs(split, split.labels == 0), is_training=is_training, **options),
-                anomalous=self.pipeline(_pairs(split, split.labels == 1), is_training=is_training, **options),
-                all=self.pipeline(_pairs(split, np.isin(split.labels, (0, 1))), is_training=is_training, **options),
+                normal=batches(normal_images, split.labels[is_normal], is_training),
+                anomalous=batches(_images(split, is_anomalous), split.labels[is_anomalous], is_training),
+                all=batches(_images(split, is_known), split.labels[is_known], is_training),
             )
-
-    def fill_classes(self, normal: Split, **options: Any) -> None:
-        """Makes `train_classes`: each label of the normal training images is a class, named after the label.
-
-        Args:
-            normal: the normal training images with their raw labels.
-            options: arguments of `pipeline`.
-        """
-        labels, numbers = np.unique(normal.labels, return_inverse=True)
-        pairs = tf.data.Dataset.from_tensor_slices((normal.images, numbers.astype(np.int32)))
-        self.set_train_classes(self.pipeline(pairs, is_training=True, **options), labels.tolist())
+            if is_training:  # with the same images in memory, not a copy of them
+                classes, numbers = np.unique(train_labels[is_normal], return_inverse=True)
+                self.set_train_classes(batches(normal_images, numbers, is_training), classes.tolist())
 
 
 class LabelledImages(ImagesInMemory):
@@ -100,10 +101,7 @@ class LabelledImages(ImagesInMemory):
 
         raw_splits = self._raw if self._division == "official" else pooled_splits(self._raw.values(), is_anomalous)
         splits = {split: Split(raw.images, is_anomalous(raw.labels)) for split, raw in raw_splits.items()}
-        self.fill(splits, batch_size=batch_size, new_size=new_size, **options)
-        train, is_normal = raw_splits["train"], splits["train"].labels == 0
-        normal = Split(train.images[is_normal], train.labels[is_normal])
-        self.fill_classes(normal, batch_size=batch_size, new_size=new_size, **options)
+        self.fill(splits, raw_splits["train"].labels, batch_size=batch_size, new_size=new_size, **options)
 
 
 def pooled_splits(parts: Iterable[Split], is_anomalous: Callable[[np.ndarray], np.ndarray]) -> dict[str, Split]:
@@ -139,7 +137,6 @@ def pooled_splits(parts: Iterable[Split], is_anomalous: Callable[[np.ndarray], n
     return splits
 
 
-def _pairs(split: Split, is_chosen: np.ndarray) -> tf.data.Dataset:
-    """The chosen images of a split and their labels, one pair at a time."""
-    labels = split.labels[is_chosen].astype(np.int32)
-    return tf.data.Dataset.from_tensor_slices((split.images[is_chosen], labels))
+def _images(split: Split, is_chosen: np.ndarray) -> tf.data.Dataset:
+    """The chosen images of a split, one at a time."""
+    return tf.data.Dataset.from_tensor_slices(split.images[is_chosen])
