@@ -149,9 +149,8 @@ class AddedToEnvironment(click.Option):
 @click.option(
     "--workers",
     type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    help="Number of processes on this machine that run trials in parallel and share its threads.",
+    show_default="one for each GPU in a sweep, otherwise 1",
+    help="Number of processes on this machine that run trials in parallel and share its threads. Each uses one GPU.",
 )
 @click.option(
     "--storage",

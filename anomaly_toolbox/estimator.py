@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_toolbox.datasets.decoding import DEEP_WHITE, WHITE
 from anomaly_toolbox.datasets.images import Reading
+from anomaly_toolbox.device import prepare_gpus
 from anomaly_toolbox.errors import DIVERGED, REMEDY, ToolboxError
 from anomaly_toolbox.models import build_detector, detector_class, method_name
 from anomaly_toolbox.models.adversarial import Divergence
@@ -134,10 +135,11 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
             ValueError: `contamination` is out of range, X has an unsuitable shape, type or value, or the method uses
                 classes and y does not give each image one of at least two classes.
             InputError: there is no such method, or a hyperparameter is wrong.
-            ToolboxError: the training diverged.
+            ToolboxError: the training diverged, or the GPU does not work.
         """
         if not (isinstance(self.contamination, Real) and 0 <= self.contamination <= 0.5):
             raise ValueError(f"contamination: expected a share in [0, 0.5], received {self.contamination!r}")
+        prepare_gpus()
         X = self._validated(X, reset=True)
         black, white = _black_and_white(X)
         self.black_white_ = black, white
@@ -286,6 +288,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if isinstance(self.__dict__.get("detector_"), tuple):
+            prepare_gpus()
             cls, hp, image_shape, networks = self.detector_
             self.detector_ = build_detector(cls, hp, image_shape[-1], self._n_classes)
             self.detector_.compile()

@@ -15,7 +15,7 @@ PACKAGE = Path(anomaly_toolbox.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 IMPORTED_AS = {"scikit_learn": "sklearn", "pillow": "PIL"}
 
-GROUND_FLOOR = {"errors", "files", "console", "streams", "false_alarms"}  # every room may use these
+GROUND_FLOOR = {"errors", "files", "console", "streams", "false_alarms", "device"}  # every room may use these
 #: The law of imports: what a room may import besides itself and the ground floor.
 LAW = {
     ("cli",): {"sweeps", "report", "inference", "ensembles", "models", "datasets"},  # of the last two the registries

@@ -52,7 +52,7 @@ class Detector:
 
     Raises:
         InputError: the folder does not hold a finished run.
-        ToolboxError: the run is damaged.
+        ToolboxError: the run is damaged, or the GPU does not work.
     """
 
     def __init__(self, folder: Path):

@@ -58,7 +58,7 @@ def export(run_folder: Path, file_format: str, output: Path | None = None, overw
 
     Raises:
         InputError: see `formats.check`.
-        ToolboxError: the run is damaged, or the conversion fails.
+        ToolboxError: the run is damaged, the GPU does not work, or the conversion fails.
     """
     run, output = check(run_folder, file_format, output, overwrite)
     write(run, file_format, output)
@@ -74,7 +74,7 @@ def write(run: FinishedRun, file_format: str, output: Path) -> None:
         output: the file to write, or for `savedmodel` the folder; an earlier export is replaced.
 
     Raises:
-        ToolboxError: the run is damaged, or the conversion fails.
+        ToolboxError: the run is damaged, the GPU does not work, or the conversion fails.
     """
     with advice_on_damage(run.folder):
         members = load_members(run)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from anomaly_toolbox.datasets.images import Reading
+from anomaly_toolbox.device import prepare_gpus
 from anomaly_toolbox.ensembles.combination import Standardisation
 from anomaly_toolbox.files import read_json
 from anomaly_toolbox.models import build_detector, detector_class
@@ -52,7 +53,9 @@ def load_members(run: FinishedRun) -> list[Member]:
 
     Raises:
         ValueError, OSError, KeyError: a file does not fit the others; `advice_on_damage` makes a message of it.
+        ToolboxError: the GPU does not work.
     """
+    prepare_gpus()
     weights = run.folder / "model.weights.h5"
     if run.method != ENSEMBLE:
         model = _load_model(run.hparams, weights)

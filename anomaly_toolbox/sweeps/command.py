@@ -11,6 +11,7 @@ from rich.console import Console
 
 from anomaly_toolbox.console import ProgressBar, plain_console
 from anomaly_toolbox.datasets import load_dataset, source
+from anomaly_toolbox.device import describe_device, prepare_gpus
 from anomaly_toolbox.errors import NoClasses, ToolboxError, reason
 from anomaly_toolbox.files import short_name
 from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
@@ -24,7 +25,6 @@ from anomaly_toolbox.sweeps.search import StudySpec, definition, digest
 from anomaly_toolbox.sweeps.storage import open_storage, quiet_optuna
 from anomaly_toolbox.sweeps.sweep import Sweep
 from anomaly_toolbox.sweeps.workers import run_workers
-from anomaly_toolbox.training.device import describe_device
 from anomaly_toolbox.training.trial import Trial, Watch, run_trial
 
 SWEEPS = "sweeps"  # the folder in the log folder that holds a folder for each sweep
@@ -140,7 +140,8 @@ def run(plan: Plan) -> None:
         console.print(f"left out, because {options.hps_path} has no section for them: {names}")
     for note in plan.notes:
         console.print(note)
-    console.print(f"device: {describe_device(options.require_gpu)}")
+    n_workers = _count_workers(options)
+    console.print(f"device: {describe_device(options.require_gpu, n_workers)}")
     outcome = Outcome()
     for seed_plan in plan.with_each_seed():
         if options.seeds > 1:
@@ -210,8 +211,9 @@ def _run_sweep(plan: Plan, console: Console) -> Outcome:
     runner = TrialRunner(options, console)
     sweep.prepare(options.overwrite)
     console.print(f"sweep: {sweep.name}, {_count_trials(sweep)} trials")
-    if options.workers > 1:
-        _start_workers(plan, console, sweep)
+    n_workers = _count_workers(options)
+    if n_workers > 1:
+        _start_workers(plan, console, sweep, n_workers)
     else:
         sweep.work(runner.run_in_sweep)
 
@@ -231,10 +233,17 @@ def _run_sweep(plan: Plan, console: Console) -> Outcome:
     return outcome
 
 
-def _start_workers(plan: Plan, console: Console, sweep: Sweep) -> None:
+def _count_workers(options: Options) -> int:
+    """The number of processes that run trials: as many as asked for, or in a sweep one for each GPU."""
+    if options.workers is not None:
+        return options.workers
+    return max(1, len(prepare_gpus())) if options.is_sweep else 1
+
+
+def _start_workers(plan: Plan, console: Console, sweep: Sweep, n_workers: int) -> None:
     """Runs the worker processes of this machine and prints each trial that any worker of the sweep finishes."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    logs = [sweep.folder / f"worker-{number}.log" for number in range(1, plan.options.workers + 1)]
+    logs = [sweep.folder / f"worker-{number}.log" for number in range(1, n_workers + 1)]
     console.print(f"{len(logs)} workers; their output is in {sweep.folder}/worker-*.log")
     printed = {_trial_name(study, trial) for study, trial in sweep.trials() if trial.state.is_finished()}
     with ProgressBar(console) as bar:
@@ -253,7 +262,7 @@ def _start_workers(plan: Plan, console: Console, sweep: Sweep) -> None:
                 text = f"a worker ended with exit code {code}, see {log}; the other workers continue its trial"
                 console.print(text, style="red")
 
-        run_workers(_work, plan, logs, print_new_results, print_exit)
+        run_workers(_work, plan, logs, print_new_results, print_exit, len(prepare_gpus()))
     if not all(trial.state.is_finished() for _, trial in sweep.trials()):
         raise ToolboxError("all workers ended before all trials had; run the same command again to continue")
 

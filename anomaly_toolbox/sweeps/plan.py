@@ -44,7 +44,7 @@ class Options:
     sampler: str = "grid"
     trials: int | None = None
     pruner: str = "none"
-    workers: int = 1
+    workers: int | None = None
     storage: str | None = None
     sweep_name: str | None = None
     log_dir: Path = Path("logs")
@@ -77,7 +77,7 @@ class Options:
     @property
     def is_sweep(self) -> bool:
         """Whether the command is a sweep, whose trials wait in a storage for one or more workers."""
-        return self.tuning or self.workers > 1 or self.storage is not None
+        return self.tuning or (self.workers or 1) > 1 or self.storage is not None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, which share its threads and end with the process that started them."""
+"""Worker processes on this machine, which share its threads and GPUs and end with the process that started them."""
 
 import contextlib
 import multiprocessing
@@ -8,13 +8,14 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from anomaly_toolbox.errors import INTERRUPTED
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 SECONDS_BETWEEN_POLLS = 1.0
 SECONDS_TO_STOP = 30.0
 
@@ -25,10 +26,12 @@ def run_workers(
     logs: list[Path],
     on_poll: Callable[[], None],
     on_exit: Callable[[Path, int | None], None],
+    n_gpus: int = 0,
 ) -> None:
     """Runs `target(argument)` in several processes and waits until all of them have ended.
 
-    An exception in this process, such as Ctrl-C, interrupts the workers.
+    An exception in this process, such as Ctrl-C, interrupts the workers. Each worker sees a single GPU, because
+    TensorFlow places everything on the first one that it sees.
 
     Args:
         target: a function at the top level of a module.
@@ -36,13 +39,17 @@ def run_workers(
         logs: one file for each process; the output of the process is appended to it.
         on_poll: called about every second and whenever a process ends.
         on_exit: called when a process has ended, with its log and its exit code, which is negative after a signal.
+        n_gpus: the number of GPUs that this process sees.
     """
     context = multiprocessing.get_context("spawn")
     # The worker unpickles the target only after its output goes to the log, because TensorFlow prints when imported.
     pickled = pickle.dumps((target, argument))
     processes = [context.Process(target=_start, args=(pickled, log), daemon=True) for log in logs]
-    with _threads_divided_by(len(processes)):
-        for process in processes:
+    threads = _share_of_threads(len(processes))
+    gpus = visible_gpus(os.environ, n_gpus)
+    for number, process in enumerate(processes):
+        gpu = {VISIBLE_GPUS: gpus[number % len(gpus)]} if gpus else {}
+        with _environment({**threads, **gpu}):
             process.start()
     running = dict(zip(logs, processes, strict=True))
     try:
@@ -90,16 +97,39 @@ def _interrupt(pid: int | None) -> None:
         os.kill(pid, signal.SIGINT)
 
 
-@contextlib.contextmanager
-def _threads_divided_by(n_processes: int) -> Iterator[None]:
-    """Environment variables with which each new process uses its share of the cores; values of the user are kept."""
+def visible_gpus(environment: Mapping[str, str], n_gpus: int) -> list[str]:
+    """The values of CUDA_VISIBLE_DEVICES that show one GPU each.
+
+    Args:
+        environment: the variables of this process. If CUDA_VISIBLE_DEVICES is set, its names of GPUs are kept: numbers,
+            or names such as `GPU-8932f937…` and `MIG-…`.
+        n_gpus: the number of GPUs that this process sees; CUDA ignores names after the first that it does not know.
+
+    >>> visible_gpus({}, 2), visible_gpus({"CUDA_VISIBLE_DEVICES": "3,1,7"}, 2)
+    (['0', '1'], ['3', '1'])
+    """
+    listed = environment.get(VISIBLE_GPUS)
+    names = [str(number) for number in range(n_gpus)] if listed is None else listed.split(",")
+    return [name.strip() for name in names[:n_gpus]]
+
+
+def _share_of_threads(n_processes: int) -> dict[str, str]:
+    """Environment variables with which a process uses its share of the cores; those that the user set are left out."""
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     n_threads = max(1, n_cores // n_processes)
-    missing = [name for name in THREAD_VARIABLES if name not in os.environ]
-    for name in missing:
-        os.environ[name] = str(n_threads)
+    return {name: str(n_threads) for name in THREAD_VARIABLES if name not in os.environ}
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables, which new processes inherit, and restores the earlier ones at the end."""
+    earlier = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in missing:
-            os.environ.pop(name, None)
+        for name, value in earlier.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -280,3 +280,28 @@ def test_names_of_sweeps_are_shortened(tmp_path):
     opened = command.open_sweep(plan)
     assert len(opened.name.encode()) < 200
     opened.prepare()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"tuning": True}, [3]),
+        ({"tuning": True, "workers": 2}, [2]),
+        ({"tuning": True, "workers": 1}, []),
+        ({}, []),
+    ],
+)
+def test_a_sweep_has_one_worker_for_each_gpu(run, monkeypatch, options, expected):
+    gpus = ("GPU of a test",) * 3
+    for module in ("device", "sweeps.command"):
+        monkeypatch.setattr(f"anomaly_toolbox.{module}.prepare_gpus", lambda: gpus)
+    n_workers = []
+
+    def work_here(plan, console, sweep, number):
+        n_workers.append(number)
+        sweep.work(command.TrialRunner(plan.options, console).run_in_sweep)
+
+    monkeypatch.setattr(command, "_start_workers", work_here)
+    _, output = run(["PCA"], **options)
+    assert n_workers == expected
+    assert "GPU of a test" in output

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_toolbox.sweeps.workers import run_workers
+from anomaly_toolbox.sweeps.workers import run_workers, visible_gpus
 
 
 def print_number(number):
@@ -17,6 +17,11 @@ def print_number(number):
     print(f"number {number}, threads {os.environ['OMP_NUM_THREADS']}")
     if number == 13:
         raise ValueError("an unlucky number")
+
+
+def print_gpus(_):
+    """A worker that prints which GPUs it sees."""
+    print(f"visible: {os.environ.get('CUDA_VISIBLE_DEVICES')}")
 
 
 def wait(path):
@@ -42,6 +47,30 @@ def test_output_of_workers_goes_to_their_logs(tmp_path, monkeypatch):
     assert [log.read_text().splitlines()[-1] for log in logs] == [f"number 7, threads {n_threads}"] * 2
     assert polls
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("of_parent", "n_gpus", "expected"),
+    [
+        (None, 2, ["0", "1", "0"]),
+        ("3,GPU-8932f937,MIG-4d0b", 3, ["3", "GPU-8932f937", "MIG-4d0b"]),
+        ("3, 1", 2, ["3", "1", "3"]),
+        ("-1", 0, ["-1", "-1", "-1"]),
+        (None, 0, ["None", "None", "None"]),
+    ],
+)
+def test_each_worker_sees_one_gpu(tmp_path, monkeypatch, of_parent, n_gpus, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if of_parent is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", of_parent)
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    run_workers(print_gpus, None, logs, lambda: None, lambda log, code: None, n_gpus)
+    assert [log.read_text().splitlines()[-1] for log in logs] == [f"visible: {gpu}" for gpu in expected]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == of_parent
+
+
+def test_gpus_after_the_first_that_cuda_does_not_know_are_not_used():
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,9,1"}, 1) == ["0"]
 
 
 def test_a_worker_that_fails(tmp_path):
