@@ -1,7 +1,6 @@
 """The command `anomaly-box`. Only click is imported at the top, so that `--help` answers at once."""
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -18,12 +17,13 @@ from anomaly_toolbox import __version__
 from anomaly_toolbox.datasets import DATASETS, dataset_name
 from anomaly_toolbox.errors import INTERRUPTED, InputError, ToolboxError, reason
 from anomaly_toolbox.models import METHODS, method_name
-from anomaly_toolbox.streams import open_streams
+from anomaly_toolbox.streams import import_tensorflow, open_streams
 
 ENVIRONMENT = "ANOMALY_BOX"  # the prefix of all environment variables
 LONGEST_SWEEP_NAME = 150  # bytes; the name is also the name of a folder
 BROKEN_PIPE = 141  # the exit code that shells use for a command that wrote to a closed pipe
 CONTINUE = "Run the same command again to continue after the last finished epoch."
+CONTINUE_PARTS = "Run the same command again to continue after the last finished part."
 DEBUG_HELP = "Show the traceback of an error and TensorFlow's own messages."
 
 
@@ -239,7 +239,7 @@ def main(
 
         plan = make_plan(Options(methods, dataset, name, tuning=tuning, debug=debug, **options))
         _note_folder_of_same_name(dataset, name)
-        _import_tensorflow(debug)
+        import_tensorflow(debug)
 
         from anomaly_toolbox.sweeps import command
 
@@ -305,18 +305,46 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
     "--format",
     "output_format",
     envvar=f"{ENVIRONMENT}_PREDICT_FORMAT",
-    type=click.Choice(["csv", "jsonl"], case_sensitive=False),
+    type=click.Choice(["csv", "jsonl", "parquet"], case_sensitive=False),
     default="csv",
     show_default=True,
-    help="Format of the predictions: comma-separated values, or a JSON object for each image.",
+    help="Format of the predictions: comma-separated values, a JSON object for each image, or Parquet with --parts.",
 )
 @click.option(
     "--output", type=click.Path(path_type=Path), help="File for the predictions, which are printed by default."
 )
 @click.option(
+    "--parts",
+    type=click.Path(path_type=Path),
+    help="Folder for the predictions of any number of images, in a file for each part of them. The command can be "
+    "interrupted, and the same command continues. _SUCCESS is written last.",
+)
+@click.option(
+    "--images-per-part",
+    type=click.IntRange(1, 1_000_000),
+    default=4096,
+    show_default=True,
+    help="Number of images in each part, with --parts.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Number of processes that score parts at the same time, with --parts. They share the threads, and each uses "
+    "one GPU.",
+)
+@click.option(
     "--heatmaps",
     type=click.Path(path_type=Path),
     help="Folder for an anomaly heatmap of each image, <image>.heat.png.",
+)
+@click.option(
+    "--heatmaps-of",
+    type=click.Choice(["all", "anomalous"], case_sensitive=False),
+    default="all",
+    show_default=True,
+    help="Which images get a heatmap.",
 )
 @click.option(
     "--false-alarm-rate",
@@ -325,14 +353,21 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
     help="Call at most this share of normal images anomalous, such as 0.01, instead of using the threshold of the run. "
     "The run needs enough normal validation images: 99 for 0.01, 999 for 0.001.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing output file and existing heatmaps.")
+@click.option("--overwrite", is_flag=True, help="Replace existing predictions and existing heatmaps.")
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
+@click.pass_context
 def predict(
+    context: click.Context,
+    /,
     run: Path,
     paths: tuple[Path, ...],
     output_format: str,
     output: Path | None,
+    parts: Path | None,
+    images_per_part: int,
+    processes: int,
     heatmaps: Path | None,
+    heatmaps_of: str,
     false_alarm_rate: float | None,
     overwrite: bool,
     debug: bool,
@@ -341,15 +376,40 @@ def predict(
 
     RUN is a run folder, PATH an image or a folder of images. A prediction has the name of the file, its score, the
     calibrated score, whether the score reaches the threshold, and the p-value: how often a normal image has a score at
-    least as high. If a file cannot be used, its prediction has the reason instead, and the exit code is 1.
+    least as high. If a file cannot be used, its prediction has the reason instead, and the exit code is 1; with
+    --parts, it is 0 as soon as every file has a prediction.
     """
-    with _errors_in_one_line(debug):
+    with _errors_in_one_line(debug, CONTINUE_PARTS if parts else ""):
+        only_anomalous = heatmaps_of == "anomalous"
+        if only_anomalous and heatmaps is None:
+            raise InputError("--heatmaps-of anomalous has no effect without --heatmaps FOLDER")
+        if parts is not None:
+            if output is not None:
+                raise InputError("--output and --parts are both given; expected one of them")
+            _predict_in_parts(
+                run,
+                paths,
+                parts,
+                file_format=output_format,
+                images_per_part=images_per_part,
+                n_processes=processes,
+                heatmaps=heatmaps,
+                only_anomalous=only_anomalous,
+                false_alarm_rate=false_alarm_rate,
+                overwrite=overwrite,
+            )
+            return
+        for name in ("images_per_part", "processes"):
+            if context.get_parameter_source(name) != ParameterSource.DEFAULT:
+                raise InputError(f"--{name.replace('_', '-')} has no effect without --parts FOLDER")
+        if output_format == "parquet":
+            raise InputError("--format parquet needs --parts FOLDER; expected csv or jsonl")
         from anomaly_toolbox.console import plain_console
         from anomaly_toolbox.files import atomic_write
         from anomaly_toolbox.inference import predict as predicting
 
-        request = predicting.prepare(run, paths, output, heatmaps, overwrite, false_alarm_rate)
-        _import_tensorflow(debug)
+        request = predicting.prepare(run, paths, output, heatmaps, overwrite, false_alarm_rate, only_anomalous)
+        import_tensorflow(debug)
         with contextlib.ExitStack() as stack:
             lines = sys.stdout
             if output is not None:
@@ -391,7 +451,7 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
         from anomaly_toolbox.inference import formats
 
         finished_run, output = formats.check(run, file_format, output, overwrite)
-        _import_tensorflow(debug)
+        import_tensorflow(debug)
 
         from anomaly_toolbox.inference import export as exporting
 
@@ -400,6 +460,17 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
         note = formats.note_on_input(finished_run, file_format)
         if note is not None:
             click.echo(note, err=True)
+
+
+def _predict_in_parts(run: Path, paths: tuple[Path, ...], folder: Path, **options: Any) -> None:
+    """What `predict` does with --parts; the options are those of `predict_in_parts`."""
+    from anomaly_toolbox.console import plain_console
+    from anomaly_toolbox.inference.bulk import predict_in_parts
+
+    job, counts = predict_in_parts(run, paths, folder, plain_console(stderr=True), **options)
+    unusable = f", {_counted(counts.unusable, 'file')} could not be used" if counts.unusable else ""
+    scored = f"{_counted(counts.scored, 'image')} scored, {counts.anomalous:,} of them anomalous{unusable}"
+    click.echo(f"{scored}; {_counted(job.n_parts, 'part')} in {folder}", err=True)
 
 
 @contextlib.contextmanager
@@ -469,25 +540,3 @@ def _counted(number: int, noun: str) -> str:
 def _exit(message: str, code: int) -> NoReturn:
     click.echo(message, err=True)
     sys.exit(code)
-
-
-def _import_tensorflow(debug: bool) -> None:
-    """Imports TensorFlow without the messages that it writes to stderr while it searches for devices."""
-    if debug:
-        import tensorflow
-
-        return
-    open_streams()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as null_device:
-            os.dup2(null_device.fileno(), 2)
-        import tensorflow
-
-        tensorflow.config.list_physical_devices()
-        for logger in ("absl", "tensorflow"):
-            logging.getLogger(logger).setLevel(logging.ERROR)
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)

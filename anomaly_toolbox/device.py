@@ -132,3 +132,14 @@ def _versions_and_paths() -> str:
         f"{ptxas or shutil.which('ptxas') or 'not found'}; libdevice: {libdevice or 'not found'}; {XLA_FLAGS}: "
         f"{os.environ.get(XLA_FLAGS, 'not set')}"
     )
+
+
+def use_one_gpu(index: int) -> None:
+    """Hides all GPUs but one from TensorFlow in this process.
+
+    Args:
+        index: of the process; processes go round the GPUs.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        tf.config.set_visible_devices(gpus[index % len(gpus)], "GPU")

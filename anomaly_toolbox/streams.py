@@ -1,7 +1,8 @@
-"""Standard streams that can always be written to. This file imports nothing but the standard library."""
+"""Standard streams that can always be written to. At the top, only the standard library is imported."""
 
 import contextlib
 import io
+import logging
 import os
 import sys
 
@@ -26,3 +27,25 @@ def open_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):  # notebooks replace the streams by other objects
             with contextlib.suppress(ValueError):  # the stream is closed
                 stream.reconfigure(errors="backslashreplace")
+
+
+def import_tensorflow(debug: bool = False) -> None:
+    """Imports TensorFlow without the messages that it writes to stderr while it searches for devices."""
+    if debug:
+        import tensorflow
+
+        return
+    open_streams()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as null_device:
+            os.dup2(null_device.fileno(), 2)
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()
+        for logger in ("absl", "tensorflow"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

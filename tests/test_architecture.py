@@ -15,7 +15,15 @@ PACKAGE = Path(anomaly_toolbox.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 IMPORTED_AS = {"scikit_learn": "sklearn", "pillow": "PIL"}
 
-GROUND_FLOOR = {"errors", "files", "console", "streams", "false_alarms", "device"}  # every room may use these
+GROUND_FLOOR = {
+    "errors",
+    "files",
+    "console",
+    "streams",
+    "false_alarms",
+    "device",
+    "processes",
+}  # every room may use these
 #: The law of imports: what a room may import besides itself and the ground floor.
 LAW = {
     ("cli",): {"sweeps", "report", "inference", "ensembles", "models", "datasets"},  # of the last two the registries
@@ -38,6 +46,7 @@ WITHOUT_TENSORFLOW = [
         "ensembles.command",
         "ensembles.combination",
         "inference.predict",
+        "inference.bulk",
         "inference.formats",
         "datasets.layout",
         "datasets.walk",

@@ -2,10 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.errors import InputError, ToolboxError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff")
 OTHER_SUFFIXES = (".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".ppm", ".pgm", ".dng")
@@ -89,6 +89,34 @@ def image_files(folder: Path, bad: list[BadImage], unused: Counter[str] | None =
     if unused is None:
         unused = Counter()
     yield from _walk(folder, (folder.resolve(),), bad, unused)
+
+
+def find_images(paths: Sequence[Path], bad: list[BadImage], unused: Counter[str]) -> Iterator[Path]:
+    """Yields the image files among some paths, and those in the folders among them.
+
+    Args:
+        paths: files, which are yielded whatever their name, and folders.
+        bad, unused: see `image_files`; heatmaps, which a pattern such as *.png may match, are counted in `unused`.
+
+    Raises:
+        InputError: there is no such file or folder, or there is no image at all.
+    """
+    has_images = False
+    for path in paths:
+        if not os.path.lexists(path):
+            raise InputError(f"{path}: there is no such file or folder")
+        if path.is_dir():
+            for file in image_files(path, bad, unused):
+                has_images = True
+                yield file
+        elif path.name.lower().endswith(HEATMAP_ENDING):
+            unused[kind_of_file(path)] += 1
+        else:
+            has_images = True
+            yield path
+    if not has_images and not bad:
+        found = f"; found {describe_unused(unused)}" if unused else ""
+        raise InputError(f"{paths[0]}: contains no images; expected PNG, JPEG, BMP or TIFF files{found}")
 
 
 def describe_unused(unused: Counter[str]) -> str:

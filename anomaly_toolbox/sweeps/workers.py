@@ -1,20 +1,18 @@
 """Worker processes on this machine, which share its threads and GPUs and end with the process that started them."""
 
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from anomaly_toolbox.errors import INTERRUPTED
+from anomaly_toolbox.processes import end_with_parent, environment, share_of_threads
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 SECONDS_BETWEEN_POLLS = 1.0
 SECONDS_TO_STOP = 30.0
@@ -45,11 +43,11 @@ def run_workers(
     # The worker unpickles the target only after its output goes to the log, because TensorFlow prints when imported.
     pickled = pickle.dumps((target, argument))
     processes = [context.Process(target=_start, args=(pickled, log), daemon=True) for log in logs]
-    threads = _share_of_threads(len(processes))
+    threads = share_of_threads(len(processes))
     gpus = visible_gpus(os.environ, n_gpus)
     for number, process in enumerate(processes):
         gpu = {VISIBLE_GPUS: gpus[number % len(gpus)]} if gpus else {}
-        with _environment({**threads, **gpu}):
+        with environment({**threads, **gpu}):
             process.start()
     running = dict(zip(logs, processes, strict=True))
     try:
@@ -72,7 +70,7 @@ def _start(pickled: bytes, log: Path) -> None:
     """What each worker process runs first."""
     os.setpgrp()  # Ctrl-C in a terminal now reaches the parent only, which interrupts each worker once
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background commands of a shell ignore SIGINT
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     output = open(log, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  (open to the end)
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
@@ -84,52 +82,22 @@ def _start(pickled: bytes, log: Path) -> None:
         sys.exit(INTERRUPTED)
 
 
-def _end_with_parent() -> None:
-    """Interrupts this process when its parent has ended, even after `kill -9`."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this process was started by `run_workers`
-    multiprocessing.connection.wait([parent.sentinel])
-    _interrupt(os.getpid())
-
-
 def _interrupt(pid: int | None) -> None:
     if pid is not None:  # None for a process that did not start
         os.kill(pid, signal.SIGINT)
 
 
-def visible_gpus(environment: Mapping[str, str], n_gpus: int) -> list[str]:
+def visible_gpus(variables: Mapping[str, str], n_gpus: int) -> list[str]:
     """The values of CUDA_VISIBLE_DEVICES that show one GPU each.
 
     Args:
-        environment: the variables of this process. If CUDA_VISIBLE_DEVICES is set, its names of GPUs are kept: numbers,
+        variables: the environment of this process. If CUDA_VISIBLE_DEVICES is set, its names of GPUs are kept: numbers,
             or names such as `GPU-8932f937…` and `MIG-…`.
         n_gpus: the number of GPUs that this process sees; CUDA ignores names after the first that it does not know.
 
     >>> visible_gpus({}, 2), visible_gpus({"CUDA_VISIBLE_DEVICES": "3,1,7"}, 2)
     (['0', '1'], ['3', '1'])
     """
-    listed = environment.get(VISIBLE_GPUS)
+    listed = variables.get(VISIBLE_GPUS)
     names = [str(number) for number in range(n_gpus)] if listed is None else listed.split(",")
     return [name.strip() for name in names[:n_gpus]]
-
-
-def _share_of_threads(n_processes: int) -> dict[str, str]:
-    """Environment variables with which a process uses its share of the cores; those that the user set are left out."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    n_threads = max(1, n_cores // n_processes)
-    return {name: str(n_threads) for name in THREAD_VARIABLES if name not in os.environ}
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets environment variables, which new processes inherit, and restores the earlier ones at the end."""
-    earlier = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in earlier.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

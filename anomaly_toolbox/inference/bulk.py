@@ -1,0 +1,95 @@
+"""The command `anomaly-box predict --parts`: predictions for any number of images, in the parts of a folder."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from anomaly_toolbox.console import ProgressBar
+from anomaly_toolbox.datasets.walk import describe_unused
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.files import read_json
+from anomaly_toolbox.inference.job import SUCCESS, Job, locked, plan
+from anomaly_toolbox.inference.part_workers import score_parts
+from anomaly_toolbox.inference.parts import Counts, count_part, finish
+
+MOST_NAMED = 5  # failed parts that an error message names
+
+
+def predict_in_parts(
+    run: Path,
+    paths: Sequence[Path],
+    folder: Path,
+    console: Console,
+    *,
+    file_format: str,
+    images_per_part: int,
+    n_processes: int,
+    heatmaps: Path | None,
+    only_anomalous: bool,
+    false_alarm_rate: float | None,
+    overwrite: bool,
+) -> tuple[Job, Counts]:
+    """Begins or continues a job, and returns it with its counts when all of its parts are written.
+
+    Args:
+        run, paths, folder, file_format, images_per_part, heatmaps, only_anomalous, false_alarm_rate: see `job.plan`.
+        console: where progress is printed.
+        n_processes: how many processes score parts at the same time.
+        overwrite: remove the earlier predictions in the folder and replace existing heatmaps.
+
+    Raises:
+        InputError: the request cannot be met; see `job.plan`.
+        ToolboxError: parts could not be scored; the same command tries them again.
+    """
+    if folder.resolve() == run.resolve():
+        raise InputError(f"--parts {folder}: is the run folder; choose another folder")
+    with locked(folder, heatmaps, overwrite):
+        with console.status("listing the images"):
+            job, unused = plan(
+                run, paths, folder, file_format, images_per_part, heatmaps, only_anomalous, false_alarm_rate, overwrite
+            )
+        if unused:
+            console.print(f"not scored: {describe_unused(unused)}")
+        if (folder / SUCCESS).exists():
+            console.print(f"finished before: {folder} (--overwrite scores the images again)")
+            return job, _recorded_counts(job)
+        return job, _score(job, n_processes, console)
+
+
+def _score(job: Job, n_processes: int, console: Console) -> Counts:
+    written = [number for number in range(job.n_parts) if job.is_written(number)]
+    missing = [number for number in range(job.n_parts) if not job.is_written(number)]
+    counts = Counts()
+    for number in written:
+        counts = counts.plus(count_part(job, number))
+    console.print(f"files: {job.n_files:,}; parts: {job.n_parts:,}, {len(written):,} of them written before")
+    started_at, n_scored = time.monotonic(), 0
+    with ProgressBar(console) as bar:
+        task = bar.add_task("scoring", total=job.n_files, completed=counts.n_files)
+
+        def on_progress(n_files: int) -> None:
+            nonlocal n_scored
+            n_scored += n_files
+            speed = n_scored / (time.monotonic() - started_at)
+            bar.update(task, description=f"scoring, {speed:,.0f} images/s")
+            bar.advance(task, n_files)
+
+        outcome = score_parts(job, missing, n_processes, on_progress)
+    if outcome.failures:
+        named = [f"part {number} ({problem})" for number, problem in sorted(outcome.failures.items())[:MOST_NAMED]]
+        n_more = len(outcome.failures) - len(named)
+        raise ToolboxError(
+            f"{len(outcome.failures)} of {job.n_parts} parts could not be scored: {', '.join(named)}"
+            f"{f' and {n_more} more' if n_more else ''}; the other parts are written, and the same command tries these "
+            "again"
+        )
+    counts = counts.plus(outcome.counts)
+    finish(job, counts)
+    return counts
+
+
+def _recorded_counts(job: Job) -> Counts:
+    recorded = read_json(job.folder / SUCCESS)
+    return Counts(recorded["scored"], recorded["anomalous"], recorded["unusable"])

@@ -1,0 +1,193 @@
+"""The parts of a job: each is scored and written by itself, and at the end all are counted.
+
+This module does not know which process scores a part. It imports TensorFlow only to score.
+"""
+
+import csv
+import errno
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anomaly_toolbox.datasets.walk import BadImage
+from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.files import atomic_write, write_json
+from anomaly_toolbox.inference.file_list import Entry, read_part
+from anomaly_toolbox.inference.job import SUCCESS, Job
+from anomaly_toolbox.inference.predictions import Prediction, csv_writer, json_writer, of_unusable, predictions
+from anomaly_toolbox.streams import import_tensorflow
+
+if TYPE_CHECKING:  # this module imports TensorFlow
+    from anomaly_toolbox.inference.detector import Detector, ScoredImage
+
+PARQUET = pa.schema(
+    [
+        ("file", pa.string()),
+        ("score", pa.float64()),
+        ("calibrated", pa.float64()),
+        ("anomalous", pa.bool_()),
+        ("problem", pa.string()),
+        ("p_value", pa.float64()),
+    ]
+)
+#: Errors of the operating system that say something about a disk or a network, and nothing about an image.
+ERRORS_OF_DISKS = (
+    *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN),
+    *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+)
+
+Outcomes = Iterable[tuple[Path, "ScoredImage | BadImage"]]
+
+
+class LostDisk(ToolboxError):
+    """The images cannot be reached, which says nothing about an image; it may help to try again later."""
+
+
+class Counts(NamedTuple):
+    """How many predictions there are: of scored images, of the anomalous ones among them, and of unusable files."""
+
+    scored: int = 0
+    anomalous: int = 0
+    unusable: int = 0
+
+    @property
+    def n_files(self) -> int:
+        """The number of files."""
+        return self.scored + self.unusable
+
+    def plus(self, other: "Counts") -> "Counts":
+        """The sum of both."""
+        return Counts(self.scored + other.scored, self.anomalous + other.anomalous, self.unusable + other.unusable)
+
+
+def score_part(job: Job, number: int, on_image: Callable[[], None], process: int = 0) -> Counts:
+    """Scores the files of a part and writes it; an earlier file of the part is replaced.
+
+    Args:
+        job: the job.
+        number: the number of the part.
+        on_image: called for each file.
+        process: the number of this process among those that score parts; each of them uses one GPU.
+
+    Raises:
+        LostDisk: the images cannot be reached.
+        ToolboxError: the run is damaged.
+        OSError: the part or a heatmap cannot be written.
+    """
+    entries = read_part(job.list_path, number)
+    detector = _detector(job.run, process)
+    counts = Counts()
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal counts
+        for prediction in _predictions(job, entries, detector):
+            counts = counts.plus(_count(prediction))
+            on_image()
+            yield prediction
+
+    _write(job, number, counted())
+    return counts
+
+
+def count_part(job: Job, number: int) -> Counts:
+    """Counts the predictions in a part that is written; ToolboxError if it is damaged."""
+    path = job.path(number)
+    counts = Counts()
+    try:
+        for prediction in _read(path, job.file_format):
+            counts = counts.plus(_count(prediction))
+    except (ValueError, KeyError, OSError, csv.Error) as problem:
+        raise ToolboxError(f"{path} is damaged ({problem}); delete it, and run the same command again") from problem
+    if counts.n_files != job.size(number):
+        raise ToolboxError(
+            f"{path} is damaged: it has {counts.n_files:,} predictions, expected {job.size(number):,}; delete it, and "
+            "run the same command again"
+        )
+    return counts
+
+
+def finish(job: Job, counts: Counts) -> None:
+    """Writes `_SUCCESS`, after all parts are written."""
+    write_json(job.folder / SUCCESS, {"parts": job.n_parts, **counts._asdict()})
+
+
+@functools.lru_cache(maxsize=1)
+def _detector(run: Path, process: int) -> "Detector":
+    """The detector of a run, loaded for the first part that a process scores."""
+    import_tensorflow()
+    from anomaly_toolbox.device import use_one_gpu
+    from anomaly_toolbox.inference.detector import Detector
+
+    use_one_gpu(process)
+    return Detector(run)
+
+
+def _predictions(job: Job, entries: list[Entry], detector: "Detector") -> Iterator[Prediction]:
+    """The prediction of each file, in the order of the list."""
+    files = [entry.file for entry in entries if entry.problem is None]
+    outcomes = _stop_at_lost_disks(detector.score_files(files), job.roots)
+    of_files = predictions(outcomes, detector, job.threshold, job.heatmaps)
+    for entry in entries:
+        yield next(of_files) if entry.problem is None else of_unusable(entry.file, entry.problem)
+
+
+def _stop_at_lost_disks(outcomes: Outcomes, roots: Iterable[Path]) -> Outcomes:
+    """Passes outcomes on; raises LostDisk if a file cannot be read for a reason that is not its own."""
+    for path, outcome in outcomes:
+        if isinstance(outcome, BadImage) and isinstance(outcome.__cause__, OSError):
+            code = outcome.__cause__.errno
+            if code in ERRORS_OF_DISKS or (code == errno.ENOENT and _is_a_root_gone(roots)):
+                raise LostDisk(f"{path}: {outcome.reason}; its disk or network drive cannot be reached")
+        yield path, outcome
+
+
+def _is_a_root_gone(roots: Iterable[Path]) -> bool:
+    """Whether a file or folder that was searched is missing, or a folder is empty, as when nothing is mounted there."""
+    for root in roots:
+        try:
+            with os.scandir(root) as content:
+                if next(content, None) is None:
+                    return True
+        except NotADirectoryError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def _count(prediction: Prediction) -> Counts:
+    if prediction.get("problem"):
+        return Counts(unusable=1)
+    return Counts(scored=1, anomalous=int(prediction["anomalous"] in (True, "yes")))
+
+
+def _write(job: Job, number: int, of_part: Iterable[Prediction]) -> None:
+    with atomic_write(job.path(number)) as temporary:
+        if job.file_format == "parquet":
+            rows = [{**prediction, "file": _as_text(prediction["file"])} for prediction in of_part]
+            pq.write_table(pa.Table.from_pylist(rows, PARQUET), temporary)
+            return
+        with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as output:
+            write = csv_writer(output) if job.file_format == "csv" else json_writer(output)
+            for prediction in of_part:
+                write(prediction)
+
+
+def _as_text(name: str) -> str:
+    """A name whose bytes that are no text are escaped, as in the other formats."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _read(path: Path, file_format: str) -> Iterator[Prediction]:
+    if file_format == "parquet":
+        for batch in pq.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+        return
+    with open(path, newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file) if file_format == "csv" else map(json.loads, file)

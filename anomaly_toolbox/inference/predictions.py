@@ -1,0 +1,125 @@
+"""Predictions: what is said about each image file, and the formats and heatmaps that they are written as.
+
+No TensorFlow here.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+from PIL import Image
+
+from anomaly_toolbox import pictures
+from anomaly_toolbox.datasets.walk import HEATMAP_ENDING, BadImage
+from anomaly_toolbox.files import atomic_write, short_name
+
+if TYPE_CHECKING:  # this module imports TensorFlow
+    from anomaly_toolbox.inference.detector import Detector, ScoredImage
+
+COLUMNS = ("file", "score", "calibrated", "anomalous", "problem", "p_value")  # new ones last: scripts count columns
+
+Prediction = dict[str, Any]  # values of COLUMNS by name; a file that cannot be used has only `file` and `problem`
+
+
+@dataclass(frozen=True)
+class Heatmaps:
+    """Where heatmaps are written.
+
+    Attributes:
+        folder: below it, heatmaps have the subfolders that their images have below `common_folder`.
+        common_folder: the deepest folder that all images share, as an absolute path.
+        only_anomalous: whether images that are not anomalous get no heatmap.
+    """
+
+    folder: Path
+    common_folder: Path
+    only_anomalous: bool = False
+
+    def path_of(self, file: Path) -> Path:
+        """The path of the heatmap of an image file."""
+        path = Path(os.path.abspath(file))  # without `..`
+        return self.folder / path.relative_to(self.common_folder).with_name(short_name(path.name) + HEATMAP_ENDING)
+
+    def save(self, file: Path, scored: "ScoredImage", detector: "Detector") -> None:
+        """Draws and writes the heatmap of an image file; raises BadImage if the file cannot be read any more."""
+        reading = detector.reading
+        original, anomaly_map = pictures.map_on_original(file, scored.anomaly_map, reading.aspect, reading.white_level)
+        heatmap = pictures.overlay_heatmap(original, anomaly_map, detector.heatmap_range)
+        path = self.path_of(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            Image.fromarray(np.round(255 * heatmap).astype(np.uint8)).save(temporary, format="PNG")
+
+
+def common_folder_of(files: Iterable[Path | bytes]) -> Path:
+    """The deepest folder that all files share, as an absolute path; the file system's root for no files."""
+    common = None
+    for file in files:
+        folder = os.path.dirname(os.path.abspath(os.fsdecode(file)))
+        if folder != common:
+            common = folder if common is None else os.path.commonpath([common, folder])
+    return Path(common or os.path.abspath(os.sep))
+
+
+def of_unusable(path: Path, reason: str) -> Prediction:
+    """The prediction of a file that cannot be used."""
+    return {"file": str(path), "problem": reason}
+
+
+def predictions(
+    outcomes: Iterable[tuple[Path, "ScoredImage | BadImage"]],
+    detector: "Detector",
+    threshold: float | None = None,
+    heatmaps: Heatmaps | None = None,
+) -> Iterator[Prediction]:
+    """Yields the prediction of each file and saves its heatmap.
+
+    Args:
+        outcomes: what `Detector.score_files` yields.
+        detector: the detector that scored the files.
+        threshold: images with a score at or above it are anomalous; None: the threshold of the run decides.
+        heatmaps: where they are written, or None for no heatmaps.
+    """
+    for path, outcome in outcomes:
+        if isinstance(outcome, BadImage):
+            yield of_unusable(path, outcome.reason)
+            continue
+        is_anomalous = outcome.is_anomalous if threshold is None else outcome.score >= threshold
+        if heatmaps is not None and (is_anomalous or not heatmaps.only_anomalous):
+            heatmaps.save(path, outcome, detector)
+        yield {
+            "file": str(path),
+            "score": float(f"{outcome.score:.9g}"),  # nine digits restore a float32 exactly
+            "calibrated": round(outcome.calibrated, 6),
+            "anomalous": is_anomalous,
+            "p_value": None if outcome.p_value is None else float(f"{outcome.p_value:.9g}"),
+        }
+
+
+def csv_writer(output: TextIO) -> Callable[[Prediction], None]:
+    """A function that writes a prediction as comma-separated values; the names of the columns are written at once."""
+    writer = csv.DictWriter(output, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+
+    def write(prediction: Prediction) -> None:
+        if "anomalous" in prediction:
+            prediction = {**prediction, "anomalous": "yes" if prediction["anomalous"] else "no"}
+        writer.writerow(prediction)
+        output.flush()
+
+    return write
+
+
+def json_writer(output: TextIO) -> Callable[[Prediction], None]:
+    """A function that writes a prediction as a JSON object on a line."""
+    is_utf8 = (output.encoding or "").lower().replace("-", "") == "utf8"
+
+    def write(prediction: Prediction) -> None:
+        print(json.dumps(prediction, ensure_ascii=not is_utf8), file=output, flush=True)
+
+    return write

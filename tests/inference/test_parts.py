@@ -1,0 +1,375 @@
+"""`predict --parts`: one prediction for each file, equal to that of `predict`, whatever happens on the way."""
+
+import csv
+import errno
+import functools
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from anomaly_toolbox.cli import main
+from anomaly_toolbox.console import plain_console
+from anomaly_toolbox.datasets.folder import ImageFolder
+from anomaly_toolbox.datasets.walk import BadImage
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.inference import part_workers, parts
+from anomaly_toolbox.inference.file_list import Entry, count_changes, read_part, write_list
+from anomaly_toolbox.inference.job import Job, locked, plan
+from anomaly_toolbox.inference.part_workers import score_parts
+from anomaly_toolbox.inference.parts import Counts, LostDisk, count_part, score_part
+from anomaly_toolbox.models import detector_class
+from anomaly_toolbox.training.trial import Trial, run_trial
+from tests.conftest import TINY
+from tests.datasets.test_folder import fill
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run of PCA, whose scoring takes milliseconds."""
+    images = fill(tmp_path_factory.mktemp("images"), size=(20, 24), train__good=20, test__good=8, test__crack=8)
+    hyperparameters = detector_class("PCA").Hyperparameters(**TINY["PCA"])
+    trial = Trial("PCA", hyperparameters, "images", str(images), ImageFolder(images), seed=0)
+    folder, _ = run_trial(trial, tmp_path_factory.mktemp("logs"), plain_console(file=io.StringIO()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """21 files with images and two that cannot be used, besides two of other kinds."""
+    folder = fill(tmp_path_factory.mktemp("new"), size=(20, 24), a=9, b=12)
+    (folder / "a" / "5.png").write_text("broken")
+    (folder / "b" / "film.gif").touch()
+    (folder / "b" / "note.txt").touch()
+    return folder
+
+
+def anomaly_box(*arguments):
+    result = CliRunner().invoke(main, ["predict", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def begin(run, images, folder, **changes):
+    """Plans a job without scoring it."""
+    options = {
+        "file_format": "csv",
+        "images_per_part": 5,
+        "heatmaps": None,
+        "only_anomalous": False,
+        "false_alarm_rate": None,
+        "overwrite": False,
+    }
+    with locked(folder, changes.get("heatmaps"), changes.get("overwrite", False)):
+        return plan(run, [images], folder, **{**options, **changes})
+
+
+def rows_of(job):
+    """The predictions of all parts in their order; numbers as they are written."""
+    rows = []
+    for number in range(job.n_parts):
+        with open(job.path(number), newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    return rows
+
+
+def test_lists_are_divided_into_parts(tmp_path):
+    entries = [
+        Entry(Path(os.fsdecode(b"a/\xff\n.png"))),
+        Entry(Path("b.gif"), "is not supported"),
+        Entry(Path("c.png")),
+    ]
+    summary = write_list(tmp_path / "list", iter(entries), per_part=2)
+    assert summary.n_files == 3
+    assert [read_part(tmp_path / "list", number) for number in range(2)] == [entries[:2], entries[2:]]
+    assert write_list(tmp_path / "same", iter(entries), per_part=2) == summary
+    changed = write_list(tmp_path / "changed", [*entries[:1], Entry(Path("d.png"))], per_part=2)
+    assert changed.checksum != summary.checksum
+    assert count_changes(tmp_path / "list", tmp_path / "changed") == (1, 2)
+
+
+def test_a_job_lists_every_file_once(run, images, tmp_path):
+    job, unused = begin(run, images, tmp_path / "out")
+    assert (job.n_files, job.n_parts, job.size(0), job.size(4)) == (22, 5, 5, 2)
+    assert unused == Counter({".txt files": 1})
+    entries = [entry for number in range(5) for entry in read_part(job.list_path, number)]
+    assert len({entry.file for entry in entries}) == 22
+    assert [entry.file.name for entry in entries if entry.problem] == ["film.gif"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images_per_part": 4}, "images_per_part 5, received 4"),
+        ({"file_format": "jsonl"}, "file_format 'csv', received 'jsonl'"),
+        ({"false_alarm_rate": 0.4}, "false_alarm_rate None, received 0.4"),
+        ({"heatmaps": Path("heat")}, "heatmaps None, received"),
+    ],
+)
+def test_a_folder_holds_one_job(run, images, tmp_path, changes, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job, _ = begin(run, images, tmp_path / "out")
+    assert begin(run, images, tmp_path / "out")[0] == job
+    job.path(0).touch()
+    with pytest.raises(InputError, match=message):
+        begin(run, images, tmp_path / "out", **changes)
+    assert job.path(0).exists()
+    begin(run, images, tmp_path / "out", overwrite=True, **changes)
+    assert not job.path(0).exists()
+
+
+def test_other_files_and_other_versions_are_refused(run, images, tmp_path, monkeypatch):
+    new = fill(tmp_path / "new", size=(20, 24), a=3)
+    begin(run, new, tmp_path / "out")
+    (new / "a" / "0.png").rename(new / "a" / "one.png")
+    (new / "a" / "1.png").unlink()
+    with pytest.raises(InputError, match="was begun with other files: 1 are new, and 2 are gone"):
+        begin(run, new, tmp_path / "out")
+    monkeypatch.setattr("anomaly_toolbox.inference.job.__version__", "99.0")
+    with pytest.raises(ToolboxError, match=r"was begun by version 0\.1\.0 of the toolbox, this is version 99\.0"):
+        begin(run, images, tmp_path / "out")
+
+
+def test_files_of_others_are_neither_removed_nor_joined(run, images, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").touch()
+    with pytest.raises(InputError, match=r"holds thesis\.txt, which is no prediction"):
+        begin(run, images, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "thesis.txt").exists()
+    with pytest.raises(InputError, match="holds other files; with --parts, expected a new or an empty folder"):
+        begin(run, images, tmp_path / "new", heatmaps=tmp_path / "out")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match="is a file; expected a folder"):
+        begin(run, images, tmp_path / "out" / "thesis.txt")
+    with locked(tmp_path / "other", None, False), pytest.raises(ToolboxError, match="another command is working"):
+        begin(run, images, tmp_path / "other")
+
+
+def ignore():
+    """Takes the place of progress."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
+def test_parts_have_the_predictions_of_predict(run, images, tmp_path, file_format):
+    job, _ = begin(run, images, tmp_path / "out", file_format=file_format, heatmaps=tmp_path / "heat")
+    counts = [score_part(job, number, ignore) for number in range(job.n_parts)]
+    assert counts == [count_part(job, number) for number in range(job.n_parts)]
+    code, out, _ = anomaly_box(run, images, "--format", "jsonl", "--heatmaps", tmp_path / "expected")
+    assert code == 1
+    expected = [json.loads(line) for line in out.splitlines()]
+    n_anomalous = sum(row.get("anomalous", False) for row in expected)
+    assert functools.reduce(Counts.plus, counts) == (20, n_anomalous, 2)
+    if file_format == "csv":
+        rows = rows_of(job)
+        for row in expected:
+            row["anomalous"] = {True: "yes", False: "no"}.get(row.get("anomalous"), "")
+        expected = [{name: str(row.get(name, "")) for name in rows[0]} for row in expected]
+    elif file_format == "jsonl":
+        rows = [json.loads(line) for number in range(5) for line in job.path(number).read_text().splitlines()]
+    else:
+        rows = [row for number in range(5) for row in pq.read_table(job.path(number)).to_pylist()]
+        rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    assert sorted(rows, key=lambda row: row["file"]) == sorted(expected, key=lambda row: row["file"])
+    heatmaps = {path.relative_to(tmp_path / "heat"): path.read_bytes() for path in (tmp_path / "heat").rglob("*.png")}
+    assert len(heatmaps) == 20
+    for name, content in heatmaps.items():
+        assert (tmp_path / "expected" / name).read_bytes() == content
+
+
+@pytest.mark.slow
+def test_heatmaps_of_anomalous_images_only(run, images, tmp_path):
+    options = ["--heatmaps", tmp_path / "heat", "--heatmaps-of", "anomalous", "--format", "jsonl"]
+    _, out, _ = anomaly_box(run, images, *options)
+    anomalous = {Path(row["file"]).name for row in map(json.loads, out.splitlines()) if row.get("anomalous")}
+    assert 0 < len(anomalous) < 20
+    assert {path.name.removesuffix(".heat.png") for path in (tmp_path / "heat").rglob("*.png")} == anomalous
+
+
+@pytest.mark.slow
+def test_the_command_continues_and_finishes_once(run, images, tmp_path):
+    """A missing part is scored again, a damaged one is named, and a finished job is left as it is."""
+    command = [run, images, "--parts", tmp_path / "out", "--images-per-part", 5]
+    code, _, err = anomaly_box(*command, "--processes", 2)
+    assert code == 0
+    assert "20 images scored" in err
+    assert "2 files could not be used; 5 parts in" in err
+    success = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert (success["parts"], success["scored"], success["unusable"]) == (5, 20, 2)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(files) == 5 + 4
+
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    (tmp_path / "out" / "part-000003.csv").unlink()
+    (tmp_path / "out" / ".123.part-000003.csv").write_text("half")
+    code, _, err = anomaly_box(*command)
+    assert code == 0
+    assert "parts: 5, 4 of them written before" in err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+
+    code, _, err = anomaly_box(*command)
+    assert code == 0
+    assert "finished before" in err
+
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    lines = files["part-000002.csv"].splitlines(keepends=True)
+    (tmp_path / "out" / "part-000002.csv").write_bytes(b"".join(lines[:-1]))
+    code, _, err = anomaly_box(*command)
+    assert code == 1
+    assert "part-000002.csv is damaged: it has 4 predictions, expected 5; delete it" in err
+
+
+def of_killers(job, number, on_image, process):
+    """Scores nothing; part 1 kills its process once, part 3 each time, and part 4 has an error of its own."""
+    on_image()
+    marker = job.folder / f"tried-{number}"
+    if number == 3 or (number == 1 and not marker.exists()):
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 4:
+        raise ValueError("part 4 is impossible")
+    with open(job.folder / f"scored-{number}", "a") as file:
+        file.write(f"{process}\n")
+    return Counts(scored=job.size(number))
+
+
+def of_full_disks(job, number, on_image, process):
+    """Scores nothing: no part can be written."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def stub_job(folder, n_files=28):
+    return Job(folder, Path("run"), (Path("images"),), "csv", 4, n_files, None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_a_part_that_kills_its_process_is_named_and_the_others_finish(tmp_path, n_processes):
+    progress = []
+    outcome = score_parts(stub_job(tmp_path), range(7), n_processes, progress.append, of_killers)
+    assert outcome.counts.scored == 5 * 4
+    assert {path.name for path in tmp_path.glob("scored-*")} == {f"scored-{number}" for number in (0, 1, 2, 5, 6)}
+    assert outcome.failures == {
+        3: "its process ended with signal 9, 3 times in a row",
+        4: "ValueError: part 4 is impossible",
+    }
+    assert sum(progress) >= 2 * 4  # failed parts are passed; the scored ones report a file each
+
+
+@pytest.mark.slow
+def test_what_concerns_all_parts_ends_the_job(tmp_path):
+    with pytest.raises(ToolboxError, match="No space left on device"):
+        score_parts(stub_job(tmp_path), range(7), 2, lambda n_files: None, of_full_disks)
+
+
+class Recorder:
+    """Takes the place of a connection."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, message):
+        self.sent.append(message)
+
+
+def test_unreachable_images_are_tried_again(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    tries = []
+
+    def reach_at_last(on_image):
+        on_image()
+        tries.append(1)
+        if len(tries) < 3:
+            raise LostDisk("images/1.png: Stale file handle")
+        return Counts(scored=1)
+
+    recorder = Recorder()
+    assert part_workers._outcome(reach_at_last, recorder) == ("scored", Counts(scored=1))
+    assert pauses == list(part_workers.PAUSES)
+    assert sum(n_files for _, n_files in recorder.sent) == 1
+
+    def reach_never(on_image):
+        raise LostDisk("images/1.png: Stale file handle")
+
+    kind, text = part_workers._outcome(reach_never, recorder)
+    assert kind == "stop"
+    assert text == "images/1.png: Stale file handle; run the same command again to continue"
+
+
+def outcome_of(code):
+    """What scoring gives for a file that the operating system cannot read."""
+    problem = BadImage(Path("images/1.png"), os.strerror(code))
+    problem.__cause__ = OSError(code, os.strerror(code))
+    return [(problem.path, problem)]
+
+
+def test_a_disk_that_went_away_is_no_bad_image(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "2.png").touch()
+    roots = [tmp_path / "images", tmp_path / "images" / "2.png"]
+    for code in (errno.EACCES, errno.ENOENT):
+        assert len(list(parts._stop_at_lost_disks(outcome_of(code), roots))) == 1
+    for code in (errno.EIO, errno.ESTALE, errno.ENOTCONN):
+        with pytest.raises(LostDisk, match=r"images/1\.png: .*; its disk or network drive cannot be reached"):
+            list(parts._stop_at_lost_disks(outcome_of(code), roots))
+    (tmp_path / "images" / "2.png").unlink()  # nothing is mounted there any more
+    with pytest.raises(LostDisk, match=r"images/1\.png"):
+        list(parts._stop_at_lost_disks(outcome_of(errno.ENOENT), roots))
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_started_again(run, tmp_path):
+    """After `kill -9` of the command no process is left, and the same command completes what is missing."""
+    new = fill(tmp_path / "new", size=(20, 24), a=400)
+    command = [sys.executable, "-m", "anomaly_toolbox", "predict", run, new, "--parts", tmp_path / "out"]
+    command += ["--images-per-part", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while len(list((tmp_path / "out").glob("part-*"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    n_written = len(list((tmp_path / "out").glob("part-*")))
+    assert n_written < 200
+    time.sleep(1)
+    assert len(list((tmp_path / "out").glob("part-*"))) <= n_written + 5  # not all: its process has ended as well
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    code, out, _ = anomaly_box(run, new)
+    assert code == 0
+    written = []
+    for path in sorted((tmp_path / "out").glob("part-*")):
+        written += path.read_text().splitlines()[1:]
+    assert written == out.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parts", "out", "--output", "x.csv"], "--output and --parts are both given"),
+        (["--processes", "2"], "--processes has no effect without --parts"),
+        (["--images-per-part", "2"], "--images-per-part has no effect without --parts"),
+        (["--format", "parquet"], "--format parquet needs --parts"),
+        (["--heatmaps-of", "anomalous"], "--heatmaps-of anomalous has no effect without --heatmaps"),
+        (["--parts", "images"], "holds 1.txt, which is no prediction"),
+        (["--parts", "run"], "is the run folder"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Path("images/1.txt").touch()
+    code, _, err = anomaly_box("run", "images", *arguments)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert message in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
