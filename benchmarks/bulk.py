@@ -1,0 +1,88 @@
+"""Measures `predict --parts`: how long many names take to list, and how much faster two processes score than one.
+
+    python -m benchmarks.bulk RUN
+
+RUN is the folder of a finished run. The benchmark lists empty files, for which it prints the time and the peak memory
+of the process. Then it scores hard links to a photograph with one process and with two, in turn, several times. What
+each process does before its first images, such as to import TensorFlow, does not count.
+"""
+
+import os
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from anomaly_toolbox.console import plain_console
+from anomaly_toolbox.inference.job import Job, locked, plan
+from anomaly_toolbox.inference.part_workers import score_parts
+
+FILES_PER_FOLDER = 10_000
+IMAGES_PER_PART = 256
+SIDE = 256
+
+
+def write_names(folder: Path, count: int, of_each: bytes) -> None:
+    """Writes files with the same content, in folders of 10,000."""
+    for start in track(range(0, count, FILES_PER_FOLDER), f"writing {count:,} names", transient=True):
+        subfolder = folder / f"{start:09}"
+        subfolder.mkdir(parents=True)
+        first = subfolder / "first.png"
+        first.write_bytes(of_each)
+        for index in range(1, min(FILES_PER_FOLDER, count - start)):
+            os.link(first, subfolder / f"image-{start + index:09}.png")
+
+
+def begin(run: Path, images: Path, output: Path) -> Job:
+    """Plans a job over all images."""
+    with locked(output, None, overwrite=True):
+        job, _ = plan(run, [images], output, "csv", IMAGES_PER_PART, None, False, None, overwrite=True)
+    return job
+
+
+def images_per_second(job: Job, n_processes: int) -> float:
+    """The speed of scoring all parts, after every process has begun."""
+    messages: list[tuple[float, int]] = []
+    score_parts(job, range(job.n_parts), n_processes, lambda n_files: messages.append((time.perf_counter(), n_files)))
+    begun = messages[2 * n_processes :]  # the first messages come while other processes may still compile
+    return sum(n_files for _, n_files in begun[1:]) / (begun[-1][0] - begun[0][0])
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--names", default=1_000_000, show_default=True, help="Number of files to list.")
+@click.option("--images", default=10_000, show_default=True, help="Number of images to score.")
+@click.option("--rounds", default=3, show_default=True, help="Number of rounds.")
+def main(run: Path, names: int, images: int, rounds: int) -> None:
+    """Measure predictions in parts."""
+    console = plain_console()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_names(folder / "names", names, b"")
+        started_at = time.perf_counter()
+        begin(run, folder / "names", folder / "listed")
+        seconds = time.perf_counter() - started_at
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        console.print(f"{names:,} files listed in {seconds:.0f} s; peak memory of the process {memory:.0f} MiB")
+
+        photograph = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(photograph).resize((SIDE, SIDE)).save(folder / "photograph.png")
+        write_names(folder / "images", images, (folder / "photograph.png").read_bytes())
+        job = begin(run, folder / "images", folder / "scored")
+        ratios = []
+        for number in range(1, rounds + 1):
+            one, two = images_per_second(job, 1), images_per_second(job, 2)
+            ratios.append(two / one)
+            console.print(f"round {number}: {one:,.0f} images/s with one process, {two:,.0f} with two")
+        low, median, high = min(ratios), statistics.median(ratios), max(ratios)
+        console.print(f"two processes are {median:.2f} times as fast as one ({low:.2f} to {high:.2f})")
+
+
+if __name__ == "__main__":
+    main()
