@@ -329,10 +329,21 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
 @click.option(
     "--processes",
     type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
+    show_default="1; with Ray, one for each GPU or processor of the cluster",
     help="Number of processes that score parts at the same time, with --parts. They share the threads, and each uses "
     "one GPU.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["here", "ray"], case_sensitive=False),
+    default="here",
+    show_default=True,
+    help="Where parts are scored, with --parts: on this machine, or on a Ray cluster that you have started.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Address of the Ray cluster; by default that of the environment variable RAY_ADDRESS.",
 )
 @click.option(
     "--heatmaps",
@@ -365,7 +376,9 @@ def predict(
     output: Path | None,
     parts: Path | None,
     images_per_part: int,
-    processes: int,
+    processes: int | None,
+    engine: str,
+    address: str | None,
     heatmaps: Path | None,
     heatmaps_of: str,
     false_alarm_rate: float | None,
@@ -384,6 +397,8 @@ def predict(
         if only_anomalous and heatmaps is None:
             raise InputError("--heatmaps-of anomalous has no effect without --heatmaps FOLDER")
         if parts is not None:
+            if address is not None and engine != "ray":
+                raise InputError("--address has no effect without --engine ray")
             if output is not None:
                 raise InputError("--output and --parts are both given; expected one of them")
             _predict_in_parts(
@@ -393,13 +408,15 @@ def predict(
                 file_format=output_format,
                 images_per_part=images_per_part,
                 n_processes=processes,
+                engine=engine,
+                address=address,
                 heatmaps=heatmaps,
                 only_anomalous=only_anomalous,
                 false_alarm_rate=false_alarm_rate,
                 overwrite=overwrite,
             )
             return
-        for name in ("images_per_part", "processes"):
+        for name in ("images_per_part", "processes", "engine", "address"):
             if context.get_parameter_source(name) != ParameterSource.DEFAULT:
                 raise InputError(f"--{name.replace('_', '-')} has no effect without --parts FOLDER")
         if output_format == "parquet":

@@ -115,7 +115,8 @@ def test_what_needs_no_tensorflow_does_not_import_it():
 def test_every_import_is_declared():
     config = configparser.ConfigParser()
     config.read(PACKAGE.parent / "setup.cfg")
-    required = config["options"]["install_requires"] + config["options.extras_require"]["export"]
+    extras = config["options.extras_require"]
+    required = config["options"]["install_requires"] + extras["export"] + extras["ray"]
     declared = {line.split(">=")[0].replace("-", "_") for line in required.split()}
     declared |= {imported for package, imported in IMPORTED_AS.items() if package in declared}
     used = {name.split(".")[0] for path in SOURCES for name in imports(path)}

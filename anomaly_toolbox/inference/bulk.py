@@ -10,8 +10,8 @@ from anomaly_toolbox.console import ProgressBar
 from anomaly_toolbox.datasets.walk import describe_unused
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import read_json
+from anomaly_toolbox.inference import part_workers, ray_tasks
 from anomaly_toolbox.inference.job import SUCCESS, Job, locked, plan
-from anomaly_toolbox.inference.part_workers import score_parts
 from anomaly_toolbox.inference.parts import Counts, count_part, finish
 
 MOST_NAMED = 5  # failed parts that an error message names
@@ -25,7 +25,9 @@ def predict_in_parts(
     *,
     file_format: str,
     images_per_part: int,
-    n_processes: int,
+    n_processes: int | None,
+    engine: str,
+    address: str | None,
     heatmaps: Path | None,
     only_anomalous: bool,
     false_alarm_rate: float | None,
@@ -36,7 +38,9 @@ def predict_in_parts(
     Args:
         run, paths, folder, file_format, images_per_part, heatmaps, only_anomalous, false_alarm_rate: see `job.plan`.
         console: where progress is printed.
-        n_processes: how many processes score parts at the same time.
+        n_processes: how many processes score parts at the same time; None: the engine decides.
+        engine: `here` or `ray`.
+        address: of the Ray cluster.
         overwrite: remove the earlier predictions in the folder and replace existing heatmaps.
 
     Raises:
@@ -45,6 +49,8 @@ def predict_in_parts(
     """
     if folder.resolve() == run.resolve():
         raise InputError(f"--parts {folder}: is the run folder; choose another folder")
+    if engine == "ray":
+        address = ray_tasks.check_address(address)
     with locked(folder, heatmaps, overwrite):
         with console.status("listing the images"):
             job, unused = plan(
@@ -55,10 +61,10 @@ def predict_in_parts(
         if (folder / SUCCESS).exists():
             console.print(f"finished before: {folder} (--overwrite scores the images again)")
             return job, _recorded_counts(job)
-        return job, _score(job, n_processes, console)
+        return job, _score(job, n_processes, engine, address, console)
 
 
-def _score(job: Job, n_processes: int, console: Console) -> Counts:
+def _score(job: Job, n_processes: int | None, engine: str, address: str | None, console: Console) -> Counts:
     written = [number for number in range(job.n_parts) if job.is_written(number)]
     missing = [number for number in range(job.n_parts) if not job.is_written(number)]
     counts = Counts()
@@ -76,7 +82,10 @@ def _score(job: Job, n_processes: int, console: Console) -> Counts:
             bar.update(task, description=f"scoring, {speed:,.0f} images/s")
             bar.advance(task, n_files)
 
-        outcome = score_parts(job, missing, n_processes, on_progress)
+        if engine == "ray" and address is not None:
+            outcome = ray_tasks.score_parts(job, missing, n_processes, address, on_progress)
+        else:
+            outcome = part_workers.score_parts(job, missing, n_processes or 1, on_progress)
     if outcome.failures:
         named = [f"part {number} ({problem})" for number, problem in sorted(outcome.failures.items())[:MOST_NAMED]]
         n_more = len(outcome.failures) - len(named)

@@ -13,36 +13,19 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
-from anomaly_toolbox.errors import INTERRUPTED, ToolboxError, reason
+from anomaly_toolbox.errors import INTERRUPTED, ToolboxError
 from anomaly_toolbox.inference.job import Job
-from anomaly_toolbox.inference.parts import Counts, LostDisk, score_part
+from anomaly_toolbox.inference.parts import Outcome, ScorePart, attempt, score_part
 from anomaly_toolbox.processes import end_with_parent, environment, share_of_threads
 
 MOST_TRIES = 3
-PAUSES = (2.0, 10.0)  # seconds before the second and the third try, when the images cannot be reached
 SECONDS_BETWEEN_MESSAGES = 0.5
 
 OnProgress = Callable[[int], None]
-ScorePart = Callable[..., Counts]  # with the arguments of `parts.score_part`
-
-
-@dataclass
-class Outcome:
-    """What became of the parts.
-
-    Attributes:
-        counts: the counts of all parts that were scored.
-        failures: for each part that could not be scored, by number, the reason.
-    """
-
-    counts: Counts = field(default_factory=Counts)
-    failures: dict[int, str] = field(default_factory=dict)
 
 
 def score_parts(
@@ -164,30 +147,13 @@ def _work(connection: Connection, job: Job, index: int, score: ScorePart) -> Non
     end_with_parent()
     try:
         while True:
-            connection.send(_outcome(partial(score, job, connection.recv(), process=index), connection))
+            progress = _Progress(connection)
+            score_it = partial(score, job, connection.recv(), progress.count, process=index)
+            message = attempt(score_it, progress.take_back)
+            progress.send()
+            connection.send(message)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):  # the parent has ended
         sys.exit(INTERRUPTED)
-
-
-def _outcome(score: Callable[..., Counts], connection: Connection) -> tuple[str, Any]:
-    """Scores a part and returns a message: `scored`, `failed`, or `stop` if no other part could be scored either."""
-    progress = _Progress(connection)
-    for pause in (*PAUSES, None):
-        try:
-            counts = score(on_image=progress.count)
-        except LostDisk as lost:
-            progress.take_back()
-            if pause is None:
-                return "stop", f"{lost}; run the same command again to continue"
-            time.sleep(pause)
-        except (ToolboxError, OSError) as problem:
-            return "stop", reason(problem)
-        except Exception as problem:
-            return "failed", reason(problem)
-        else:
-            progress.send()
-            return "scored", counts
-    raise AssertionError("the last try returns")
 
 
 class _Progress:

@@ -8,15 +8,17 @@ import errno
 import functools
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomaly_toolbox.datasets.walk import BadImage
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.errors import ToolboxError, reason
 from anomaly_toolbox.files import atomic_write, write_json
 from anomaly_toolbox.inference.file_list import Entry, read_part
 from anomaly_toolbox.inference.job import SUCCESS, Job
@@ -41,6 +43,8 @@ ERRORS_OF_DISKS = (
     *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN),
     *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 )
+
+PAUSES = (2.0, 10.0)  # seconds before the second and the third try, when the images cannot be reached
 
 Outcomes = Iterable[tuple[Path, "ScoredImage | BadImage"]]
 
@@ -115,6 +119,47 @@ def count_part(job: Job, number: int) -> Counts:
 def finish(job: Job, counts: Counts) -> None:
     """Writes `_SUCCESS`, after all parts are written."""
     write_json(job.folder / SUCCESS, {"parts": job.n_parts, **counts._asdict()})
+
+
+ScorePart = Callable[..., Counts]  # with the arguments of `score_part`
+
+
+@dataclass
+class Outcome:
+    """What became of several parts.
+
+    Attributes:
+        counts: the counts of all parts that were scored.
+        failures: for each part that could not be scored, by number, the reason.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def attempt(score: Callable[[], Counts], on_restart: Callable[[], None]) -> tuple[str, Any]:
+    """Scores a part, several times if the images cannot be reached, and says what became of it.
+
+    Args:
+        score: scores the part, as `score_part` does.
+        on_restart: called before the part is scored again.
+
+    Returns:
+        `scored` and the counts; `failed` and the reason; or `stop` and the reason, if other parts would fail as well.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            return "scored", score()
+        except LostDisk as lost:
+            if pause is None:
+                return "stop", f"{lost}; run the same command again to continue"
+            on_restart()
+            time.sleep(pause)
+        except (ToolboxError, OSError) as problem:
+            return "stop", reason(problem)
+        except Exception as problem:
+            return "failed", reason(problem)
+    raise AssertionError("the last try returns")
 
 
 @functools.lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.errors import InputError, ToolboxError
-from anomaly_toolbox.inference import part_workers, parts
+from anomaly_toolbox.inference import parts
 from anomaly_toolbox.inference.file_list import Entry, count_changes, read_part, write_list
 from anomaly_toolbox.inference.job import Job, locked, plan
 from anomaly_toolbox.inference.part_workers import score_parts
@@ -270,37 +270,24 @@ def test_what_concerns_all_parts_ends_the_job(tmp_path):
         score_parts(stub_job(tmp_path), range(7), 2, lambda n_files: None, of_full_disks)
 
 
-class Recorder:
-    """Takes the place of a connection."""
-
-    def __init__(self):
-        self.sent = []
-
-    def send(self, message):
-        self.sent.append(message)
-
-
 def test_unreachable_images_are_tried_again(monkeypatch):
-    pauses = []
+    pauses, restarts, tries = [], [], []
     monkeypatch.setattr(time, "sleep", pauses.append)
-    tries = []
 
-    def reach_at_last(on_image):
-        on_image()
+    def reach_at_last():
         tries.append(1)
         if len(tries) < 3:
             raise LostDisk("images/1.png: Stale file handle")
         return Counts(scored=1)
 
-    recorder = Recorder()
-    assert part_workers._outcome(reach_at_last, recorder) == ("scored", Counts(scored=1))
-    assert pauses == list(part_workers.PAUSES)
-    assert sum(n_files for _, n_files in recorder.sent) == 1
+    assert parts.attempt(reach_at_last, lambda: restarts.append(1)) == ("scored", Counts(scored=1))
+    assert pauses == list(parts.PAUSES)
+    assert len(restarts) == 2
 
-    def reach_never(on_image):
+    def reach_never():
         raise LostDisk("images/1.png: Stale file handle")
 
-    kind, text = part_workers._outcome(reach_never, recorder)
+    kind, text = parts.attempt(reach_never, ignore)
     assert kind == "stop"
     assert text == "images/1.png: Stale file handle; run the same command again to continue"
 
