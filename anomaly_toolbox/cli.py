@@ -417,7 +417,7 @@ def predict(
             )
             return
         for name in ("images_per_part", "processes", "engine", "address"):
-            if context.get_parameter_source(name) != ParameterSource.DEFAULT:
+            if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
                 raise InputError(f"--{name.replace('_', '-')} has no effect without --parts FOLDER")
         if output_format == "parquet":
             raise InputError("--format parquet needs --parts FOLDER; expected csv or jsonl")

@@ -1,10 +1,11 @@
 """Measures `predict --parts`: how long many names take to list, and how much faster two processes score than one.
 
-    python -m benchmarks.bulk RUN
+    python -m benchmarks.bulk RUN [--address HOST:PORT]
 
 RUN is the folder of a finished run. The benchmark lists empty files, for which it prints the time and the peak memory
-of the process. Then it scores hard links to a photograph with one process and with two, in turn, several times. What
-each process does before its first images, such as to import TensorFlow, does not count.
+of the process. Then it scores hard links to a photograph with one process, with two and, if there is an address, on a
+Ray cluster, in turn, several times. What each process does before its first images, such as to import TensorFlow, does
+not count.
 """
 
 import os
@@ -20,8 +21,8 @@ from PIL import Image
 from rich.progress import track
 
 from anomaly_toolbox.console import plain_console
+from anomaly_toolbox.inference import part_workers, ray_tasks
 from anomaly_toolbox.inference.job import Job, locked, plan
-from anomaly_toolbox.inference.part_workers import score_parts
 
 FILES_PER_FOLDER = 10_000
 IMAGES_PER_PART = 256
@@ -46,10 +47,17 @@ def begin(run: Path, images: Path, output: Path) -> Job:
     return job
 
 
-def images_per_second(job: Job, n_processes: int) -> float:
-    """The speed of scoring all parts, after every process has begun."""
+def images_per_second(job: Job, n_processes: int, address: str | None = None) -> float:
+    """The speed of scoring all parts, here or on a cluster, after every process has begun."""
     messages: list[tuple[float, int]] = []
-    score_parts(job, range(job.n_parts), n_processes, lambda n_files: messages.append((time.perf_counter(), n_files)))
+
+    def on_progress(n_files: int) -> None:
+        messages.append((time.perf_counter(), n_files))
+
+    if address is None:
+        part_workers.score_parts(job, range(job.n_parts), n_processes, on_progress)
+    else:
+        ray_tasks.score_parts(job, range(job.n_parts), n_processes, address, on_progress)
     begun = messages[2 * n_processes :]  # the first messages come while other processes may still compile
     return sum(n_files for _, n_files in begun[1:]) / (begun[-1][0] - begun[0][0])
 
@@ -59,7 +67,8 @@ def images_per_second(job: Job, n_processes: int) -> float:
 @click.option("--names", default=1_000_000, show_default=True, help="Number of files to list.")
 @click.option("--images", default=10_000, show_default=True, help="Number of images to score.")
 @click.option("--rounds", default=3, show_default=True, help="Number of rounds.")
-def main(run: Path, names: int, images: int, rounds: int) -> None:
+@click.option("--address", help="Address of a Ray cluster on this machine, to compare with.")
+def main(run: Path, names: int, images: int, rounds: int, address: str | None) -> None:
     """Measure predictions in parts."""
     console = plain_console()
     with tempfile.TemporaryDirectory() as name:
@@ -75,13 +84,19 @@ def main(run: Path, names: int, images: int, rounds: int) -> None:
         Image.fromarray(photograph).resize((SIDE, SIDE)).save(folder / "photograph.png")
         write_names(folder / "images", images, (folder / "photograph.png").read_bytes())
         job = begin(run, folder / "images", folder / "scored")
-        ratios = []
+        engines: dict[str, tuple[int, str | None]] = {"one process": (1, None), "two processes": (2, None)}
+        if address is not None:
+            engines["two tasks of Ray"] = (2, address)
+        ratios: dict[str, list[float]] = {name: [] for name in engines}
         for number in range(1, rounds + 1):
-            one, two = images_per_second(job, 1), images_per_second(job, 2)
-            ratios.append(two / one)
-            console.print(f"round {number}: {one:,.0f} images/s with one process, {two:,.0f} with two")
-        low, median, high = min(ratios), statistics.median(ratios), max(ratios)
-        console.print(f"two processes are {median:.2f} times as fast as one ({low:.2f} to {high:.2f})")
+            speeds = {name: images_per_second(job, *engine) for name, engine in engines.items()}
+            listed = ", ".join(f"{speed:,.0f} images/s with {name}" for name, speed in speeds.items())
+            console.print(f"round {number}: {listed}")
+            for name, speed in speeds.items():
+                ratios[name].append(speed / speeds["one process"])
+        for name, values in ratios.items():
+            low, median, high = min(values), statistics.median(values), max(values)
+            console.print(f"{name}: {median:.2f} times as fast as one process ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 
 from anomaly_toolbox.console import ProgressBar
-from anomaly_toolbox.datasets.walk import describe_unused
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import read_json
 from anomaly_toolbox.inference import part_workers, ray_tasks
@@ -53,11 +52,11 @@ def predict_in_parts(
         address = ray_tasks.check_address(address)
     with locked(folder, heatmaps, overwrite):
         with console.status("listing the images"):
-            job, unused = plan(
+            job, notes = plan(
                 run, paths, folder, file_format, images_per_part, heatmaps, only_anomalous, false_alarm_rate, overwrite
             )
-        if unused:
-            console.print(f"not scored: {describe_unused(unused)}")
+        for note in notes:
+            console.print(note)
         if (folder / SUCCESS).exists():
             console.print(f"finished before: {folder} (--overwrite scores the images again)")
             return job, _recorded_counts(job)

@@ -17,11 +17,11 @@ from typing import Any
 import filelock
 
 from anomaly_toolbox import __version__
-from anomaly_toolbox.datasets.walk import BadImage, find_images
+from anomaly_toolbox.datasets.walk import BadImage, describe_unused, find_images
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import read_json, sha256, write_json
-from anomaly_toolbox.inference.file_list import Entry, Summary, count_changes, names, write_list
-from anomaly_toolbox.inference.predict import threshold_for
+from anomaly_toolbox.inference.file_list import Entry, Summary, count_changes, names, read_part, write_list
+from anomaly_toolbox.inference.predict import MOST_CHECKED_HEADERS, notes_on, threshold_for
 from anomaly_toolbox.inference.predictions import Heatmaps, common_folder_of
 from anomaly_toolbox.runs import FinishedRun
 
@@ -133,7 +133,7 @@ def plan(
     only_anomalous: bool,
     false_alarm_rate: float | None,
     overwrite: bool,
-) -> tuple[Job, Counter[str]]:
+) -> tuple[Job, list[str]]:
     """Lists the files and begins a job, or continues the one in the folder.
 
     Args:
@@ -147,7 +147,7 @@ def plan(
         overwrite: replace existing heatmaps.
 
     Returns:
-        The job, and the number of files that are no images, by their kind.
+        The job, and lines that the user should know before.
 
     Raises:
         InputError: a path or the run does not exist, there are no images, heatmaps would be mixed with other files, or
@@ -184,7 +184,10 @@ def plan(
     if heatmaps is not None:
         where = Heatmaps(heatmaps, common_folder_of(names(folder / FILES)), only_anomalous)
     job = Job(folder, run, tuple(paths), file_format, images_per_part, summary.n_files, threshold, where)
-    return job, unused
+    notes = [f"not scored: {describe_unused(unused)}"] if unused else []
+    first_files = [entry.file for entry in read_part(job.list_path, 0) if entry.problem is None]
+    notes += notes_on(finished_run, first_files[:MOST_CHECKED_HEADERS], threshold)
+    return job, notes
 
 
 def _entries(paths: Sequence[Path], unused: Counter[str]) -> Iterator[Entry]:
@@ -226,7 +229,7 @@ def _check_same(folder: Path, content: dict[str, Any], summary: Summary) -> None
             f"--parts {folder}: was begun with other files: {n_new:,} are new, and {n_gone:,} are gone; {advice}"
         )
     for name, value in content.items():
-        if recorded.get(name) != value:
+        if name != "run" and recorded.get(name) != value:  # a run may move; its checksum stays
             raise InputError(
                 f"--parts {folder}: was begun with {name} {recorded.get(name)!r}, received {value!r}; {advice}"
             )

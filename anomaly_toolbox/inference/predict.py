@@ -5,7 +5,7 @@ TensorFlow is imported only after the arguments are checked.
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +15,7 @@ from rich.progress import track
 
 from anomaly_toolbox import false_alarms
 from anomaly_toolbox.datasets.decoding import DEEP_WHITE, read_header
+from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.datasets.walk import BadImage, describe_unused, find_images, is_image
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.files import check_output
@@ -42,6 +43,7 @@ class Request:
         unused: the number of other files, by their kind.
         heatmaps: where they are written, or None for no heatmaps.
         threshold: images with a score at or above it are called anomalous; None: the threshold of the run decides.
+        notes: what the user should know before.
     """
 
     run: Path
@@ -50,6 +52,7 @@ class Request:
     unused: Counter[str]
     heatmaps: Heatmaps | None
     threshold: float | None = None
+    notes: Sequence[str] = ()
 
 
 def prepare(
@@ -89,7 +92,8 @@ def prepare(
             if file.exists() and file.samefile(output):
                 raise InputError(f"--output {output}: is one of the images to score; choose another file")
     where = _heatmaps(files, heatmaps, overwrite, only_anomalous) if heatmaps else None
-    return Request(run, files, bad_files, unused, where, threshold)
+    notes = list(notes_on(finished_run, files[:MOST_CHECKED_HEADERS], threshold))
+    return Request(run, files, bad_files, unused, where, threshold, notes)
 
 
 def predict(request: Request, output: TextIO, as_json: bool, console: Console) -> tuple[int, int]:
@@ -108,19 +112,9 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
 
     if request.unused:
         console.print(f"not scored: {describe_unused(request.unused)}")
+    for note in request.notes:
+        console.print(note)
     detector = Detector(request.run)
-    if request.threshold is not None:
-        console.print(f"the threshold is {request.threshold:.9g} by the false-alarm rate; that of the run is not used")
-    low, high = detector.score_range
-    if low == high:
-        console.print(
-            f"note: all validation images of the run have the same score, {low:g}, so its scores may tell nothing"
-        )
-    reading = detector.reading
-    if reading.levels != DEEP_WHITE and _has_deep_images(request.files[:MOST_CHECKED_HEADERS]):
-        console.print(
-            f"note: some images have 16 bits, unlike the training images of the run; {DEEP_WHITE:,} counts as white"
-        )
     write = json_writer(output) if as_json else csv_writer(output)
     for problem in request.bad_files:
         write(of_unusable(problem.path, problem.reason))
@@ -137,6 +131,24 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
         write(prediction)
         n_bad += "problem" in prediction
     return len(request.files) + len(request.bad_files) - n_bad, n_bad
+
+
+def notes_on(run: FinishedRun, files: Sequence[Path], threshold: float | None) -> Iterator[str]:
+    """Yields lines about the threshold, and about what makes scores doubtful.
+
+    Args:
+        run: the run that scores.
+        files: some of the image files.
+        threshold: see `Request`.
+    """
+    if threshold is not None:
+        yield f"the threshold is {threshold:.9g} by the false-alarm rate; that of the run is not used"
+    low, high = run.score_range
+    if low == high:
+        yield f"note: all validation images of the run have the same score, {low:g}, so its scores may tell nothing"
+    levels = Reading.of_run(run.hparams, run.image_size).levels
+    if levels != DEEP_WHITE and _has_deep_images(files):
+        yield f"note: some images have 16 bits, unlike the training images of the run; {DEEP_WHITE:,} counts as white"
 
 
 def _check_outputs(output: Path | None, heatmaps: Path | None, overwrite: bool) -> None:

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from anomaly_toolbox.cli import main
 from anomaly_toolbox.console import plain_console
@@ -97,9 +98,9 @@ def test_lists_are_divided_into_parts(tmp_path):
 
 
 def test_a_job_lists_every_file_once(run, images, tmp_path):
-    job, unused = begin(run, images, tmp_path / "out")
+    job, notes = begin(run, images, tmp_path / "out")
     assert (job.n_files, job.n_parts, job.size(0), job.size(4)) == (22, 5, 5, 2)
-    assert unused == Counter({".txt files": 1})
+    assert notes == ["not scored: .txt files (1)"]
     entries = [entry for number in range(5) for entry in read_part(job.list_path, number)]
     assert len({entry.file for entry in entries}) == 22
     assert [entry.file.name for entry in entries if entry.problem] == ["film.gif"]
@@ -360,3 +361,11 @@ def test_options_that_do_not_fit_are_refused(tmp_path, monkeypatch, arguments, m
     (line,) = err.splitlines()
     assert message in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_what_makes_scores_doubtful_is_said_before(run, tmp_path):
+    Image.fromarray(np.full((20, 24), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    _, notes = begin(run, tmp_path / "deep.png", tmp_path / "out", false_alarm_rate=0.4)
+    assert len(notes) == 2
+    assert notes[0].startswith("the threshold is ")
+    assert notes[1] == "note: some images have 16 bits, unlike the training images of the run; 65,535 counts as white"

@@ -75,6 +75,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_spectral_normalisation_reaches_every_kernel(name, images):
     """Kernels have a largest singular value of 1 after many calls in training; other calls leave them as they are."""
+    keras.utils.set_random_seed(0)  # singular values that are close to each other would take more calls
     network = NETWORKS[name](True)
     initial = spectral_norms(network)
     network(images)
