@@ -57,7 +57,8 @@ def predict_in_parts(
             )
         for note in notes:
             console.print(note)
-        if (folder / SUCCESS).exists():
+        is_complete = all(job.is_written(number) for number in range(job.n_parts))
+        if is_complete and (folder / SUCCESS).exists():
             console.print(f"finished before: {folder} (--overwrite scores the images again)")
             return job, _recorded_counts(job)
         return job, _score(job, n_processes, engine, address, console)

@@ -110,9 +110,9 @@ def locked(folder: Path, heatmaps: Path | None, overwrite: bool) -> Iterator[Non
         _clear(folder, overwrite)
         yield
     finally:
-        lock.release()
         if [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was begun
             shutil.rmtree(folder)
+        lock.release()
 
 
 def _clear(folder: Path, overwrite: bool) -> None:
