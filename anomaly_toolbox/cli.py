@@ -397,7 +397,8 @@ def predict(
         if only_anomalous and heatmaps is None:
             raise InputError("--heatmaps-of anomalous has no effect without --heatmaps FOLDER")
         if parts is not None:
-            if address is not None and engine != "ray":
+            given = context.get_parameter_source("address") == ParameterSource.COMMANDLINE
+            if given and engine != "ray":
                 raise InputError("--address has no effect without --engine ray")
             if output is not None:
                 raise InputError("--output and --parts are both given; expected one of them")

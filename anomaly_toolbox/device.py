@@ -34,7 +34,7 @@ def prepare_gpus() -> tuple[str, ...]:
     if not gpus:
         return ()
     for gpu in gpus:
-        with contextlib.suppress(RuntimeError):  # a program that has used its GPU before has made its own choice
+        with contextlib.suppress(RuntimeError, ValueError):  # a program that has used its GPU made its own choice
             tf.config.experimental.set_memory_growth(gpu, True)
     nvcc = nvcc_folder()
     if nvcc is not None:

@@ -42,7 +42,7 @@ def write_names(folder: Path, count: int, of_each: bytes) -> None:
 
 def begin(run: Path, images: Path, output: Path) -> Job:
     """Plans a job over all images."""
-    with locked(output, None, overwrite=True):
+    with locked(output, None):
         job, _ = plan(run, [images], output, "csv", IMAGES_PER_PART, None, False, None, overwrite=True)
     return job
 

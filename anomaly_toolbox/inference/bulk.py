@@ -50,7 +50,7 @@ def predict_in_parts(
         raise InputError(f"--parts {folder}: is the run folder; choose another folder")
     if engine == "ray":
         address = ray_tasks.check_address(address)
-    with locked(folder, heatmaps, overwrite):
+    with locked(folder, heatmaps):
         with console.status("listing the images"):
             job, notes = plan(
                 run, paths, folder, file_format, images_per_part, heatmaps, only_anomalous, false_alarm_rate, overwrite
@@ -61,6 +61,7 @@ def predict_in_parts(
         if is_complete and (folder / SUCCESS).exists():
             console.print(f"finished before: {folder} (--overwrite scores the images again)")
             return job, _recorded_counts(job)
+        (folder / SUCCESS).unlink(missing_ok=True)
         return job, _score(job, n_processes, engine, address, console)
 
 

@@ -6,6 +6,7 @@ started again.
 """
 
 import contextlib
+import os
 import re
 import shutil
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Any
 import filelock
 
 from anomaly_toolbox import __version__
-from anomaly_toolbox.datasets.walk import BadImage, describe_unused, find_images
+from anomaly_toolbox.datasets.walk import BadImage, describe_unused, find_images, is_leftover
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import read_json, sha256, write_json
 from anomaly_toolbox.inference.file_list import Entry, Summary, count_changes, names, read_part, write_list
@@ -29,8 +30,9 @@ FORMAT = 1  # of `job.json`
 JOB, FILES, NEW_FILES, SUCCESS, LOCK = "job.json", "files.parquet", "new-files.parquet", "_SUCCESS", ".lock"
 #: The files of a job, whole or half written.
 FILES_OF_A_JOB = re.compile(
-    r"(\.\d+\.)?(job\.json|(new-)?files\.parquet|_SUCCESS|part-\d+\.(csv|jsonl|parquet))|\.lock"
+    r"(\.\d+\.)?(job\.json|(new-)?files\.parquet|_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet))|\.lock"
 )
+RESULTS_OF_A_JOB = re.compile(r"_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet)")
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,12 @@ class Job:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, heatmaps: Path | None, overwrite: bool) -> Iterator[None]:
+def locked(folder: Path, heatmaps: Path | None) -> Iterator[None]:
     """Makes the folder of a job and locks it against other commands; the lock ends with this process.
 
     Args:
         folder: new, empty, or the folder of an earlier job.
         heatmaps: the folder for heatmaps, which may be in the other folder.
-        overwrite: remove the files of the earlier job.
 
     Raises:
         InputError: the folder holds other files, or is a file.
@@ -95,31 +96,43 @@ def locked(folder: Path, heatmaps: Path | None, overwrite: bool) -> Iterator[Non
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--parts {folder}: is a file; expected a folder")
+    if heatmaps is not None and heatmaps.resolve() == folder.resolve():
+        raise InputError(f"--heatmaps {heatmaps}: is the folder of --parts; choose another folder, such as one in it")
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with_heatmaps = None if heatmaps is None else heatmaps.resolve()
-    for path in folder.iterdir():
-        holds_heatmaps = with_heatmaps is not None and with_heatmaps.is_relative_to(path.resolve())
-        if not FILES_OF_A_JOB.fullmatch(path.name) and not holds_heatmaps:
-            raise InputError(f"--parts {folder}: holds {path.name}, which is no prediction; choose a new folder")
+    _check_content(folder, heatmaps)
     lock = filelock.FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:
         raise ToolboxError(f"--parts {folder}: another command is working in this folder") from None
     try:
-        _clear(folder, overwrite)
+        for path in folder.iterdir():
+            if FILES_OF_A_JOB.fullmatch(path.name) and path.name.startswith(".") and path.name != LOCK:
+                path.unlink()  # half written
         yield
     finally:
-        if [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was begun
-            shutil.rmtree(folder)
+        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was begun
+            shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
-def _clear(folder: Path, overwrite: bool) -> None:
-    """Removes half-written files and, with `overwrite`, those of the earlier job; `job.json`, its name, comes last."""
+def _check_content(folder: Path, heatmaps: Path | None) -> None:
+    """Raises InputError if a folder holds anything but an earlier job, the heatmaps, and what other programs leave."""
+    with_heatmaps = None if heatmaps is None else heatmaps.resolve()
+    names = [path.name for path in folder.iterdir()]
+    for name in names:
+        holds_heatmaps = with_heatmaps is not None and with_heatmaps.is_relative_to((folder / name).resolve())
+        if not (FILES_OF_A_JOB.fullmatch(name) or holds_heatmaps or is_leftover(name)):
+            raise InputError(f"--parts {folder}: holds {name}, which is no prediction; choose a new folder")
+        if JOB not in names and RESULTS_OF_A_JOB.fullmatch(name):
+            raise InputError(f"--parts {folder}: holds {name}, but no {JOB} that says what it is; choose a new folder")
+
+
+def _clear(folder: Path) -> None:
+    """Removes the earlier job; `job.json` comes last, because it says what the folder is."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == JOB):
-        is_of_a_job = FILES_OF_A_JOB.fullmatch(path.name) and path.name != LOCK
-        if is_of_a_job and (overwrite or path.name.startswith(".")):
+        if FILES_OF_A_JOB.fullmatch(path.name) and path.name not in (LOCK, NEW_FILES):
             path.unlink()
 
 
@@ -144,7 +157,7 @@ def plan(
         heatmaps: the folder for heatmaps, or None.
         only_anomalous: draw heatmaps of anomalous images only.
         false_alarm_rate: see `predict.prepare`.
-        overwrite: replace existing heatmaps.
+        overwrite: replace an earlier job and existing heatmaps.
 
     Returns:
         The job, and lines that the user should know before.
@@ -156,7 +169,7 @@ def plan(
     """
     finished_run = FinishedRun.open(run)
     threshold = None if false_alarm_rate is None else threshold_for(finished_run, false_alarm_rate)
-    is_new = not (folder / JOB).exists()
+    is_new = overwrite or not (folder / JOB).exists()
     if heatmaps is not None:
         _check_heatmaps(heatmaps, must_be_empty=is_new and not overwrite)
     unused: Counter[str] = Counter()
@@ -171,15 +184,16 @@ def plan(
         "false_alarm_rate": false_alarm_rate,
         "heatmaps": None if heatmaps is None else str(heatmaps.resolve()),
         "heatmaps_of": "anomalous" if only_anomalous else "all",
+        "working_folder": None if all(path.is_absolute() for path in paths) else os.getcwd(),
         "n_files": summary.n_files,
         "checksum_of_files": summary.checksum,
     }
     if is_new:
-        (folder / NEW_FILES).replace(folder / FILES)
+        _clear(folder)
         write_json(folder / JOB, content)
     else:
         _check_same(folder, content, summary)
-        (folder / NEW_FILES).unlink()
+    (folder / NEW_FILES).replace(folder / FILES)
     where = None
     if heatmaps is not None:
         where = Heatmaps(heatmaps, common_folder_of(names(folder / FILES)), only_anomalous)
@@ -223,11 +237,15 @@ def _check_same(folder: Path, content: dict[str, Any], summary: Summary) -> None
                 f"--parts {folder}: was begun by version {recorded.get('version')} of the toolbox, this is version "
                 f"{content['version']}; continue with the same version, or {advice}"
             )
+    if recorded.get("checksum_of_run") != content["checksum_of_run"]:
+        raise InputError(f"--parts {folder}: was begun with another run; {advice}")
     if recorded.get("checksum_of_files") != summary.checksum:
-        n_new, n_gone = count_changes(folder / FILES, folder / NEW_FILES)
-        raise InputError(
-            f"--parts {folder}: was begun with other files: {n_new:,} are new, and {n_gone:,} are gone; {advice}"
-        )
+        difference = "the same files in another order"
+        if (folder / FILES).exists():
+            n_new, n_gone = count_changes(folder / FILES, folder / NEW_FILES)
+            if n_new or n_gone:
+                difference = f"other files: {n_new:,} are new, and {n_gone:,} are gone"
+        raise InputError(f"--parts {folder}: was begun with {difference}; {advice}")
     for name, value in content.items():
         if name != "run" and recorded.get(name) != value:  # a run may move; its checksum stays
             raise InputError(

@@ -104,7 +104,8 @@ class _Slot:
             outcome.counts = outcome.counts.plus(value)
         elif kind == "stop":
             raise ToolboxError(value)
-        elif kind == "died" and self._try < MOST_TRIES:
+        elif self._try < MOST_TRIES:
+            self.kill()  # a process that had an error of any kind may have it for every part
             on_progress(-self._n_scored)
             waiting.appendleft((number, self._try + 1))
         else:

@@ -41,8 +41,10 @@ PARQUET = pa.schema(
 #: Errors of the operating system that say something about a disk or a network, and nothing about an image.
 ERRORS_OF_DISKS = (
     *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN),
-    *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET),
 )
+#: Errors of the operating system that say that this process has too much open or in memory.
+ERRORS_OF_PROCESSES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 PAUSES = (2.0, 10.0)  # seconds before the second and the third try, when the images cannot be reached
 
@@ -51,6 +53,10 @@ Outcomes = Iterable[tuple[Path, "ScoredImage | BadImage"]]
 
 class LostDisk(ToolboxError):
     """The images cannot be reached, which says nothing about an image; it may help to try again later."""
+
+
+class OutOfResources(Exception):
+    """This process lacks memory or may not open more files, which says nothing about an image; a new process may."""
 
 
 class Counts(NamedTuple):
@@ -176,34 +182,31 @@ def _detector(run: Path, process: int) -> "Detector":
 def _predictions(job: Job, entries: list[Entry], detector: "Detector") -> Iterator[Prediction]:
     """The prediction of each file, in the order of the list."""
     files = [entry.file for entry in entries if entry.problem is None]
-    outcomes = _stop_at_lost_disks(detector.score_files(files), job.roots)
+    outcomes = _stop_at_lost_disks(detector.score_files(files))
     of_files = predictions(outcomes, detector, job.threshold, job.heatmaps)
     for entry in entries:
         yield next(of_files) if entry.problem is None else of_unusable(entry.file, entry.problem)
 
 
-def _stop_at_lost_disks(outcomes: Outcomes, roots: Iterable[Path]) -> Outcomes:
-    """Passes outcomes on; raises LostDisk if a file cannot be read for a reason that is not its own."""
+def _stop_at_lost_disks(outcomes: Outcomes) -> Outcomes:
+    """Passes outcomes on; raises LostDisk or OutOfResources if a file cannot be read, for a reason not its own."""
     for path, outcome in outcomes:
-        if isinstance(outcome, BadImage) and isinstance(outcome.__cause__, OSError):
-            code = outcome.__cause__.errno
-            if code in ERRORS_OF_DISKS or (code == errno.ENOENT and _is_a_root_gone(roots)):
-                raise LostDisk(f"{path}: {outcome.reason}; its disk or network drive cannot be reached")
+        cause = outcome.__cause__ if isinstance(outcome, BadImage) else None
+        code = cause.errno if isinstance(cause, OSError) else None
+        if isinstance(cause, MemoryError) or code in ERRORS_OF_PROCESSES:
+            raise OutOfResources(f"{path}: {cause}")
+        if code in ERRORS_OF_DISKS or (code == errno.ENOENT and _is_gone(path.parent)):
+            raise LostDisk(f"{path}: {os.strerror(code or 0)}; its disk or network drive cannot be reached")
         yield path, outcome
 
 
-def _is_a_root_gone(roots: Iterable[Path]) -> bool:
-    """Whether a file or folder that was searched is missing, or a folder is empty, as when nothing is mounted there."""
-    for root in roots:
-        try:
-            with os.scandir(root) as content:
-                if next(content, None) is None:
-                    return True
-        except NotADirectoryError:
-            continue
-        except OSError:
-            return True
-    return False
+def _is_gone(folder: Path) -> bool:
+    """Whether a folder is missing or cannot be read, or is empty, as when nothing is mounted there any more."""
+    try:
+        with os.scandir(folder) as content:
+            return next(content, None) is None
+    except OSError:
+        return True
 
 
 def _count(prediction: Prediction) -> Counts:

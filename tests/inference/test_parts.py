@@ -69,7 +69,7 @@ def begin(run, images, folder, **changes):
         "false_alarm_rate": None,
         "overwrite": False,
     }
-    with locked(folder, changes.get("heatmaps"), changes.get("overwrite", False)):
+    with locked(folder, changes.get("heatmaps")):
         return plan(run, [images], folder, **{**options, **changes})
 
 
@@ -150,7 +150,7 @@ def test_files_of_others_are_neither_removed_nor_joined(run, images, tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(InputError, match="is a file; expected a folder"):
         begin(run, images, tmp_path / "out" / "thesis.txt")
-    with locked(tmp_path / "other", None, False), pytest.raises(ToolboxError, match="another command is working"):
+    with locked(tmp_path / "other", None), pytest.raises(ToolboxError, match="another command is working"):
         begin(run, images, tmp_path / "other")
 
 
@@ -299,18 +299,55 @@ def outcome_of(code):
     return [(problem.path, problem)]
 
 
-def test_a_disk_that_went_away_is_no_bad_image(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "2.png").touch()
-    roots = [tmp_path / "images", tmp_path / "images" / "2.png"]
+def test_a_disk_that_went_away_is_no_bad_image(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Path("images/2.png").touch()
     for code in (errno.EACCES, errno.ENOENT):
-        assert len(list(parts._stop_at_lost_disks(outcome_of(code), roots))) == 1
+        assert len(list(parts._stop_at_lost_disks(outcome_of(code)))) == 1
     for code in (errno.EIO, errno.ESTALE, errno.ENOTCONN):
         with pytest.raises(LostDisk, match=r"images/1\.png: .*; its disk or network drive cannot be reached"):
-            list(parts._stop_at_lost_disks(outcome_of(code), roots))
-    (tmp_path / "images" / "2.png").unlink()  # nothing is mounted there any more
+            list(parts._stop_at_lost_disks(outcome_of(code)))
+    with pytest.raises(parts.OutOfResources):
+        list(parts._stop_at_lost_disks(outcome_of(errno.EMFILE)))
+    Path("images/2.png").unlink()  # nothing is mounted there any more
     with pytest.raises(LostDisk, match=r"images/1\.png"):
-        list(parts._stop_at_lost_disks(outcome_of(errno.ENOENT), roots))
+        list(parts._stop_at_lost_disks(outcome_of(errno.ENOENT)))
+
+
+def test_a_mistake_with_overwrite_loses_nothing(run, images, tmp_path):
+    job, _ = begin(run, images, tmp_path / "out")
+    job.path(0).write_text("finished")
+    for wrong in ((tmp_path / "no run", images), (run, tmp_path / "no images")):
+        with pytest.raises(InputError):
+            begin(*wrong, tmp_path / "out", overwrite=True)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        begin(run, images, tmp_path / "out", overwrite=True, false_alarm_rate=2.0)
+    assert job.path(0).read_text() == "finished"
+    assert job.list_path.exists()
+
+
+def test_parts_without_a_description_are_neither_used_nor_removed(run, images, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "part-000000.csv").write_text("of somebody")
+    with pytest.raises(InputError, match=r"holds part-000000\.csv, but no job\.json that says what it is"):
+        begin(run, images, tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "part-000000.csv").rename(tmp_path / "out" / "part-0.parquet")
+    with pytest.raises(InputError, match=r"holds part-0\.parquet, which is no prediction"):
+        begin(run, images, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "part-0.parquet").read_text() == "of somebody"
+
+
+def test_the_same_relative_names_elsewhere_are_other_files(run, tmp_path, monkeypatch):
+    for day in ("monday", "tuesday"):
+        fill(tmp_path / day / "new", size=(20, 24), a=2)
+    monkeypatch.chdir(tmp_path / "monday")
+    begin(run, Path("new"), tmp_path / "out")
+    begin(run, Path("new"), tmp_path / "out")
+    (tmp_path / "out" / ".DS_Store").touch()
+    monkeypatch.chdir(tmp_path / "tuesday")
+    with pytest.raises(InputError, match=r"working_folder '.*monday', received '.*tuesday'"):
+        begin(run, Path("new"), tmp_path / "out")
 
 
 @pytest.mark.slow
