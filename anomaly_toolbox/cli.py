@@ -316,8 +316,8 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
 @click.option(
     "--parts",
     type=click.Path(path_type=Path),
-    help="Folder for the predictions of any number of images, in a file for each part of them. The command can be "
-    "interrupted, and the same command continues. _SUCCESS is written last.",
+    help="Folder for the predictions, in a file for each part of the images. After an interruption, the same command "
+    "continues. The file _SUCCESS is written last.",
 )
 @click.option(
     "--images-per-part",

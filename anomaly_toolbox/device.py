@@ -62,11 +62,10 @@ def describe_device(require_gpu: bool, n_workers: int = 1) -> str:
     """
     names = prepare_gpus()
     if names:
-        listed = ", ".join(names)
         if n_workers > len(names):
-            return f"{len(names)} GPU{'s' * (len(names) > 1)} ({listed}), shared by {n_workers} workers"
+            return f"{len(names)} GPU{'s' * (len(names) > 1)} ({', '.join(names)}), shared by {n_workers} workers"
         if n_workers > 1:
-            return f"{len(names)} GPUs ({listed}), {n_workers} workers with one each"
+            return f"{n_workers} of {len(names)} GPUs ({', '.join(names[:n_workers])}), one for each worker"
         unused = f", of {len(names)} GPUs; the trials of a sweep can use one each" if len(names) > 1 else ""
         return f"GPU ({names[0]}{unused})"
     if require_gpu:

@@ -41,7 +41,7 @@ def test_gpus_are_prepared_and_the_first_is_tested_once(gpus):
     ("n_workers", "expected"),
     [
         (1, "GPU (Model 0, of 2 GPUs; the trials of a sweep can use one each)"),
-        (2, "2 GPUs (Model 0, Model 1), 2 workers with one each"),
+        (2, "2 of 2 GPUs (Model 0, Model 1), one for each worker"),
         (3, "2 GPUs (Model 0, Model 1), shared by 3 workers"),
     ],
 )

@@ -57,17 +57,19 @@ def predict_in_parts(
             )
         for note in notes:
             console.print(note)
-        is_complete = all(job.is_written(number) for number in range(job.n_parts))
-        if is_complete and (folder / SUCCESS).exists():
+        missing = [number for number in range(job.n_parts) if not job.path(number).exists()]
+        if not missing and (folder / SUCCESS).exists():
             console.print(f"finished before: {folder} (--overwrite scores the images again)")
             return job, _recorded_counts(job)
         (folder / SUCCESS).unlink(missing_ok=True)
-        return job, _score(job, n_processes, engine, address, console)
+        return job, _score(job, missing, n_processes, engine, address, console)
 
 
-def _score(job: Job, n_processes: int | None, engine: str, address: str | None, console: Console) -> Counts:
-    written = [number for number in range(job.n_parts) if job.is_written(number)]
-    missing = [number for number in range(job.n_parts) if not job.is_written(number)]
+def _score(
+    job: Job, missing: Sequence[int], n_processes: int | None, engine: str, address: str | None, console: Console
+) -> Counts:
+    """Scores the missing parts, and counts the predictions of all parts."""
+    written = sorted(set(range(job.n_parts)) - set(missing))
     counts = Counts()
     for number in written:
         counts = counts.plus(count_part(job, number))
@@ -92,8 +94,8 @@ def _score(job: Job, n_processes: int | None, engine: str, address: str | None, 
         n_more = len(outcome.failures) - len(named)
         raise ToolboxError(
             f"{len(outcome.failures)} of {job.n_parts} parts could not be scored: {', '.join(named)}"
-            f"{f' and {n_more} more' if n_more else ''}; the other parts are written, and the same command tries these "
-            "again"
+            f"{f' and {n_more} more' if n_more else ''}; the other parts are written. The same command tries the "
+            "failed parts again"
         )
     counts = counts.plus(outcome.counts)
     finish(job, counts)

@@ -77,10 +77,6 @@ class Job:
         """The file with the names of all files."""
         return self.folder / FILES
 
-    def is_written(self, number: int) -> bool:
-        """Whether a part is written."""
-        return self.path(number).exists()
-
 
 @contextlib.contextmanager
 def locked(folder: Path, heatmaps: Path | None) -> Iterator[None]:
@@ -209,9 +205,9 @@ def _entries(paths: Sequence[Path], unused: Counter[str]) -> Iterator[Entry]:
     bad: list[BadImage] = []
 
     def unusable() -> Iterator[Entry]:
-        while bad:
-            problem = bad.pop(0)
+        for problem in bad:
             yield Entry(problem.path, problem.reason)
+        bad.clear()
 
     for file in find_images(paths, bad, unused):
         yield from unusable()

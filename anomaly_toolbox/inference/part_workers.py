@@ -1,7 +1,6 @@
 """The processes that score the parts of a job on this machine. This process does not import TensorFlow.
 
-A process that dies takes its part with it, not the job: the part is tried again in a new process, and after a few tries
-it is named, and the other parts go on.
+If a process dies, its part is tried again in a new process. After three tries the part is named, and the others go on.
 """
 
 import contextlib
@@ -85,7 +84,7 @@ class _Slot:
         if self._process is None:
             self._start()
         self.number, self._try, self._n_scored = number, which_try, 0
-        with contextlib.suppress(BrokenPipeError):  # `receive` will note the death
+        with contextlib.suppress(OSError):  # `receive` will note the death
             self.connection.send(number)
 
     def receive(self, outcome: Outcome, waiting: deque[tuple[int, int]], on_progress: OnProgress) -> None:
@@ -125,11 +124,10 @@ class _Slot:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, end_of_process = context.Pipe()
-        self._process = context.Process(
-            target=_work, args=(end_of_process, self.job, self._index, self._score), daemon=True
-        )
+        process = context.Process(target=_work, args=(end_of_process, self.job, self._index, self._score), daemon=True)
         with environment(share_of_threads(self._n_slots)):
-            self._process.start()
+            process.start()
+        self._process = process
         end_of_process.close()  # so that its death ends the connection
 
     def _describe_death(self) -> str:

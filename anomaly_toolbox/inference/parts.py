@@ -113,6 +113,8 @@ def count_part(job: Job, number: int) -> Counts:
         for prediction in _read(path, job.file_format):
             counts = counts.plus(_count(prediction))
     except (ValueError, KeyError, OSError, csv.Error) as problem:
+        if isinstance(problem, OSError) and problem.errno:  # the part may be good, but it cannot be read
+            raise
         raise ToolboxError(f"{path} is damaged ({problem}); delete it, and run the same command again") from problem
     if counts.n_files != job.size(number):
         raise ToolboxError(

@@ -84,20 +84,21 @@ def score_parts(
     ray = _connect(address)
     try:
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        n_slots = n_processes or max(1, int(ray.cluster_resources()["GPU" if has_gpus else "CPU"]))
+        n_slots = max(1, int(ray.cluster_resources()["GPU" if has_gpus else "CPU"]))
+        most_running = n_processes or TASKS_PER_SLOT * n_slots
         # With max_calls=0 a process scores several parts; otherwise Ray would end it after each part on a GPU.
         task = ray.remote(max_calls=0, max_retries=MOST_TRIES - 1)(_score_here).options(
             num_cpus=1, num_gpus=1 if has_gpus else 0, scheduling_strategy="SPREAD"
         )
         run = ray.put({name: (job.run / name).read_bytes() for name in FILES_OF_A_RUN if (job.run / name).exists()})
-        shared = ray.put((job, os.getcwd(), sha256(job.folder / JOB)))
+        shared = ray.put((job, os.getcwd(), sha256(job.folder / JOB), run))
         waiting = iter(numbers)
         running: dict[Any, int] = {}
         outcome = Outcome()
 
         def fill() -> None:
-            while len(running) < TASKS_PER_SLOT * n_slots and (number := next(waiting, None)) is not None:
-                running[task.remote(score, shared, number, run, __version__)] = number
+            while len(running) < most_running and (number := next(waiting, None)) is not None:
+                running[task.remote(score, shared, number, __version__)] = number
 
         fill()
         while running:
@@ -140,11 +141,9 @@ def _result(ray: Any, done: Any) -> tuple[str, Any]:
     return kind, value
 
 
-def _score_here(
-    score: ScorePart, shared: tuple[Job, str, str], number: int, run: dict[str, bytes], version: str
-) -> tuple[str, Any]:
+def _score_here(score: ScorePart, shared: tuple[Job, str, str, Any], number: int, version: str) -> tuple[str, Any]:
     """The task: scores one part on the machine that Ray has chosen."""
-    job, working_folder, checksum = shared
+    job, working_folder, checksum, run = shared
     machine = socket.gethostname()
     if version != __version__:
         return "stop", f"{machine} has version {__version__} of the toolbox, expected {version}; install it there"
@@ -157,17 +156,23 @@ def _score_here(
         return "stop", f"{machine} does not see {job.folder} or the images; share them under the same path"
     for name in THREAD_VARIABLES:
         os.environ[name] = "1"  # the number of processors of a task
-    local = replace(job, run=_unpack(tuple(sorted(run.items()))))
+    local = replace(job, run=_unpack(run))
     kind, value = attempt(partial(score, local, number, _ignore), _ignore)
     return kind, value if kind == "scored" else f"{machine}: {value}"
 
 
 @functools.lru_cache(maxsize=1)
-def _unpack(files: tuple[tuple[str, bytes], ...]) -> Path:
-    """Writes the files of a run to a folder, which is removed when this process ends."""
+def _unpack(run: Any) -> Path:
+    """Fetches the files of a run, once in each process, into a folder that is removed when the process ends.
+
+    Args:
+        run: Ray's reference to the content of each file by its name.
+    """
+    import ray
+
     folder = Path(tempfile.mkdtemp(prefix="anomaly-toolbox-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, content in files:
+    for name, content in ray.get(run).items():
         (folder / name).write_bytes(content)
     return folder
 
