@@ -17,6 +17,7 @@ from anomaly_toolbox import __version__
 from anomaly_toolbox.datasets import DATASETS, dataset_name
 from anomaly_toolbox.errors import INTERRUPTED, InputError, ToolboxError, reason
 from anomaly_toolbox.models import METHODS, method_name
+from anomaly_toolbox.objects import ObjectPath, is_object_name, object_path
 from anomaly_toolbox.streams import import_tensorflow, open_streams
 
 ENVIRONMENT = "ANOMALY_BOX"  # the prefix of all environment variables
@@ -51,6 +52,22 @@ class AddedToEnvironment(click.Option):
         if source == ParameterSource.COMMANDLINE:
             value = [*(self.value_from_envvar(ctx) or ()), *value]
         return value, source
+
+
+class PathOrObject(click.Path):
+    """A path, or the name of an object in a store, such as s3://bucket/folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType.convert`."""
+        if isinstance(value, str) and is_object_name(value):
+            try:
+                return object_path(value)
+            except InputError as problem:
+                self.fail(str(problem), param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @click.group(
@@ -300,7 +317,7 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, type=PathOrObject(), metavar="PATH...")
 @click.option(
     "--format",
     "output_format",
@@ -315,7 +332,7 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
 )
 @click.option(
     "--parts",
-    type=click.Path(path_type=Path),
+    type=PathOrObject(),
     help="Folder for the predictions, in a file for each part of the images. After an interruption, the same command "
     "continues. The file _SUCCESS is written last.",
 )
@@ -347,7 +364,7 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
 )
 @click.option(
     "--heatmaps",
-    type=click.Path(path_type=Path),
+    type=PathOrObject(),
     help="Folder for an anomaly heatmap of each image, <image>.heat.png.",
 )
 @click.option(
@@ -371,15 +388,15 @@ def predict(
     context: click.Context,
     /,
     run: Path,
-    paths: tuple[Path, ...],
+    paths: tuple[Path | ObjectPath, ...],
     output_format: str,
     output: Path | None,
-    parts: Path | None,
+    parts: Path | ObjectPath | None,
     images_per_part: int,
     processes: int | None,
     engine: str,
     address: str | None,
-    heatmaps: Path | None,
+    heatmaps: Path | ObjectPath | None,
     heatmaps_of: str,
     false_alarm_rate: float | None,
     overwrite: bool,
@@ -391,6 +408,9 @@ def predict(
     calibrated score, whether the score reaches the threshold, and the p-value: how often a normal image has a score at
     least as high. If a file cannot be used, its prediction has the reason instead, and the exit code is 1; with
     --parts, it is 0 as soon as every file has a prediction.
+
+    With --parts, images, predictions and heatmaps may be in an object store, with names such as s3://bucket/folder or
+    gs://bucket/folder.
     """
     with _errors_in_one_line(debug, CONTINUE_PARTS if parts else ""):
         only_anomalous = heatmaps_of == "anomalous"
@@ -402,31 +422,38 @@ def predict(
                 raise InputError("--address has no effect without --engine ray")
             if output is not None:
                 raise InputError("--output and --parts are both given; expected one of them")
-            _predict_in_parts(
+            from anomaly_toolbox.console import plain_console
+            from anomaly_toolbox.inference.bulk import predict_in_parts
+            from anomaly_toolbox.inference.job import JobRequest
+
+            job_request = JobRequest(
                 run,
                 paths,
                 parts,
-                file_format=output_format,
-                images_per_part=images_per_part,
-                n_processes=processes,
-                engine=engine,
-                address=address,
-                heatmaps=heatmaps,
-                only_anomalous=only_anomalous,
-                false_alarm_rate=false_alarm_rate,
-                overwrite=overwrite,
+                output_format,
+                images_per_part,
+                heatmaps,
+                only_anomalous,
+                false_alarm_rate,
+                overwrite,
             )
+            job, counts = predict_in_parts(job_request, plain_console(stderr=True), processes, engine, address)
+            unusable = f", {_counted(counts.unusable, 'file')} could not be used" if counts.unusable else ""
+            scored = f"{_counted(counts.scored, 'image')} scored, {counts.anomalous:,} of them anomalous{unusable}"
+            click.echo(f"{scored}; {_counted(job.n_parts, 'part')} in {parts}", err=True)
             return
         for name in ("images_per_part", "processes", "engine", "address"):
             if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
                 raise InputError(f"--{name.replace('_', '-')} has no effect without --parts FOLDER")
+        files = [_on_disk(path) for path in paths]
+        heatmap_folder = None if heatmaps is None else _on_disk(heatmaps)
         if output_format == "parquet":
             raise InputError("--format parquet needs --parts FOLDER; expected csv or jsonl")
         from anomaly_toolbox.console import plain_console
         from anomaly_toolbox.files import atomic_write
         from anomaly_toolbox.inference import predict as predicting
 
-        request = predicting.prepare(run, paths, output, heatmaps, overwrite, false_alarm_rate, only_anomalous)
+        request = predicting.prepare(run, files, output, heatmap_folder, overwrite, false_alarm_rate, only_anomalous)
         import_tensorflow(debug)
         with contextlib.ExitStack() as stack:
             lines = sys.stdout
@@ -480,17 +507,6 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
             click.echo(note, err=True)
 
 
-def _predict_in_parts(run: Path, paths: tuple[Path, ...], folder: Path, **options: Any) -> None:
-    """What `predict` does with --parts; the options are those of `predict_in_parts`."""
-    from anomaly_toolbox.console import plain_console
-    from anomaly_toolbox.inference.bulk import predict_in_parts
-
-    job, counts = predict_in_parts(run, paths, folder, plain_console(stderr=True), **options)
-    unusable = f", {_counted(counts.unusable, 'file')} could not be used" if counts.unusable else ""
-    scored = f"{_counted(counts.scored, 'image')} scored, {counts.anomalous:,} of them anomalous{unusable}"
-    click.echo(f"{scored}; {_counted(job.n_parts, 'part')} in {folder}", err=True)
-
-
 @contextlib.contextmanager
 def _errors_in_one_line(debug: bool, advice_if_interrupted: str = "") -> Iterator[None]:
     """Turns every exception into one line and an exit code; with `debug`, the traceback is printed as well."""
@@ -513,6 +529,13 @@ def _errors_in_one_line(debug: bool, advice_if_interrupted: str = "") -> Iterato
             path = f"{problem.filename}: " if problem.filename else ""
             _exit(f"Error: {path}{problem.strerror}", 1)
         _exit(f"Error: {reason(problem)} (--debug shows where)", 1)
+
+
+def _on_disk(path: Path | ObjectPath) -> Path:
+    """The path of a file or folder on a disk; InputError if it is in an object store."""
+    if isinstance(path, ObjectPath):
+        raise InputError(f"{path}: files in object stores need --parts FOLDER")
+    return path
 
 
 def _check_sweep_name(name: str | None) -> None:

@@ -80,12 +80,17 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedFile: the file does not hold a JSON object.
         OSError: the file cannot be read.
     """
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(text: bytes, name: str) -> dict[str, Any]:
+    """The object in the content of a file, whose name is for the error; see `read_json`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
     except ValueError as problem:
-        raise DamagedFile(f"{path} is damaged: not JSON ({problem})") from None
+        raise DamagedFile(f"{name} is damaged: not JSON ({problem})") from None
     if not isinstance(content, dict):
-        raise DamagedFile(f"{path} is damaged: expected a JSON object")
+        raise DamagedFile(f"{name} is damaged: expected a JSON object")
     return content
 
 

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.inference import part_workers, ray_tasks
-from anomaly_toolbox.inference.job import Job, locked, plan
+from anomaly_toolbox.inference.job import Job, JobRequest, locked, plan
 
 FILES_PER_FOLDER = 10_000
 IMAGES_PER_PART = 256
@@ -42,8 +42,9 @@ def write_names(folder: Path, count: int, of_each: bytes) -> None:
 
 def begin(run: Path, images: Path, output: Path) -> Job:
     """Plans a job over all images."""
-    with locked(output, None):
-        job, _ = plan(run, [images], output, "csv", IMAGES_PER_PART, None, False, None, overwrite=True)
+    request = JobRequest(run, (images,), output, images_per_part=IMAGES_PER_PART, overwrite=True)
+    with locked(request):
+        job, _ = plan(request)
     return job
 
 

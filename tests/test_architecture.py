@@ -23,6 +23,7 @@ GROUND_FLOOR = {
     "false_alarms",
     "device",
     "processes",
+    "objects",
 }  # every room may use these
 #: The law of imports: what a room may import besides itself and the ground floor.
 LAW = {

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from anomaly_toolbox.errors import InputError, ToolboxError
 
@@ -66,12 +66,17 @@ def list_folder(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not is_leftover(path.name))
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: PurePath) -> bool:
     """Whether the name of a file is that of an image that can be read."""
     return path.suffix.lower() in SUFFIXES and not path.name.lower().endswith(HEATMAP_ENDING)
 
 
-def kind_of_file(path: Path) -> str:
+def why_unsupported(path: PurePath) -> str | None:
+    """Why an image in another format cannot be used; None for images that can be read, and for other files."""
+    return "is not supported; expected PNG, JPEG, BMP or TIFF" if path.suffix.lower() in OTHER_SUFFIXES else None
+
+
+def kind_of_file(path: PurePath) -> str:
     """The kind of a file that is not an image, such as `.txt files`, for `describe_unused`."""
     if path.name.lower().endswith(HEATMAP_ENDING):
         return "heatmaps"
@@ -115,8 +120,13 @@ def find_images(paths: Sequence[Path], bad: list[BadImage], unused: Counter[str]
             has_images = True
             yield path
     if not has_images and not bad:
-        found = f"; found {describe_unused(unused)}" if unused else ""
-        raise InputError(f"{paths[0]}: contains no images; expected PNG, JPEG, BMP or TIFF files{found}")
+        raise no_images(paths[0], unused)
+
+
+def no_images(path: object, unused: Counter[str]) -> InputError:
+    """The error for a folder that has no images, only the files that are counted in `unused`."""
+    found = f"; found {describe_unused(unused)}" if unused else ""
+    return InputError(f"{path}: contains no images; expected PNG, JPEG, BMP or TIFF files{found}")
 
 
 def describe_unused(unused: Counter[str]) -> str:
@@ -143,7 +153,7 @@ def _walk(folder: Path, ancestors: tuple[Path, ...], bad: list[BadImage], unused
                 yield from _walk(path, (*ancestors, target), bad, unused)
         elif is_image(path):  # also a link to itself; reading it reports the error
             yield path
-        elif path.suffix.lower() in OTHER_SUFFIXES:
-            bad.append(BadImage(path, "is not supported; expected PNG, JPEG, BMP or TIFF"))
+        elif reason := why_unsupported(path):
+            bad.append(BadImage(path, reason))
         else:
             unused[kind_of_file(path)] += 1

@@ -2,66 +2,51 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from anomaly_toolbox.console import ProgressBar
 from anomaly_toolbox.errors import InputError, ToolboxError
-from anomaly_toolbox.files import read_json
+from anomaly_toolbox.files import parse_json
 from anomaly_toolbox.inference import part_workers, ray_tasks
-from anomaly_toolbox.inference.job import SUCCESS, Job, locked, plan
+from anomaly_toolbox.inference.folders import folder_at
+from anomaly_toolbox.inference.job import SUCCESS, Job, JobRequest, locked, plan
 from anomaly_toolbox.inference.parts import Counts, count_part, finish
 
 MOST_NAMED = 5  # failed parts that an error message names
 
 
 def predict_in_parts(
-    run: Path,
-    paths: Sequence[Path],
-    folder: Path,
-    console: Console,
-    *,
-    file_format: str,
-    images_per_part: int,
-    n_processes: int | None,
-    engine: str,
-    address: str | None,
-    heatmaps: Path | None,
-    only_anomalous: bool,
-    false_alarm_rate: float | None,
-    overwrite: bool,
+    request: JobRequest, console: Console, n_processes: int | None, engine: str, address: str | None
 ) -> tuple[Job, Counts]:
     """Begins or continues a job, and returns it with its counts when all of its parts are written.
 
     Args:
-        run, paths, folder, file_format, images_per_part, heatmaps, only_anomalous, false_alarm_rate: see `job.plan`.
+        request: what is asked for.
         console: where progress is printed.
         n_processes: how many processes score parts at the same time; None: the engine decides.
         engine: `here` or `ray`.
         address: of the Ray cluster.
-        overwrite: remove the earlier predictions in the folder and replace existing heatmaps.
 
     Raises:
         InputError: the request cannot be met; see `job.plan`.
         ToolboxError: parts could not be scored; the same command tries them again.
     """
-    if folder.resolve() == run.resolve():
-        raise InputError(f"--parts {folder}: is the run folder; choose another folder")
+    if folder_at(request.folder).identity == folder_at(request.run).identity:
+        raise InputError(f"--parts {request.folder}: is the run folder; choose another folder")
     if engine == "ray":
         address = ray_tasks.check_address(address)
-    with locked(folder, heatmaps):
+    with locked(request):
         with console.status("listing the images"):
-            job, notes = plan(
-                run, paths, folder, file_format, images_per_part, heatmaps, only_anomalous, false_alarm_rate, overwrite
-            )
+            job, notes = plan(request)
         for note in notes:
             console.print(note)
-        missing = [number for number in range(job.n_parts) if not job.path(number).exists()]
-        if not missing and (folder / SUCCESS).exists():
-            console.print(f"finished before: {folder} (--overwrite scores the images again)")
+        names = set(job.folder.names())
+        missing = [number for number in range(job.n_parts) if job.name(number) not in names]
+        if not missing and SUCCESS in names:
+            console.print(f"finished before: {job.folder} (--overwrite scores the images again)")
             return job, _recorded_counts(job)
-        (folder / SUCCESS).unlink(missing_ok=True)
+        job.folder.remove(SUCCESS)
         return job, _score(job, missing, n_processes, engine, address, console)
 
 
@@ -103,5 +88,5 @@ def _score(
 
 
 def _recorded_counts(job: Job) -> Counts:
-    recorded = read_json(job.folder / SUCCESS)
+    recorded = parse_json(job.folder.read(SUCCESS), f"{job.folder}/{SUCCESS}")
     return Counts(recorded["scored"], recorded["anomalous"], recorded["unusable"])

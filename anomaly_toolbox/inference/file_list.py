@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +17,9 @@ SCHEMA = pa.schema([("file", pa.binary()), ("problem", pa.string())])
 
 
 class Entry(NamedTuple):
-    """A file, and why it cannot be used if that is known from its name or its place."""
+    """The name of a file, and why it cannot be used if that is known from its name or its place."""
 
-    file: Path
+    file: str
     problem: str | None = None
 
 
@@ -51,19 +51,19 @@ def write_list(path: Path, entries: Iterable[Entry], per_part: int) -> Summary:
     return Summary(n_files, checksum.hexdigest())
 
 
-def read_part(path: Path, number: int) -> list[Entry]:
+def read_part(file: BinaryIO, number: int) -> list[Entry]:
     """The files of one part of a list; parts are numbered from 0."""
-    rows = pq.ParquetFile(path).read_row_group(number).to_pylist()
-    return [Entry(Path(os.fsdecode(row["file"])), row["problem"]) for row in rows]
+    rows = pq.ParquetFile(file).read_row_group(number).to_pylist()
+    return [Entry(os.fsdecode(row["file"]), row["problem"]) for row in rows]
 
 
-def count_changes(before: Path, after: Path) -> tuple[int, int]:
+def count_changes(before: BinaryIO, after: BinaryIO) -> tuple[int, int]:
     """How many files of a list are new, and how many are gone, compared with another list."""
     files_before, files_after = set(names(before)), set(names(after))
     return len(files_after - files_before), len(files_before - files_after)
 
 
-def names(path: Path) -> Iterator[bytes]:
+def names(file: BinaryIO) -> Iterator[bytes]:
     """The name of each file in a list, as bytes."""
-    for batch in pq.ParquetFile(path).iter_batches(columns=["file"]):
+    for batch in pq.ParquetFile(file).iter_batches(columns=["file"]):
         yield from batch.column(0).to_pylist()

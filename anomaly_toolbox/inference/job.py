@@ -6,33 +6,60 @@ started again.
 """
 
 import contextlib
+import hashlib
 import os
 import re
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from anomaly_toolbox import __version__
-from anomaly_toolbox.datasets.walk import BadImage, describe_unused, find_images, is_leftover
+from anomaly_toolbox.datasets.walk import describe_unused, is_leftover
 from anomaly_toolbox.errors import InputError, ToolboxError
-from anomaly_toolbox.files import read_json, sha256, write_json
+from anomaly_toolbox.files import parse_json, sha256, write_json
+from anomaly_toolbox.inference.fetching import fetched
 from anomaly_toolbox.inference.file_list import Entry, Summary, count_changes, names, read_part, write_list
+from anomaly_toolbox.inference.folders import LOCK, Folder, folder_at
+from anomaly_toolbox.inference.listing import list_files
 from anomaly_toolbox.inference.predict import MOST_CHECKED_HEADERS, notes_on, threshold_for
 from anomaly_toolbox.inference.predictions import Heatmaps, common_folder_of
+from anomaly_toolbox.objects import ObjectPath
 from anomaly_toolbox.runs import FinishedRun
 
 FORMAT = 1  # of `job.json`
-JOB, FILES, NEW_FILES, SUCCESS, LOCK = "job.json", "files.parquet", "new-files.parquet", "_SUCCESS", ".lock"
-#: The files of a job, whole or half written.
-FILES_OF_A_JOB = re.compile(
-    r"(\.\d+\.)?(job\.json|(new-)?files\.parquet|_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet))|\.lock"
-)
+JOB, FILES, SUCCESS = "job.json", "files.parquet", "_SUCCESS"
+FILES_OF_A_JOB = re.compile(r"job\.json|files\.parquet|_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet)|" + re.escape(LOCK))
 RESULTS_OF_A_JOB = re.compile(r"_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet)")
+HALF_WRITTEN = re.compile(rf"\.\d+\.({FILES_OF_A_JOB.pattern})")
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a user asks for.
+
+    Attributes:
+        run: the folder of a finished run.
+        paths: image files, and folders that are searched for images, with their subfolders.
+        folder: new, empty, or the folder of an earlier job.
+        file_format: csv, jsonl or parquet.
+        images_per_part: the number of files in each part but the last.
+        heatmaps: the folder for heatmaps, which may be in the other folder, or None.
+        only_anomalous: draw heatmaps of anomalous images only.
+        false_alarm_rate: see `predict.prepare`.
+        overwrite: replace an earlier job and existing heatmaps.
+    """
+
+    run: Path
+    paths: tuple[Path | ObjectPath, ...]
+    folder: Path | ObjectPath
+    file_format: str = "csv"
+    images_per_part: int = 4096
+    heatmaps: Path | ObjectPath | None = None
+    only_anomalous: bool = False
+    false_alarm_rate: float | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,16 +70,17 @@ class Job:
         folder: the folder of the parts.
         run: the folder of the finished run that scores.
         roots: the files and folders that were searched for images.
-        file_format: csv, jsonl or parquet.
-        images_per_part: the number of files in each part but the last.
+        working_folder: the folder that relative paths begin at; None: all paths are absolute.
+        file_format, images_per_part: see `JobRequest`.
         n_files: the number of files in all parts.
         threshold: images with a score at or above it are anomalous; None: the threshold of the run decides.
         heatmaps: where heatmaps are written, or None.
     """
 
-    folder: Path
+    folder: Folder
     run: Path
-    roots: tuple[Path, ...]
+    roots: tuple[Path | ObjectPath, ...]
+    working_folder: str | None
     file_format: str
     images_per_part: int
     n_files: int
@@ -68,92 +96,63 @@ class Job:
         """The number of files in a part."""
         return min(self.images_per_part, self.n_files - number * self.images_per_part)
 
-    def path(self, number: int) -> Path:
-        """The file of a part."""
-        return self.folder / f"part-{number:06}.{self.file_format}"
+    def name(self, number: int) -> str:
+        """The name of the file of a part."""
+        return f"part-{number:06}.{self.file_format}"
+
+    def entries(self, number: int) -> list[Entry]:
+        """The files of a part."""
+        with self.folder.open(FILES) as file:
+            return read_part(file, number)
 
     @property
-    def list_path(self) -> Path:
-        """The file with the names of all files."""
-        return self.folder / FILES
+    def checksum(self) -> str:
+        """The checksum of the description in the folder."""
+        return hashlib.sha256(self.folder.read(JOB)).hexdigest()
 
 
 @contextlib.contextmanager
-def locked(folder: Path, heatmaps: Path | None) -> Iterator[None]:
-    """Makes the folder of a job and locks it against other commands; the lock ends with this process.
-
-    Args:
-        folder: new, empty, or the folder of an earlier job.
-        heatmaps: the folder for heatmaps, which may be in the other folder.
+def locked(request: JobRequest) -> Iterator[None]:
+    """Makes the folder of a job and locks it, if it is on a disk, against other commands.
 
     Raises:
         InputError: the folder holds other files, or is a file.
         ToolboxError: another command works in the folder.
     """
-    if folder.exists() and not folder.is_dir():
+    folder = folder_at(request.folder)
+    heatmaps = None if request.heatmaps is None else folder_at(request.heatmaps)
+    if folder.is_file():
         raise InputError(f"--parts {folder}: is a file; expected a folder")
-    if heatmaps is not None and heatmaps.resolve() == folder.resolve():
+    if heatmaps is not None and heatmaps.identity == folder.identity:
         raise InputError(f"--heatmaps {heatmaps}: is the folder of --parts; choose another folder, such as one in it")
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     _check_content(folder, heatmaps)
-    lock = filelock.FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ToolboxError(f"--parts {folder}: another command is working in this folder") from None
-    try:
-        for path in folder.iterdir():
-            if FILES_OF_A_JOB.fullmatch(path.name) and path.name.startswith(".") and path.name != LOCK:
-                path.unlink()  # half written
+    with folder.locked():
+        for name in folder.names():
+            if HALF_WRITTEN.fullmatch(name):
+                folder.remove(name)
         yield
-    finally:
-        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:  # nothing was begun
-            shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
 
 
-def _check_content(folder: Path, heatmaps: Path | None) -> None:
+def _check_content(folder: Folder, heatmaps: Folder | None) -> None:
     """Raises InputError if a folder holds anything but an earlier job, the heatmaps, and what other programs leave."""
-    with_heatmaps = None if heatmaps is None else heatmaps.resolve()
-    names = [path.name for path in folder.iterdir()]
+    names = folder.names()
     for name in names:
-        holds_heatmaps = with_heatmaps is not None and with_heatmaps.is_relative_to((folder / name).resolve())
+        holds_heatmaps = heatmaps is not None and folder.child(name).contains(heatmaps)
         if not (FILES_OF_A_JOB.fullmatch(name) or holds_heatmaps or is_leftover(name)):
             raise InputError(f"--parts {folder}: holds {name}, which is no prediction; choose a new folder")
         if JOB not in names and RESULTS_OF_A_JOB.fullmatch(name):
             raise InputError(f"--parts {folder}: holds {name}, but no {JOB} that says what it is; choose a new folder")
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Folder) -> None:
     """Removes the earlier job; `job.json` comes last, because it says what the folder is."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == JOB):
-        if FILES_OF_A_JOB.fullmatch(path.name) and path.name not in (LOCK, NEW_FILES):
-            path.unlink()
+    for name in sorted(folder.names(), key=lambda name: name == JOB):
+        if FILES_OF_A_JOB.fullmatch(name) and name != LOCK:
+            folder.remove(name)
 
 
-def plan(
-    run: Path,
-    paths: Sequence[Path],
-    folder: Path,
-    file_format: str,
-    images_per_part: int,
-    heatmaps: Path | None,
-    only_anomalous: bool,
-    false_alarm_rate: float | None,
-    overwrite: bool,
-) -> tuple[Job, list[str]]:
-    """Lists the files and begins a job, or continues the one in the folder.
-
-    Args:
-        run: the folder of a finished run.
-        paths: image files, and folders that are searched for images, with their subfolders.
-        folder: see `locked`, which must be entered before.
-        file_format, images_per_part: see `Job`.
-        heatmaps: the folder for heatmaps, or None.
-        only_anomalous: draw heatmaps of anomalous images only.
-        false_alarm_rate: see `predict.prepare`.
-        overwrite: replace an earlier job and existing heatmaps.
+def plan(request: JobRequest) -> tuple[Job, list[str]]:
+    """Lists the files and begins a job, or continues the one in the folder; `locked` must be entered before.
 
     Returns:
         The job, and lines that the user should know before.
@@ -163,69 +162,74 @@ def plan(
             the folder holds predictions of other files or with other options.
         ToolboxError: the run is damaged, or the folder was written by another version.
     """
-    finished_run = FinishedRun.open(run)
-    threshold = None if false_alarm_rate is None else threshold_for(finished_run, false_alarm_rate)
-    is_new = overwrite or not (folder / JOB).exists()
+    run, folder = FinishedRun.open(request.run), folder_at(request.folder)
+    threshold = None if request.false_alarm_rate is None else threshold_for(run, request.false_alarm_rate)
+    is_new = request.overwrite or JOB not in folder.names()
+    heatmaps = None if request.heatmaps is None else folder_at(request.heatmaps)
     if heatmaps is not None:
-        _check_heatmaps(heatmaps, must_be_empty=is_new and not overwrite)
+        _check_heatmaps(heatmaps, must_be_empty=is_new and not request.overwrite)
     unused: Counter[str] = Counter()
-    summary = write_list(folder / NEW_FILES, _entries(paths, unused), images_per_part)
-    content = {
-        "format": FORMAT,
-        "version": __version__,
-        "run": str(run.resolve()),
-        "checksum_of_run": sha256(run / "results.json"),
-        "file_format": file_format,
-        "images_per_part": images_per_part,
-        "false_alarm_rate": false_alarm_rate,
-        "heatmaps": None if heatmaps is None else str(heatmaps.resolve()),
-        "heatmaps_of": "anomalous" if only_anomalous else "all",
-        "working_folder": None if all(path.is_absolute() for path in paths) else os.getcwd(),
-        "n_files": summary.n_files,
-        "checksum_of_files": summary.checksum,
-    }
-    if is_new:
-        _clear(folder)
-        write_json(folder / JOB, content)
-    else:
-        _check_same(folder, content, summary)
-    (folder / NEW_FILES).replace(folder / FILES)
+    with folder.write(FILES) as new_list:
+        summary = write_list(new_list, list_files(request.paths, unused), request.images_per_part)
+        content = {
+            "format": FORMAT,
+            "version": __version__,
+            "run": str(request.run.resolve()),
+            "checksum_of_run": sha256(request.run / "results.json"),
+            "file_format": request.file_format,
+            "images_per_part": request.images_per_part,
+            "false_alarm_rate": request.false_alarm_rate,
+            "heatmaps": None if heatmaps is None else heatmaps.identity,
+            "heatmaps_of": "anomalous" if request.only_anomalous else "all",
+            "working_folder": _working_folder(request.paths),
+            "n_files": summary.n_files,
+            "checksum_of_files": summary.checksum,
+        }
+        if is_new:
+            _clear(folder)
+            with folder.write(JOB) as path:
+                write_json(path, content)
+        else:
+            _check_same(folder, content, summary, new_list)
     where = None
     if heatmaps is not None:
-        where = Heatmaps(heatmaps, common_folder_of(names(folder / FILES)), only_anomalous)
-    job = Job(folder, run, tuple(paths), file_format, images_per_part, summary.n_files, threshold, where)
+        with folder.open(FILES) as file:
+            where = Heatmaps(heatmaps, common_folder_of(names(file)), request.only_anomalous)
+    job = Job(
+        folder,
+        request.run,
+        request.paths,
+        _working_folder((*request.paths, request.folder, request.heatmaps)),
+        request.file_format,
+        request.images_per_part,
+        summary.n_files,
+        threshold,
+        where,
+    )
     notes = [f"not scored: {describe_unused(unused)}"] if unused else []
-    first_files = [entry.file for entry in read_part(job.list_path, 0) if entry.problem is None]
-    notes += notes_on(finished_run, first_files[:MOST_CHECKED_HEADERS], threshold)
+    first_files = [entry.file for entry in job.entries(0) if entry.problem is None]
+    with fetched(first_files[:MOST_CHECKED_HEADERS]) as files:
+        notes += notes_on(run, files, threshold)
     return job, notes
 
 
-def _entries(paths: Sequence[Path], unused: Counter[str]) -> Iterator[Entry]:
-    """Every file in its order; those that cannot be used come after the file before them."""
-    bad: list[BadImage] = []
-
-    def unusable() -> Iterator[Entry]:
-        for problem in bad:
-            yield Entry(problem.path, problem.reason)
-        bad.clear()
-
-    for file in find_images(paths, bad, unused):
-        yield from unusable()
-        yield Entry(file)
-    yield from unusable()
+def _working_folder(paths: Iterable[Path | ObjectPath | None]) -> str | None:
+    """The folder that relative paths begin at; None if all are absolute."""
+    is_relative = any(isinstance(path, Path) and not path.is_absolute() for path in paths)
+    return os.getcwd() if is_relative else None
 
 
-def _check_heatmaps(heatmaps: Path, must_be_empty: bool) -> None:
+def _check_heatmaps(heatmaps: Folder, must_be_empty: bool) -> None:
     """Raises InputError if heatmaps cannot be written, or would be mixed with other files."""
-    if heatmaps.exists() and not heatmaps.is_dir():
+    if heatmaps.is_file():
         raise InputError(f"--heatmaps {heatmaps}: is a file; expected a folder")
-    if must_be_empty and heatmaps.exists() and any(heatmaps.iterdir()):
+    if must_be_empty and heatmaps.names():
         raise InputError(f"--heatmaps {heatmaps}: holds other files; with --parts, expected a new or an empty folder")
 
 
-def _check_same(folder: Path, content: dict[str, Any], summary: Summary) -> None:
+def _check_same(folder: Folder, content: dict[str, Any], summary: Summary, new_list: Path) -> None:
     """Raises an error if the job in a folder is another one than `content` describes."""
-    recorded = read_json(folder / JOB)
+    recorded = parse_json(folder.read(JOB), f"{folder}/{JOB}")
     advice = "choose another folder, or start anew with --overwrite"
     for name in ("format", "version"):
         if recorded.get(name) != content[name]:
@@ -237,8 +241,9 @@ def _check_same(folder: Path, content: dict[str, Any], summary: Summary) -> None
         raise InputError(f"--parts {folder}: was begun with another run; {advice}")
     if recorded.get("checksum_of_files") != summary.checksum:
         difference = "the same files in another order"
-        if (folder / FILES).exists():
-            n_new, n_gone = count_changes(folder / FILES, folder / NEW_FILES)
+        if FILES in folder.names():
+            with folder.open(FILES) as before, open(new_list, "rb") as after:
+                n_new, n_gone = count_changes(before, after)
             if n_new or n_gone:
                 difference = f"other files: {n_new:,} are new, and {n_gone:,} are gone"
         raise InputError(f"--parts {folder}: was begun with {difference}; {advice}")

@@ -6,10 +6,11 @@ This module does not know which process scores a part. It imports TensorFlow onl
 import csv
 import errno
 import functools
+import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,10 +20,12 @@ import pyarrow.parquet as pq
 
 from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.errors import ToolboxError, reason
-from anomaly_toolbox.files import atomic_write, write_json
-from anomaly_toolbox.inference.file_list import Entry, read_part
+from anomaly_toolbox.files import write_json
+from anomaly_toolbox.inference.fetching import LostDisk, fetched
+from anomaly_toolbox.inference.file_list import Entry
 from anomaly_toolbox.inference.job import SUCCESS, Job
 from anomaly_toolbox.inference.predictions import Prediction, csv_writer, json_writer, of_unusable, predictions
+from anomaly_toolbox.objects import is_object_name
 from anomaly_toolbox.streams import import_tensorflow
 
 if TYPE_CHECKING:  # this module imports TensorFlow
@@ -48,11 +51,7 @@ ERRORS_OF_PROCESSES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 PAUSES = (2.0, 10.0)  # seconds before the second and the third try, when the images cannot be reached
 
-Outcomes = Iterable[tuple[Path, "ScoredImage | BadImage"]]
-
-
-class LostDisk(ToolboxError):
-    """The images cannot be reached, which says nothing about an image; it may help to try again later."""
+Outcomes = Iterable[tuple[str, Path, "ScoredImage | BadImage"]]  # see `predictions`
 
 
 class OutOfResources(Exception):
@@ -90,7 +89,7 @@ def score_part(job: Job, number: int, on_image: Callable[[], None], process: int
         ToolboxError: the run is damaged.
         OSError: the part or a heatmap cannot be written.
     """
-    entries = read_part(job.list_path, number)
+    entries = job.entries(number)
     detector = _detector(job.run, process)
     counts = Counts()
 
@@ -107,10 +106,10 @@ def score_part(job: Job, number: int, on_image: Callable[[], None], process: int
 
 def count_part(job: Job, number: int) -> Counts:
     """Counts the predictions in a part that is written; ToolboxError if it is damaged."""
-    path = job.path(number)
+    path = f"{job.folder}/{job.name(number)}"
     counts = Counts()
     try:
-        for prediction in _read(path, job.file_format):
+        for prediction in _read(job, number):
             counts = counts.plus(_count(prediction))
     except (ValueError, KeyError, OSError, csv.Error) as problem:
         if isinstance(problem, OSError) and problem.errno:  # the part may be good, but it cannot be read
@@ -126,7 +125,8 @@ def count_part(job: Job, number: int) -> Counts:
 
 def finish(job: Job, counts: Counts) -> None:
     """Writes `_SUCCESS`, after all parts are written."""
-    write_json(job.folder / SUCCESS, {"parts": job.n_parts, **counts._asdict()})
+    with job.folder.write(SUCCESS) as path:
+        write_json(path, {"parts": job.n_parts, **counts._asdict()})
 
 
 ScorePart = Callable[..., Counts]  # with the arguments of `score_part`
@@ -183,23 +183,32 @@ def _detector(run: Path, process: int) -> "Detector":
 
 def _predictions(job: Job, entries: list[Entry], detector: "Detector") -> Iterator[Prediction]:
     """The prediction of each file, in the order of the list."""
-    files = [entry.file for entry in entries if entry.problem is None]
-    outcomes = _stop_at_lost_disks(detector.score_files(files))
+    names = [entry.file for entry in entries if entry.problem is None]
+    outcomes = _stop_at_lost_disks(_outcomes(names, detector))
     of_files = predictions(outcomes, detector, job.threshold, job.heatmaps)
     for entry in entries:
         yield next(of_files) if entry.problem is None else of_unusable(entry.file, entry.problem)
 
 
+def _outcomes(names: Sequence[str], detector: "Detector") -> Outcomes:
+    """Scores files, and removes the copy of an object when it is no longer needed."""
+    with fetched(names) as paths:
+        for name, (path, outcome) in zip(names, detector.score_files(paths), strict=True):
+            yield name, path, outcome
+            if is_object_name(name):
+                path.unlink(missing_ok=True)
+
+
 def _stop_at_lost_disks(outcomes: Outcomes) -> Outcomes:
     """Passes outcomes on; raises LostDisk or OutOfResources if a file cannot be read, for a reason not its own."""
-    for path, outcome in outcomes:
+    for name, path, outcome in outcomes:
         cause = outcome.__cause__ if isinstance(outcome, BadImage) else None
         code = cause.errno if isinstance(cause, OSError) else None
         if isinstance(cause, MemoryError) or code in ERRORS_OF_PROCESSES:
-            raise OutOfResources(f"{path}: {cause}")
+            raise OutOfResources(f"{name}: {cause}")
         if code in ERRORS_OF_DISKS or (code == errno.ENOENT and _is_gone(path.parent)):
-            raise LostDisk(f"{path}: {os.strerror(code or 0)}; its disk or network drive cannot be reached")
-        yield path, outcome
+            raise LostDisk(f"{name}: {os.strerror(code or 0)}; its disk or network drive cannot be reached")
+        yield name, path, outcome
 
 
 def _is_gone(folder: Path) -> bool:
@@ -218,7 +227,7 @@ def _count(prediction: Prediction) -> Counts:
 
 
 def _write(job: Job, number: int, of_part: Iterable[Prediction]) -> None:
-    with atomic_write(job.path(number)) as temporary:
+    with job.folder.write(job.name(number)) as temporary:
         if job.file_format == "parquet":
             rows = [{**prediction, "file": _as_text(prediction["file"])} for prediction in of_part]
             pq.write_table(pa.Table.from_pylist(rows, PARQUET), temporary)
@@ -234,10 +243,11 @@ def _as_text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _read(path: Path, file_format: str) -> Iterator[Prediction]:
-    if file_format == "parquet":
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-        return
-    with open(path, newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file) if file_format == "csv" else map(json.loads, file)
+def _read(job: Job, number: int) -> Iterator[Prediction]:
+    with job.folder.open(job.name(number)) as file:
+        if job.file_format == "parquet":
+            for batch in pq.ParquetFile(file).iter_batches():
+                yield from batch.to_pylist()
+            return
+        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield from csv.DictReader(lines) if job.file_format == "csv" else map(json.loads, lines)

@@ -5,7 +5,7 @@ TensorFlow is imported only after the arguments are checked.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +19,7 @@ from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.datasets.walk import BadImage, describe_unused, find_images, is_image
 from anomaly_toolbox.errors import InputError
 from anomaly_toolbox.files import check_output
+from anomaly_toolbox.inference.folders import LocalFolder
 from anomaly_toolbox.inference.predictions import (
     Heatmaps,
     common_folder_of,
@@ -117,9 +118,9 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
     detector = Detector(request.run)
     write = json_writer(output) if as_json else csv_writer(output)
     for problem in request.bad_files:
-        write(of_unusable(problem.path, problem.reason))
+        write(of_unusable(str(problem.path), problem.reason))
     outcomes = track(
-        detector.score_files(request.files),
+        ((str(path), path, outcome) for path, outcome in detector.score_files(request.files)),
         "scoring",
         len(request.files),
         console=console,
@@ -133,7 +134,7 @@ def predict(request: Request, output: TextIO, as_json: bool, console: Console) -
     return len(request.files) + len(request.bad_files) - n_bad, n_bad
 
 
-def notes_on(run: FinishedRun, files: Sequence[Path], threshold: float | None) -> Iterator[str]:
+def notes_on(run: FinishedRun, files: Iterable[Path], threshold: float | None) -> Iterator[str]:
     """Yields lines about the threshold, and about what makes scores doubtful.
 
     Args:
@@ -175,13 +176,13 @@ def threshold_for(run: FinishedRun, false_alarm_rate: float) -> float:
 
 def _heatmaps(files: Sequence[Path], folder: Path, overwrite: bool, only_anomalous: bool) -> Heatmaps:
     """Where the heatmaps are written; InputError if one would replace a file."""
-    heatmaps = Heatmaps(folder, common_folder_of(files), only_anomalous)
+    heatmaps = Heatmaps(LocalFolder(folder), common_folder_of(map(str, files)), only_anomalous)
     for file in files:
-        check_output("--heatmaps", heatmaps.path_of(file), overwrite)
+        check_output("--heatmaps", folder / heatmaps.name_of(str(file)), overwrite)
     return heatmaps
 
 
-def _has_deep_images(files: Sequence[Path]) -> bool:
+def _has_deep_images(files: Iterable[Path]) -> bool:
     """Whether an image has 16 bits."""
     for file in files:
         with contextlib.suppress(BadImage):  # reported when the file is scored

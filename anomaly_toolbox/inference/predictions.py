@@ -16,7 +16,9 @@ from PIL import Image
 
 from anomaly_toolbox import pictures
 from anomaly_toolbox.datasets.walk import HEATMAP_ENDING, BadImage
-from anomaly_toolbox.files import atomic_write, short_name
+from anomaly_toolbox.files import short_name
+from anomaly_toolbox.inference.folders import Folder
+from anomaly_toolbox.objects import is_object_name
 
 if TYPE_CHECKING:  # this module imports TensorFlow
     from anomaly_toolbox.inference.detector import Detector, ScoredImage
@@ -32,47 +34,63 @@ class Heatmaps:
 
     Attributes:
         folder: below it, heatmaps have the subfolders that their images have below `common_folder`.
-        common_folder: the deepest folder that all images share, as an absolute path.
+        common_folder: the deepest folder that all images share, as `common_folder_of` gives it.
         only_anomalous: whether images that are not anomalous get no heatmap.
     """
 
-    folder: Path
+    folder: Folder
     common_folder: Path
     only_anomalous: bool = False
 
-    def path_of(self, file: Path) -> Path:
-        """The path of the heatmap of an image file."""
-        path = Path(os.path.abspath(file))  # without `..`
-        return self.folder / path.relative_to(self.common_folder).with_name(short_name(path.name) + HEATMAP_ENDING)
+    def name_of(self, file: str) -> str:
+        """The name of the heatmap of an image file, relative to the folder."""
+        path = Path(_absolute(file))
+        return str(path.relative_to(self.common_folder).with_name(short_name(path.name) + HEATMAP_ENDING))
 
-    def save(self, file: Path, scored: "ScoredImage", detector: "Detector") -> None:
-        """Draws and writes the heatmap of an image file; raises BadImage if the file cannot be read any more."""
+    def save(self, name: str, file: Path, scored: "ScoredImage", detector: "Detector") -> None:
+        """Draws and writes the heatmap of an image.
+
+        Args:
+            name: of the image file.
+            file: where it can be read.
+            scored: its scores.
+            detector: the detector that scored it.
+
+        Raises:
+            BadImage: the file cannot be read any more.
+        """
         reading = detector.reading
         original, anomaly_map = pictures.map_on_original(file, scored.anomaly_map, reading.aspect, reading.white_level)
         heatmap = pictures.overlay_heatmap(original, anomaly_map, detector.heatmap_range)
-        path = self.path_of(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
+        with self.folder.write(self.name_of(name)) as temporary:
             Image.fromarray(np.round(255 * heatmap).astype(np.uint8)).save(temporary, format="PNG")
 
 
-def common_folder_of(files: Iterable[Path | bytes]) -> Path:
-    """The deepest folder that all files share, as an absolute path; the file system's root for no files."""
+def common_folder_of(files: Iterable[str | bytes]) -> Path:
+    """The deepest folder that all files share, as an absolute path; the file system's root for no files.
+
+    The folder of s3://bucket/folder/1.png is /s3/bucket/folder.
+    """
     common = None
     for file in files:
-        folder = os.path.dirname(os.path.abspath(os.fsdecode(file)))
+        folder = os.path.dirname(_absolute(os.fsdecode(file)))
         if folder != common:
             common = folder if common is None else os.path.commonpath([common, folder])
     return Path(common or os.path.abspath(os.sep))
 
 
-def of_unusable(path: Path, reason: str) -> Prediction:
+def _absolute(name: str) -> str:
+    """The absolute path of a file, without `..`."""
+    return os.path.abspath(f"/{name.replace('://', '/', 1)}" if is_object_name(name) else name)
+
+
+def of_unusable(name: str, reason: str) -> Prediction:
     """The prediction of a file that cannot be used."""
-    return {"file": str(path), "problem": reason}
+    return {"file": name, "problem": reason}
 
 
 def predictions(
-    outcomes: Iterable[tuple[Path, "ScoredImage | BadImage"]],
+    outcomes: Iterable[tuple[str, Path, "ScoredImage | BadImage"]],
     detector: "Detector",
     threshold: float | None = None,
     heatmaps: Heatmaps | None = None,
@@ -80,20 +98,20 @@ def predictions(
     """Yields the prediction of each file and saves its heatmap.
 
     Args:
-        outcomes: what `Detector.score_files` yields.
+        outcomes: for each file its name, the path where it can be read, and what `Detector.score_files` yields.
         detector: the detector that scored the files.
         threshold: images with a score at or above it are anomalous; None: the threshold of the run decides.
         heatmaps: where they are written, or None for no heatmaps.
     """
-    for path, outcome in outcomes:
+    for name, path, outcome in outcomes:
         if isinstance(outcome, BadImage):
-            yield of_unusable(path, outcome.reason)
+            yield of_unusable(name, outcome.reason)
             continue
         is_anomalous = outcome.is_anomalous if threshold is None else outcome.score >= threshold
         if heatmaps is not None and (is_anomalous or not heatmaps.only_anomalous):
-            heatmaps.save(path, outcome, detector)
+            heatmaps.save(name, path, outcome, detector)
         yield {
-            "file": str(path),
+            "file": name,
             "score": float(f"{outcome.score:.9g}"),  # nine digits restore a float32 exactly
             "calibrated": round(outcome.calibrated, 6),
             "anomalous": is_anomalous,

@@ -20,8 +20,7 @@ from typing import Any
 
 from anomaly_toolbox import __version__
 from anomaly_toolbox.errors import InputError, ToolboxError, first_line
-from anomaly_toolbox.files import sha256
-from anomaly_toolbox.inference.job import JOB, Job
+from anomaly_toolbox.inference.job import Job
 from anomaly_toolbox.inference.parts import Outcome, ScorePart, attempt, score_part
 from anomaly_toolbox.processes import THREAD_VARIABLES
 
@@ -91,7 +90,7 @@ def score_parts(
             num_cpus=1, num_gpus=1 if has_gpus else 0, scheduling_strategy="SPREAD"
         )
         run = ray.put({name: (job.run / name).read_bytes() for name in FILES_OF_A_RUN if (job.run / name).exists()})
-        shared = ray.put((job, os.getcwd(), sha256(job.folder / JOB), run))
+        shared = ray.put((job, job.checksum, run))
         waiting = iter(numbers)
         running: dict[Any, int] = {}
         outcome = Outcome()
@@ -141,15 +140,17 @@ def _result(ray: Any, done: Any) -> tuple[str, Any]:
     return kind, value
 
 
-def _score_here(score: ScorePart, shared: tuple[Job, str, str, Any], number: int, version: str) -> tuple[str, Any]:
+def _score_here(score: ScorePart, shared: tuple[Job, str, Any], number: int, version: str) -> tuple[str, Any]:
     """The task: scores one part on the machine that Ray has chosen."""
-    job, working_folder, checksum, run = shared
+    job, checksum, run = shared
     machine = socket.gethostname()
     if version != __version__:
         return "stop", f"{machine} has version {__version__} of the toolbox, expected {version}; install it there"
     try:
-        os.chdir(working_folder)
-        is_shared = sha256(job.folder / JOB) == checksum and all(os.path.lexists(root) for root in job.roots)
+        if job.working_folder is not None:
+            os.chdir(job.working_folder)
+        local_roots = [root for root in job.roots if isinstance(root, Path)]
+        is_shared = job.checksum == checksum and all(os.path.lexists(root) for root in local_roots)
     except OSError:
         is_shared = False
     if not is_shared:

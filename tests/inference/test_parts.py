@@ -25,7 +25,8 @@ from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.inference import parts
 from anomaly_toolbox.inference.file_list import Entry, count_changes, read_part, write_list
-from anomaly_toolbox.inference.job import Job, locked, plan
+from anomaly_toolbox.inference.folders import LocalFolder
+from anomaly_toolbox.inference.job import FILES, Job, JobRequest, locked, plan
 from anomaly_toolbox.inference.part_workers import score_parts
 from anomaly_toolbox.inference.parts import Counts, LostDisk, count_part, score_part
 from anomaly_toolbox.models import detector_class
@@ -59,51 +60,51 @@ def anomaly_box(*arguments):
     return result.exit_code, result.stdout, result.stderr
 
 
-def begin(run, images, folder, **changes):
+def begin(run, images, folder, **options):
     """Plans a job without scoring it."""
-    options = {
-        "file_format": "csv",
-        "images_per_part": 5,
-        "heatmaps": None,
-        "only_anomalous": False,
-        "false_alarm_rate": None,
-        "overwrite": False,
-    }
-    with locked(folder, changes.get("heatmaps")):
-        return plan(run, [images], folder, **{**options, **changes})
+    request = JobRequest(run, (images,), folder, **{"images_per_part": 5} | options)
+    with locked(request):
+        return plan(request)
+
+
+def path_of(job, number):
+    """The file of a part."""
+    return job.folder.path / job.name(number)
 
 
 def rows_of(job):
     """The predictions of all parts in their order; numbers as they are written."""
     rows = []
     for number in range(job.n_parts):
-        with open(job.path(number), newline="", encoding="utf-8") as file:
+        with open(path_of(job, number), newline="", encoding="utf-8") as file:
             rows += csv.DictReader(file)
     return rows
 
 
 def test_lists_are_divided_into_parts(tmp_path):
     entries = [
-        Entry(Path(os.fsdecode(b"a/\xff\n.png"))),
-        Entry(Path("b.gif"), "is not supported"),
-        Entry(Path("c.png")),
+        Entry(os.fsdecode(b"a/\xff\n.png")),
+        Entry("b.gif", "is not supported"),
+        Entry("c.png"),
     ]
     summary = write_list(tmp_path / "list", iter(entries), per_part=2)
     assert summary.n_files == 3
-    assert [read_part(tmp_path / "list", number) for number in range(2)] == [entries[:2], entries[2:]]
+    with open(tmp_path / "list", "rb") as file:
+        assert [read_part(file, number) for number in range(2)] == [entries[:2], entries[2:]]
     assert write_list(tmp_path / "same", iter(entries), per_part=2) == summary
-    changed = write_list(tmp_path / "changed", [*entries[:1], Entry(Path("d.png"))], per_part=2)
+    changed = write_list(tmp_path / "changed", [*entries[:1], Entry("d.png")], per_part=2)
     assert changed.checksum != summary.checksum
-    assert count_changes(tmp_path / "list", tmp_path / "changed") == (1, 2)
+    with open(tmp_path / "list", "rb") as before, open(tmp_path / "changed", "rb") as after:
+        assert count_changes(before, after) == (1, 2)
 
 
 def test_a_job_lists_every_file_once(run, images, tmp_path):
     job, notes = begin(run, images, tmp_path / "out")
     assert (job.n_files, job.n_parts, job.size(0), job.size(4)) == (22, 5, 5, 2)
     assert notes == ["not scored: .txt files (1)"]
-    entries = [entry for number in range(5) for entry in read_part(job.list_path, number)]
+    entries = [entry for number in range(5) for entry in job.entries(number)]
     assert len({entry.file for entry in entries}) == 22
-    assert [entry.file.name for entry in entries if entry.problem] == ["film.gif"]
+    assert [Path(entry.file).name for entry in entries if entry.problem] == ["film.gif"]
 
 
 @pytest.mark.parametrize(
@@ -119,12 +120,12 @@ def test_a_folder_holds_one_job(run, images, tmp_path, changes, message, monkeyp
     monkeypatch.chdir(tmp_path)
     job, _ = begin(run, images, tmp_path / "out")
     assert begin(run, images, tmp_path / "out")[0] == job
-    job.path(0).touch()
+    path_of(job, 0).touch()
     with pytest.raises(InputError, match=message):
         begin(run, images, tmp_path / "out", **changes)
-    assert job.path(0).exists()
+    assert path_of(job, 0).exists()
     begin(run, images, tmp_path / "out", overwrite=True, **changes)
-    assert not job.path(0).exists()
+    assert not path_of(job, 0).exists()
 
 
 def test_other_files_and_other_versions_are_refused(run, images, tmp_path, monkeypatch):
@@ -150,7 +151,10 @@ def test_files_of_others_are_neither_removed_nor_joined(run, images, tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(InputError, match="is a file; expected a folder"):
         begin(run, images, tmp_path / "out" / "thesis.txt")
-    with locked(tmp_path / "other", None), pytest.raises(ToolboxError, match="another command is working"):
+    with (
+        locked(JobRequest(run, (images,), tmp_path / "other")),
+        pytest.raises(ToolboxError, match="another command is working"),
+    ):
         begin(run, images, tmp_path / "other")
 
 
@@ -175,9 +179,9 @@ def test_parts_have_the_predictions_of_predict(run, images, tmp_path, file_forma
             row["anomalous"] = {True: "yes", False: "no"}.get(row.get("anomalous"), "")
         expected = [{name: str(row.get(name, "")) for name in rows[0]} for row in expected]
     elif file_format == "jsonl":
-        rows = [json.loads(line) for number in range(5) for line in job.path(number).read_text().splitlines()]
+        rows = [json.loads(line) for number in range(5) for line in path_of(job, number).read_text().splitlines()]
     else:
-        rows = [row for number in range(5) for row in pq.read_table(job.path(number)).to_pylist()]
+        rows = [row for number in range(5) for row in pq.read_table(path_of(job, number)).to_pylist()]
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
     assert sorted(rows, key=lambda row: row["file"]) == sorted(expected, key=lambda row: row["file"])
     heatmaps = {path.relative_to(tmp_path / "heat"): path.read_bytes() for path in (tmp_path / "heat").rglob("*.png")}
@@ -230,13 +234,13 @@ def test_the_command_continues_and_finishes_once(run, images, tmp_path):
 def of_killers(job, number, on_image, process):
     """Scores nothing; part 1 kills its process once, part 3 each time, and part 4 has an error of its own."""
     on_image()
-    marker = job.folder / f"tried-{number}"
+    marker = job.folder.path / f"tried-{number}"
     if number == 3 or (number == 1 and not marker.exists()):
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if number == 4:
         raise ValueError("part 4 is impossible")
-    with open(job.folder / f"scored-{number}", "a") as file:
+    with open(job.folder.path / f"scored-{number}", "a") as file:
         file.write(f"{process}\n")
     return Counts(scored=job.size(number))
 
@@ -247,7 +251,7 @@ def of_full_disks(job, number, on_image, process):
 
 
 def stub_job(folder, n_files=28):
-    return Job(folder, Path("run"), (Path("images"),), "csv", 4, n_files, None, None)
+    return Job(LocalFolder(folder), Path("run"), (Path("images"),), None, "csv", 4, n_files, None, None)
 
 
 @pytest.mark.slow
@@ -296,7 +300,7 @@ def outcome_of(code):
     """What scoring gives for a file that the operating system cannot read."""
     problem = BadImage(Path("images/1.png"), os.strerror(code))
     problem.__cause__ = OSError(code, os.strerror(code))
-    return [(problem.path, problem)]
+    return [(str(problem.path), problem.path, problem)]
 
 
 def test_a_disk_that_went_away_is_no_bad_image(tmp_path, monkeypatch):
@@ -317,14 +321,14 @@ def test_a_disk_that_went_away_is_no_bad_image(tmp_path, monkeypatch):
 
 def test_a_mistake_with_overwrite_loses_nothing(run, images, tmp_path):
     job, _ = begin(run, images, tmp_path / "out")
-    job.path(0).write_text("finished")
+    path_of(job, 0).write_text("finished")
     for wrong in ((tmp_path / "no run", images), (run, tmp_path / "no images")):
         with pytest.raises(InputError):
             begin(*wrong, tmp_path / "out", overwrite=True)
     with pytest.raises(InputError, match="between 0 and 1"):
         begin(run, images, tmp_path / "out", overwrite=True, false_alarm_rate=2.0)
-    assert job.path(0).read_text() == "finished"
-    assert job.list_path.exists()
+    assert path_of(job, 0).read_text() == "finished"
+    assert (tmp_path / "out" / FILES).exists()
 
 
 def test_parts_without_a_description_are_neither_used_nor_removed(run, images, tmp_path):

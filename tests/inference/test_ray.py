@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import write_json
 from anomaly_toolbox.inference import ray_tasks
+from anomaly_toolbox.inference.folders import LocalFolder
 from anomaly_toolbox.inference.job import JOB, Job
 from anomaly_toolbox.inference.parts import Counts
 from tests.datasets.test_folder import fill
@@ -95,7 +97,7 @@ def of_full_disks(job, number, on_image):
 def job(tmp_path):
     """A job of seven parts, of which nothing but `job.json` exists."""
     write_json(tmp_path / JOB, {})
-    return Job(tmp_path, Path("run"), (tmp_path,), "csv", 4, 28, None, None)
+    return Job(LocalFolder(tmp_path), Path("run"), (tmp_path,), None, "csv", 4, 28, None, None)
 
 
 @needs_ray
@@ -122,7 +124,7 @@ def test_what_concerns_all_parts_ends_the_job(cluster, job, monkeypatch):
         patch.setattr(ray_tasks, "__version__", "99.0")
         with pytest.raises(ToolboxError, match=rf"{machine} has version .* of the toolbox, expected 99\.0"):
             ray_tasks.score_parts(job, range(7), 1, cluster, print, of_full_disks)
-    elsewhere = Job(job.folder, job.run, (job.folder / "not mounted",), "csv", 4, 28, None, None)
+    elsewhere = replace(job, roots=(Path("/not mounted"),))
     with pytest.raises(ToolboxError, match=f"{machine} does not see .* or the images"):
         ray_tasks.score_parts(elsewhere, range(7), 1, cluster, print, of_full_disks)
 
