@@ -414,7 +414,8 @@ def predict(
     """
     with _errors_in_one_line(debug, CONTINUE_PARTS if parts else ""):
         only_anomalous = heatmaps_of == "anomalous"
-        if only_anomalous and heatmaps is None:
+        given = context.get_parameter_source("heatmaps_of") == ParameterSource.COMMANDLINE
+        if given and only_anomalous and heatmaps is None:
             raise InputError("--heatmaps-of anomalous has no effect without --heatmaps FOLDER")
         if parts is not None:
             given = context.get_parameter_source("address") == ParameterSource.COMMANDLINE
@@ -437,7 +438,7 @@ def predict(
                 false_alarm_rate,
                 overwrite,
             )
-            job, counts = predict_in_parts(job_request, plain_console(stderr=True), processes, engine, address)
+            job, counts = predict_in_parts(job_request, plain_console(stderr=True), processes, engine, address, debug)
             unusable = f", {_counted(counts.unusable, 'file')} could not be used" if counts.unusable else ""
             scored = f"{_counted(counts.scored, 'image')} scored, {counts.anomalous:,} of them anomalous{unusable}"
             click.echo(f"{scored}; {_counted(job.n_parts, 'part')} in {parts}", err=True)

@@ -30,7 +30,7 @@ def prepare_gpus() -> tuple[str, ...]:
     Raises:
         ToolboxError: the first GPU cannot do a small computation; the message has what helps to find the reason.
     """
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         return ()
     for gpu in gpus:

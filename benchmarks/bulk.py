@@ -21,7 +21,7 @@ from PIL import Image
 from rich.progress import track
 
 from anomaly_toolbox.console import plain_console
-from anomaly_toolbox.inference import part_workers, ray_tasks
+from anomaly_toolbox.inference import part_processes, ray_tasks
 from anomaly_toolbox.inference.job import Job, JobRequest, locked, plan
 
 FILES_PER_FOLDER = 10_000
@@ -56,9 +56,9 @@ def images_per_second(job: Job, n_processes: int, address: str | None = None) ->
         messages.append((time.perf_counter(), n_files))
 
     if address is None:
-        part_workers.score_parts(job, range(job.n_parts), n_processes, on_progress)
+        part_processes.score_parts(job, range(job.n_parts), n_processes, on_progress)
     else:
-        ray_tasks.score_parts(job, range(job.n_parts), n_processes, address, on_progress)
+        ray_tasks.score_parts(job, range(job.n_parts), n_processes, address, on_progress, lambda: None)
     begun = messages[2 * n_processes :]  # the first messages come while other processes may still compile
     return sum(n_files for _, n_files in begun[1:]) / (begun[-1][0] - begun[0][0])
 

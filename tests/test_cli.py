@@ -204,7 +204,7 @@ RUN = ["--experiment", "GANomaly", "--dataset", "Digits"]
 )
 def test_each_mistake_is_one_line(tmp_path, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind=None: [])
+    monkeypatch.setattr("tensorflow.config.get_visible_devices", lambda kind=None: [])
     result = invoke(*arguments)
     assert result.exit_code == code
     (line,) = result.stderr.splitlines()

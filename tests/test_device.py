@@ -16,7 +16,7 @@ def gpus(monkeypatch):
     """Pretends that TensorFlow finds two GPUs; returns the settings that are made to them."""
     settings = []
     found = [tf.config.PhysicalDevice(f"/physical_device:GPU:{number}", "GPU") for number in range(2)]
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: found)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: found)
     monkeypatch.setattr(
         tf.config.experimental, "get_device_details", lambda gpu: {"device_name": f"Model {gpu.name[-1]}"}
     )
@@ -98,7 +98,7 @@ def test_the_test_computation(monkeypatch):
 
 
 def test_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [])
     device.prepare_gpus.cache_clear()
     assert device.describe_device(False).startswith("CPU (")
     with pytest.raises(ToolboxError, match="finds no GPU"):

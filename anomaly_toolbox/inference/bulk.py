@@ -8,7 +8,7 @@ from rich.console import Console
 from anomaly_toolbox.console import ProgressBar
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import parse_json
-from anomaly_toolbox.inference import part_workers, ray_tasks
+from anomaly_toolbox.inference import part_processes, ray_tasks
 from anomaly_toolbox.inference.folders import folder_at
 from anomaly_toolbox.inference.job import SUCCESS, Job, JobRequest, locked, plan
 from anomaly_toolbox.inference.parts import Counts, count_part, finish
@@ -17,7 +17,12 @@ MOST_NAMED = 5  # failed parts that an error message names
 
 
 def predict_in_parts(
-    request: JobRequest, console: Console, n_processes: int | None, engine: str, address: str | None
+    request: JobRequest,
+    console: Console,
+    n_processes: int | None,
+    engine: str,
+    address: str | None,
+    debug: bool = False,
 ) -> tuple[Job, Counts]:
     """Begins or continues a job, and returns it with its counts when all of its parts are written.
 
@@ -27,6 +32,7 @@ def predict_in_parts(
         n_processes: how many processes score parts at the same time; None: the engine decides.
         engine: `here` or `ray`.
         address: of the Ray cluster.
+        debug: print the traceback of an error in a process of this machine.
 
     Raises:
         InputError: the request cannot be met; see `job.plan`.
@@ -47,11 +53,17 @@ def predict_in_parts(
             console.print(f"finished before: {job.folder} (--overwrite scores the images again)")
             return job, _recorded_counts(job)
         job.folder.remove(SUCCESS)
-        return job, _score(job, missing, n_processes, engine, address, console)
+        return job, _score(job, missing, n_processes, engine, address, console, debug)
 
 
 def _score(
-    job: Job, missing: Sequence[int], n_processes: int | None, engine: str, address: str | None, console: Console
+    job: Job,
+    missing: Sequence[int],
+    n_processes: int | None,
+    engine: str,
+    address: str | None,
+    console: Console,
+    debug: bool,
 ) -> Counts:
     """Scores the missing parts, and counts the predictions of all parts."""
     written = sorted(set(range(job.n_parts)) - set(missing))
@@ -70,10 +82,13 @@ def _score(
             bar.update(task, description=f"scoring, {speed:,.0f} images/s")
             bar.advance(task, n_files)
 
+        def on_silence() -> None:
+            console.print("waiting for the cluster: no part was done in the last minutes; `ray status` shows its load")
+
         if engine == "ray" and address is not None:
-            outcome = ray_tasks.score_parts(job, missing, n_processes, address, on_progress)
+            outcome = ray_tasks.score_parts(job, missing, n_processes, address, on_progress, on_silence)
         else:
-            outcome = part_workers.score_parts(job, missing, n_processes or 1, on_progress)
+            outcome = part_processes.score_parts(job, missing, n_processes or 1, on_progress, debug=debug)
     if outcome.failures:
         named = [f"part {number} ({problem})" for number, problem in sorted(outcome.failures.items())[:MOST_NAMED]]
         n_more = len(outcome.failures) - len(named)

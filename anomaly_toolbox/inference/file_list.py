@@ -43,12 +43,17 @@ def write_list(path: Path, entries: Iterable[Entry], per_part: int) -> Summary:
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
         while part := list(itertools.islice(iterator, per_part)):
             names = [os.fsencode(entry.file) for entry in part]
-            problems = [entry.problem for entry in part]
+            problems = [entry.problem and escaped(entry.problem) for entry in part]
             writer.write_table(pa.table([names, problems], SCHEMA), row_group_size=per_part)
             n_files += len(part)
             for name, problem in zip(names, problems, strict=True):
                 checksum.update(repr((name, problem)).encode())
     return Summary(n_files, checksum.hexdigest())
+
+
+def escaped(text: str) -> str:
+    """A text with escape sequences for bytes that are no text, as names of files may have."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def read_part(file: BinaryIO, number: int) -> list[Entry]:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.errors import ToolboxError, reason
 from anomaly_toolbox.files import write_json
 from anomaly_toolbox.inference.fetching import LostDisk, fetched
-from anomaly_toolbox.inference.file_list import Entry
+from anomaly_toolbox.inference.file_list import Entry, escaped
 from anomaly_toolbox.inference.job import SUCCESS, Job
 from anomaly_toolbox.inference.predictions import Prediction, csv_writer, json_writer, of_unusable, predictions
 from anomaly_toolbox.objects import is_object_name
@@ -145,12 +146,13 @@ class Outcome:
     failures: dict[int, str] = field(default_factory=dict)
 
 
-def attempt(score: Callable[[], Counts], on_restart: Callable[[], None]) -> tuple[str, Any]:
+def attempt(score: Callable[[], Counts], on_restart: Callable[[], None], debug: bool = False) -> tuple[str, Any]:
     """Scores a part, several times if the images cannot be reached, and says what became of it.
 
     Args:
         score: scores the part, as `score_part` does.
         on_restart: called before the part is scored again.
+        debug: print the traceback of an error.
 
     Returns:
         `scored` and the counts; `failed` and the reason; or `stop` and the reason, if other parts would fail as well.
@@ -163,10 +165,11 @@ def attempt(score: Callable[[], Counts], on_restart: Callable[[], None]) -> tupl
                 return "stop", f"{lost}; run the same command again to continue"
             on_restart()
             time.sleep(pause)
-        except (ToolboxError, OSError) as problem:
-            return "stop", reason(problem)
         except Exception as problem:
-            return "failed", reason(problem)
+            if debug:
+                traceback.print_exc()
+            concerns_all = isinstance(problem, ToolboxError | OSError)
+            return "stop" if concerns_all else "failed", reason(problem)
     raise AssertionError("the last try returns")
 
 
@@ -184,8 +187,7 @@ def _detector(run: Path, process: int) -> "Detector":
 def _predictions(job: Job, entries: list[Entry], detector: "Detector") -> Iterator[Prediction]:
     """The prediction of each file, in the order of the list."""
     names = [entry.file for entry in entries if entry.problem is None]
-    outcomes = _stop_at_lost_disks(_outcomes(names, detector))
-    of_files = predictions(outcomes, detector, job.threshold, job.heatmaps)
+    of_files = predictions(_outcomes(names, detector), detector, job.threshold, job.heatmaps, raise_if_not_its_own)
     for entry in entries:
         yield next(of_files) if entry.problem is None else of_unusable(entry.file, entry.problem)
 
@@ -199,16 +201,14 @@ def _outcomes(names: Sequence[str], detector: "Detector") -> Outcomes:
                 path.unlink(missing_ok=True)
 
 
-def _stop_at_lost_disks(outcomes: Outcomes) -> Outcomes:
-    """Passes outcomes on; raises LostDisk or OutOfResources if a file cannot be read, for a reason not its own."""
-    for name, path, outcome in outcomes:
-        cause = outcome.__cause__ if isinstance(outcome, BadImage) else None
-        code = cause.errno if isinstance(cause, OSError) else None
-        if isinstance(cause, MemoryError) or code in ERRORS_OF_PROCESSES:
-            raise OutOfResources(f"{name}: {cause}")
-        if code in ERRORS_OF_DISKS or (code == errno.ENOENT and _is_gone(path.parent)):
-            raise LostDisk(f"{name}: {os.strerror(code or 0)}; its disk or network drive cannot be reached")
-        yield name, path, outcome
+def raise_if_not_its_own(name: str, path: Path, problem: BadImage) -> None:
+    """Raises LostDisk or OutOfResources if a file cannot be read for a reason that says nothing about the file."""
+    cause = problem.__cause__
+    code = cause.errno if isinstance(cause, OSError) else None
+    if isinstance(cause, MemoryError) or code in ERRORS_OF_PROCESSES:
+        raise OutOfResources(f"{name}: {cause}")
+    if code in ERRORS_OF_DISKS or (code == errno.ENOENT and _is_gone(path.parent)):
+        raise LostDisk(f"{name}: {os.strerror(code or 0)}; its disk or network drive cannot be reached")
 
 
 def _is_gone(folder: Path) -> bool:
@@ -229,18 +229,13 @@ def _count(prediction: Prediction) -> Counts:
 def _write(job: Job, number: int, of_part: Iterable[Prediction]) -> None:
     with job.folder.write(job.name(number)) as temporary:
         if job.file_format == "parquet":
-            rows = [{**prediction, "file": _as_text(prediction["file"])} for prediction in of_part]
+            rows = [{**prediction, "file": escaped(prediction["file"])} for prediction in of_part]
             pq.write_table(pa.Table.from_pylist(rows, PARQUET), temporary)
             return
         with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as output:
             write = csv_writer(output) if job.file_format == "csv" else json_writer(output)
             for prediction in of_part:
                 write(prediction)
-
-
-def _as_text(name: str) -> str:
-    """A name whose bytes that are no text are escaped, as in the other formats."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _read(job: Job, number: int) -> Iterator[Prediction]:

@@ -94,6 +94,7 @@ def predictions(
     detector: "Detector",
     threshold: float | None = None,
     heatmaps: Heatmaps | None = None,
+    on_unusable: Callable[[str, Path, BadImage], None] | None = None,
 ) -> Iterator[Prediction]:
     """Yields the prediction of each file and saves its heatmap.
 
@@ -102,14 +103,21 @@ def predictions(
         detector: the detector that scored the files.
         threshold: images with a score at or above it are anomalous; None: the threshold of the run decides.
         heatmaps: where they are written, or None for no heatmaps.
+        on_unusable: called with the name, the path and the problem of a file before it is called unusable; it may raise
+            an error instead.
     """
     for name, path, outcome in outcomes:
-        if isinstance(outcome, BadImage):
-            yield of_unusable(name, outcome.reason)
+        try:
+            if isinstance(outcome, BadImage):
+                raise outcome
+            is_anomalous = outcome.is_anomalous if threshold is None else outcome.score >= threshold
+            if heatmaps is not None and (is_anomalous or not heatmaps.only_anomalous):
+                heatmaps.save(name, path, outcome, detector)  # reads the file again
+        except BadImage as problem:
+            if on_unusable is not None:
+                on_unusable(name, path, problem)
+            yield of_unusable(name, problem.reason)
             continue
-        is_anomalous = outcome.is_anomalous if threshold is None else outcome.score >= threshold
-        if heatmaps is not None and (is_anomalous or not heatmaps.only_anomalous):
-            heatmaps.save(name, path, outcome, detector)
         yield {
             "file": name,
             "score": float(f"{outcome.score:.9g}"),  # nine digits restore a float32 exactly

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import logging
 import os
+import pickle
 import shutil
 import socket
 import tempfile
@@ -28,6 +29,7 @@ ADDRESS = "RAY_ADDRESS"
 MOST_TRIES = 3
 TASKS_PER_SLOT = 2  # one that runs and one that waits, so that no processor is idle in between
 SECONDS_TO_ANSWER = 10.0
+SECONDS_OF_SILENCE = 120.0
 FILES_OF_A_RUN = ("hparams.json", "results.json", "scores.csv", "validation_scores.csv", "model.weights.h5")
 
 
@@ -64,6 +66,7 @@ def score_parts(
     n_processes: int | None,
     address: str,
     on_progress: Callable[[int], None],
+    on_silence: Callable[[], None],
     score: ScorePart = score_part,
 ) -> Outcome:
     """Scores parts on a Ray cluster, and waits until all are scored.
@@ -75,6 +78,7 @@ def score_parts(
             none, for each processor.
         address: of the cluster, such as `host:6379`; checked by `check_address`.
         on_progress: called with the number of files of each part that is done.
+        on_silence: called when no part was done for some minutes.
         score: scores one part; a function at the top level of a module that all machines have.
 
     Raises:
@@ -82,15 +86,19 @@ def score_parts(
     """
     ray = _connect(address)
     try:
-        has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        n_slots = max(1, int(ray.cluster_resources()["GPU" if has_gpus else "CPU"]))
+        resources = ray.cluster_resources()
+        has_gpus = resources.get("GPU", 0) > 0
+        n_slots = int(resources["GPU"] if has_gpus else resources.get("CPU", 0))
+        if not n_slots:
+            raise ToolboxError(f"--address {address}: the cluster has no processors for tasks; start nodes with some")
         most_running = n_processes or TASKS_PER_SLOT * n_slots
         # With max_calls=0 a process scores several parts; otherwise Ray would end it after each part on a GPU.
         task = ray.remote(max_calls=0, max_retries=MOST_TRIES - 1)(_score_here).options(
             num_cpus=1, num_gpus=1 if has_gpus else 0, scheduling_strategy="SPREAD"
         )
         run = ray.put({name: (job.run / name).read_bytes() for name in FILES_OF_A_RUN if (job.run / name).exists()})
-        shared = ray.put((job, job.checksum, run))
+        # A machine with another version must be able to say so before it reads the job.
+        shared = ray.put((pickle.dumps(job), job.checksum, run))
         waiting = iter(numbers)
         running: dict[Any, int] = {}
         outcome = Outcome()
@@ -101,7 +109,11 @@ def score_parts(
 
         fill()
         while running:
-            (done,), _ = ray.wait(list(running), num_returns=1)
+            finished, _ = ray.wait(list(running), num_returns=1, timeout=SECONDS_OF_SILENCE)
+            if not finished:
+                on_silence()
+                continue
+            (done,) = finished
             number = running.pop(done)
             kind, value = _result(ray, done)
             if kind == "stop":
@@ -120,6 +132,7 @@ def score_parts(
 def _connect(address: str) -> Any:
     """The module `ray`, connected to the cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(MOST_TRIES - 1))  # by default without end
     import ray
 
     try:
@@ -140,12 +153,13 @@ def _result(ray: Any, done: Any) -> tuple[str, Any]:
     return kind, value
 
 
-def _score_here(score: ScorePart, shared: tuple[Job, str, Any], number: int, version: str) -> tuple[str, Any]:
+def _score_here(score: ScorePart, shared: tuple[bytes, str, Any], number: int, version: str) -> tuple[str, Any]:
     """The task: scores one part on the machine that Ray has chosen."""
-    job, checksum, run = shared
+    pickled_job, checksum, run = shared
     machine = socket.gethostname()
     if version != __version__:
         return "stop", f"{machine} has version {__version__} of the toolbox, expected {version}; install it there"
+    job: Job = pickle.loads(pickled_job)
     try:
         if job.working_folder is not None:
             os.chdir(job.working_folder)

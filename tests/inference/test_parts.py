@@ -24,11 +24,13 @@ from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.inference import parts
+from anomaly_toolbox.inference.detector import ScoredImage
 from anomaly_toolbox.inference.file_list import Entry, count_changes, read_part, write_list
 from anomaly_toolbox.inference.folders import LocalFolder
 from anomaly_toolbox.inference.job import FILES, Job, JobRequest, locked, plan
-from anomaly_toolbox.inference.part_workers import score_parts
+from anomaly_toolbox.inference.part_processes import score_parts
 from anomaly_toolbox.inference.parts import Counts, LostDisk, count_part, score_part
+from anomaly_toolbox.inference.predictions import predictions
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.training.trial import Trial, run_trial
 from tests.conftest import TINY
@@ -79,6 +81,12 @@ def rows_of(job):
         with open(path_of(job, number), newline="", encoding="utf-8") as file:
             rows += csv.DictReader(file)
     return rows
+
+
+def test_a_problem_may_name_what_is_no_text(tmp_path):
+    write_list(tmp_path / "list", [Entry("a", os.fsdecode(b"is a link to \xff"))], per_part=2)
+    with open(tmp_path / "list", "rb") as file:
+        assert read_part(file, 0) == [Entry("a", "is a link to \\udcff")]
 
 
 def test_lists_are_divided_into_parts(tmp_path):
@@ -274,6 +282,13 @@ def test_what_concerns_all_parts_ends_the_job(tmp_path):
         score_parts(stub_job(tmp_path), range(7), 2, lambda n_files: None, of_full_disks)
 
 
+def test_tracebacks_of_processes_are_shown_with_debug(tmp_path, capfd):
+    for debug in (False, True):
+        outcome = score_parts(stub_job(tmp_path, n_files=20), [4], 1, lambda n_files: None, of_killers, debug)
+        assert outcome.failures == {4: "ValueError: part 4 is impossible"}
+        assert ('raise ValueError("part 4' in capfd.readouterr().err) == debug
+
+
 def test_unreachable_images_are_tried_again(monkeypatch):
     pauses, restarts, tries = [], [], []
     monkeypatch.setattr(time, "sleep", pauses.append)
@@ -296,11 +311,11 @@ def test_unreachable_images_are_tried_again(monkeypatch):
     assert text == "images/1.png: Stale file handle; run the same command again to continue"
 
 
-def outcome_of(code):
-    """What scoring gives for a file that the operating system cannot read."""
+def unreadable(code):
+    """The name, the path and the problem of a file that the operating system cannot read."""
     problem = BadImage(Path("images/1.png"), os.strerror(code))
     problem.__cause__ = OSError(code, os.strerror(code))
-    return [(str(problem.path), problem.path, problem)]
+    return str(problem.path), problem.path, problem
 
 
 def test_a_disk_that_went_away_is_no_bad_image(tmp_path, monkeypatch):
@@ -308,15 +323,33 @@ def test_a_disk_that_went_away_is_no_bad_image(tmp_path, monkeypatch):
     Path("images").mkdir()
     Path("images/2.png").touch()
     for code in (errno.EACCES, errno.ENOENT):
-        assert len(list(parts._stop_at_lost_disks(outcome_of(code)))) == 1
+        parts.raise_if_not_its_own(*unreadable(code))
     for code in (errno.EIO, errno.ESTALE, errno.ENOTCONN):
         with pytest.raises(LostDisk, match=r"images/1\.png: .*; its disk or network drive cannot be reached"):
-            list(parts._stop_at_lost_disks(outcome_of(code)))
+            parts.raise_if_not_its_own(*unreadable(code))
     with pytest.raises(parts.OutOfResources):
-        list(parts._stop_at_lost_disks(outcome_of(errno.EMFILE)))
+        parts.raise_if_not_its_own(*unreadable(errno.EMFILE))
     Path("images/2.png").unlink()  # nothing is mounted there any more
     with pytest.raises(LostDisk, match=r"images/1\.png"):
-        list(parts._stop_at_lost_disks(outcome_of(errno.ENOENT)))
+        parts.raise_if_not_its_own(*unreadable(errno.ENOENT))
+
+
+def test_a_file_that_is_gone_before_its_heatmap_is_unusable(tmp_path):
+    (tmp_path / "other.png").touch()
+
+    class Gone:
+        only_anomalous = False
+
+        def save(self, name, path, scored, detector):
+            raise BadImage(path, "No such file or directory") from FileNotFoundError(errno.ENOENT, "No such file")
+
+    gone = tmp_path / "gone.png"
+    outcomes = [("gone.png", gone, ScoredImage(1.0, 1.0, True, np.zeros((2, 2))))]
+    arguments = (outcomes, None, None, Gone(), parts.raise_if_not_its_own)
+    assert list(predictions(*arguments)) == [{"file": "gone.png", "problem": "No such file or directory"}]
+    (tmp_path / "other.png").unlink()
+    with pytest.raises(LostDisk):
+        list(predictions(*arguments))
 
 
 def test_a_mistake_with_overwrite_loses_nothing(run, images, tmp_path):

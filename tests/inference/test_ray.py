@@ -104,7 +104,7 @@ def job(tmp_path):
 @pytest.mark.slow
 def test_a_part_that_kills_its_process_is_named_and_the_others_finish(cluster, job):
     progress = []
-    outcome = ray_tasks.score_parts(job, range(7), None, cluster, progress.append, of_killers)
+    outcome = ray_tasks.score_parts(job, range(7), None, cluster, progress.append, print, of_killers)
     assert outcome.counts.scored == 5 * 4
     assert sum(progress) == 28
     assert outcome.failures == {
@@ -113,20 +113,36 @@ def test_a_part_that_kills_its_process_is_named_and_the_others_finish(cluster, j
     }
 
 
+def of_slow_machines(job, number, on_image):
+    """Scores nothing, for a second."""
+    time.sleep(1)
+    return Counts(scored=job.size(number))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_that_is_silent_is_mentioned(cluster, job, monkeypatch):
+    monkeypatch.setattr(ray_tasks, "SECONDS_OF_SILENCE", 0.1)
+    mentioned = []
+    outcome = ray_tasks.score_parts(job, [0], 1, cluster, print, lambda: mentioned.append(1), of_slow_machines)
+    assert outcome.counts.scored == 4
+    assert mentioned
+
+
 @needs_ray
 @pytest.mark.slow
 def test_what_concerns_all_parts_ends_the_job(cluster, job, monkeypatch):
     """The message names the machine."""
     machine = socket.gethostname()
     with pytest.raises(ToolboxError, match=f"{machine}: OSError: .*No space left on device"):
-        ray_tasks.score_parts(job, range(7), 1, cluster, print, of_full_disks)
+        ray_tasks.score_parts(job, range(7), 1, cluster, print, print, of_full_disks)
     with monkeypatch.context() as patch:
         patch.setattr(ray_tasks, "__version__", "99.0")
         with pytest.raises(ToolboxError, match=rf"{machine} has version .* of the toolbox, expected 99\.0"):
-            ray_tasks.score_parts(job, range(7), 1, cluster, print, of_full_disks)
+            ray_tasks.score_parts(job, range(7), 1, cluster, print, print, of_full_disks)
     elsewhere = replace(job, roots=(Path("/not mounted"),))
     with pytest.raises(ToolboxError, match=f"{machine} does not see .* or the images"):
-        ray_tasks.score_parts(elsewhere, range(7), 1, cluster, print, of_full_disks)
+        ray_tasks.score_parts(elsewhere, range(7), 1, cluster, print, print, of_full_disks)
 
 
 @needs_ray

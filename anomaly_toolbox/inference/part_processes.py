@@ -28,7 +28,12 @@ OnProgress = Callable[[int], None]
 
 
 def score_parts(
-    job: Job, numbers: Iterable[int], n_processes: int, on_progress: OnProgress, score: ScorePart = score_part
+    job: Job,
+    numbers: Iterable[int],
+    n_processes: int,
+    on_progress: OnProgress,
+    score: ScorePart = score_part,
+    debug: bool = False,
 ) -> Outcome:
     """Scores parts in several processes, and waits until all are scored.
 
@@ -39,6 +44,7 @@ def score_parts(
         on_progress: called with the number of files that were scored since the last call; it is negative if a part is
             scored again.
         score: scores one part; a function at the top level of a module.
+        debug: print the traceback of an error in a process.
 
     Raises:
         ToolboxError: no part can be scored, such as after the disk became full.
@@ -46,7 +52,7 @@ def score_parts(
     waiting = deque((number, 1) for number in numbers)
     outcome = Outcome()
     n_slots = min(n_processes, len(waiting))
-    slots = [_Slot(job, index, n_slots, score) for index in range(n_slots)]
+    slots = [_Slot(job, index, n_slots, score, debug) for index in range(n_slots)]
     try:
         for slot in slots:
             slot.begin(*waiting.popleft())
@@ -72,8 +78,8 @@ class _Slot:
     number: int | None = None
     connection: Connection
 
-    def __init__(self, job: Job, index: int, n_slots: int, score: ScorePart):
-        self.job, self._score = job, score
+    def __init__(self, job: Job, index: int, n_slots: int, score: ScorePart, debug: bool):
+        self.job, self._score, self._debug = job, score, debug
         self._index, self._n_slots = index, n_slots
         self._process: SpawnProcess | None = None
         self._try = 0
@@ -124,7 +130,8 @@ class _Slot:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, end_of_process = context.Pipe()
-        process = context.Process(target=_work, args=(end_of_process, self.job, self._index, self._score), daemon=True)
+        arguments = (end_of_process, self.job, self._index, self._score, self._debug)
+        process = context.Process(target=_work, args=arguments, daemon=True)
         with environment(share_of_threads(self._n_slots)):
             process.start()
         self._process = process
@@ -139,7 +146,7 @@ class _Slot:
         return f"its process ended with {what}, {self._try} times in a row"
 
 
-def _work(connection: Connection, job: Job, index: int, score: ScorePart) -> None:
+def _work(connection: Connection, job: Job, index: int, score: ScorePart, debug: bool) -> None:
     """What each process runs: it scores the parts whose numbers it receives."""
     os.setpgrp()  # Ctrl-C in a terminal reaches the parent only, which ends its processes
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background commands of a shell ignore SIGINT
@@ -148,7 +155,7 @@ def _work(connection: Connection, job: Job, index: int, score: ScorePart) -> Non
         while True:
             progress = _Progress(connection)
             score_it = partial(score, job, connection.recv(), progress.count, process=index)
-            message = attempt(score_it, progress.take_back)
+            message = attempt(score_it, progress.take_back, debug)
             progress.send()
             connection.send(message)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):  # the parent has ended
