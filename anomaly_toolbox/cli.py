@@ -414,12 +414,11 @@ def predict(
     """
     with _errors_in_one_line(debug, CONTINUE_PARTS if parts else ""):
         only_anomalous = heatmaps_of == "anomalous"
-        given = context.get_parameter_source("heatmaps_of") == ParameterSource.COMMANDLINE
-        if given and only_anomalous and heatmaps is None:
+        given = {name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+        if "heatmaps_of" in given and only_anomalous and heatmaps is None:
             raise InputError("--heatmaps-of anomalous has no effect without --heatmaps FOLDER")
         if parts is not None:
-            given = context.get_parameter_source("address") == ParameterSource.COMMANDLINE
-            if given and engine != "ray":
+            if "address" in given and engine != "ray":
                 raise InputError("--address has no effect without --engine ray")
             if output is not None:
                 raise InputError("--output and --parts are both given; expected one of them")
@@ -444,7 +443,7 @@ def predict(
             click.echo(f"{scored}; {_counted(job.n_parts, 'part')} in {parts}", err=True)
             return
         for name in ("images_per_part", "processes", "engine", "address"):
-            if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            if name in given:
                 raise InputError(f"--{name.replace('_', '-')} has no effect without --parts FOLDER")
         files = [_on_disk(path) for path in paths]
         heatmap_folder = None if heatmaps is None else _on_disk(heatmaps)

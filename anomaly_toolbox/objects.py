@@ -79,13 +79,14 @@ class ObjectPath:
         return sorted(info.base_name for info in self._list(recursive=False))
 
     def open(self) -> BinaryIO:
-        """Opens the object for reading; raises FileNotFoundError, or OSError if the store does not give it."""
-        file: BinaryIO = self._store.open_input_file(self._in_store)
+        """Opens the object for reading; raises FileNotFoundError, or ToolboxError if the store does not give it."""
+        with self._clear_errors():
+            file: BinaryIO = self._store.open_input_file(self._in_store)
         return file
 
     def read(self) -> bytes:
         """The content of the object; see `open`."""
-        with self.open() as file:
+        with self._clear_errors(), self.open() as file:
             return file.read()
 
     def write(self, content: bytes) -> None:
@@ -95,7 +96,7 @@ class ObjectPath:
 
     def remove(self) -> None:
         """Removes the object, if there is one."""
-        with self._clear_errors(), contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._clear_errors():
             self._store.delete_file(self._in_store)
 
     def _info(self) -> "FileInfo":
@@ -112,9 +113,11 @@ class ObjectPath:
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
-        """Errors of a store have no number and no file name: they are its answer, as a sentence."""
+        """Names the object in an error of the store, which has no number and no file name, but the store's answer."""
         try:
             yield
+        except FileNotFoundError:
+            raise
         except OSError as problem:
             raise ToolboxError(f"{self}: {first_line(problem)}") from problem
 

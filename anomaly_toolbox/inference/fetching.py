@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from anomaly_toolbox.errors import ToolboxError, first_line
+from anomaly_toolbox.errors import ToolboxError
 from anomaly_toolbox.objects import ObjectPath, is_object_name
 
 AT_ONCE = 16  # objects that are fetched at the same time
@@ -60,6 +60,6 @@ def _fetch(name: str, copy: Path) -> Path:
     except FileNotFoundError:  # reading the copy will report it
         if not path.bucket.is_folder():
             raise LostDisk(f"{name}: the bucket does not exist") from None
-    except OSError as problem:
-        raise LostDisk(f"{name}: {first_line(problem)}") from problem
+    except ToolboxError as problem:
+        raise LostDisk(str(problem)) from problem
     return copy

@@ -19,20 +19,26 @@ from anomaly_toolbox.objects import ObjectPath
 LOCK = ".lock"
 
 
+@dataclass(frozen=True)
 class Folder(abc.ABC):
     """A folder that may not exist yet. Each file is written completely or not at all.
 
     Names are relative to the folder; with slashes they are those of files in its subfolders.
     """
 
+    path: Path | ObjectPath
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def child(self, name: str) -> "Folder":
+        """The folder of a name in this folder."""
+        return type(self)(self.path / name)
+
     @property
     @abc.abstractmethod
     def identity(self) -> str:
         """A name that is the same for the same folder, however the user has named it."""
-
-    @abc.abstractmethod
-    def child(self, name: str) -> "Folder":
-        """The folder of a name in this folder."""
 
     @abc.abstractmethod
     def is_file(self) -> bool:
@@ -83,15 +89,9 @@ class LocalFolder(Folder):
 
     path: Path
 
-    def __str__(self) -> str:
-        return str(self.path)
-
     @property
     def identity(self) -> str:
         return str(self.path.resolve())
-
-    def child(self, name: str) -> "LocalFolder":
-        return LocalFolder(self.path / name)
 
     def is_file(self) -> bool:
         return self.path.exists() and not self.path.is_dir()
@@ -135,15 +135,9 @@ class ObjectFolder(Folder):
 
     path: ObjectPath
 
-    def __str__(self) -> str:
-        return str(self.path)
-
     @property
     def identity(self) -> str:
         return str(self.path)
-
-    def child(self, name: str) -> "ObjectFolder":
-        return ObjectFolder(self.path / name)
 
     def is_file(self) -> bool:
         return self.path.is_object()

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,13 +108,12 @@ def score_part(job: Job, number: int, on_image: Callable[[], None], process: int
 def count_part(job: Job, number: int) -> Counts:
     """Counts the predictions in a part that is written; ToolboxError if it is damaged."""
     path = f"{job.folder}/{job.name(number)}"
+    content = job.folder.read(job.name(number))
     counts = Counts()
     try:
-        for prediction in _read(job, number):
+        for prediction in _read(io.BytesIO(content), job.file_format):
             counts = counts.plus(_count(prediction))
-    except (ValueError, KeyError, OSError, csv.Error) as problem:
-        if isinstance(problem, OSError) and problem.errno:  # the part may be good, but it cannot be read
-            raise
+    except (ValueError, KeyError, OSError, csv.Error) as problem:  # OSError is one of pyarrow's
         raise ToolboxError(f"{path} is damaged ({problem}); delete it, and run the same command again") from problem
     if counts.n_files != job.size(number):
         raise ToolboxError(
@@ -238,11 +237,10 @@ def _write(job: Job, number: int, of_part: Iterable[Prediction]) -> None:
                 write(prediction)
 
 
-def _read(job: Job, number: int) -> Iterator[Prediction]:
-    with job.folder.open(job.name(number)) as file:
-        if job.file_format == "parquet":
-            for batch in pq.ParquetFile(file).iter_batches():
-                yield from batch.to_pylist()
-            return
-        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        yield from csv.DictReader(lines) if job.file_format == "csv" else map(json.loads, lines)
+def _read(file: BinaryIO, file_format: str) -> Iterator[Prediction]:
+    if file_format == "parquet":
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+        return
+    lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    yield from csv.DictReader(lines) if file_format == "csv" else map(json.loads, lines)

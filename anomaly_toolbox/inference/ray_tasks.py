@@ -165,7 +165,7 @@ def _score_here(score: ScorePart, shared: tuple[bytes, str, Any], number: int, v
             os.chdir(job.working_folder)
         local_roots = [root for root in job.roots if isinstance(root, Path)]
         is_shared = job.checksum == checksum and all(os.path.lexists(root) for root in local_roots)
-    except OSError:
+    except (OSError, ToolboxError):
         is_shared = False
     if not is_shared:
         return "stop", f"{machine} does not see {job.folder} or the images; share them under the same path"
