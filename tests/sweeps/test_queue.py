@@ -129,10 +129,14 @@ def test_quiet_optuna_restores_verbosity_and_warnings():
 
 @pytest.mark.slow
 def test_imports_change_neither_verbosity_nor_warnings():
-    """The program imports other libraries first, because some of them add warning filters."""
+    """The program imports other libraries first, because some of them add warning filters.
+
+    TensorBoard does so where boto3 is installed, which it then imports.
+    """
     program = """
 import importlib, pkgutil, warnings
 import filelock, matplotlib, optuna, optuna.storages.journal, rich, sklearn, sqlalchemy, tensorflow
+import tensorboard.plugins.hparams.api
 import anomaly_toolbox.sweeps as package
 
 before = optuna.logging.get_verbosity(), list(warnings.filters)
