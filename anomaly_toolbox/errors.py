@@ -26,6 +26,10 @@ class NoClasses(InputError):
     """A method needs the classes of normal images, and the dataset has none. `--run-all` leaves such a method out."""
 
 
+class Unreachable(ToolboxError):
+    """A disk, a network drive or an object store does not answer, which may be over when it is tried again."""
+
+
 class DamagedFile(ToolboxError):
     """A file of a run that cannot be used. The code that opened the run adds what the user can do."""
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,12 @@ def short_name(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def temporary_path(path: Path) -> Path:
-    """A hidden path in the same folder. The ending of the name is kept, because some libraries depend on it."""
-    return path.with_name(f".{os.getpid()}.{path.name[-LONGEST_ENDING:]}")
+    """A hidden path in the same folder, which no other process of any machine uses.
+
+    The ending of the name is kept, because some libraries depend on it.
+    """
+    machine = zlib.crc32(socket.gethostname().encode())  # processes in containers often have the same numbers
+    return path.with_name(f".{os.getpid()}-{machine:08x}.{path.name[-LONGEST_ENDING:]}")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from anomaly_toolbox.errors import InputError, ToolboxError, first_line
+from anomaly_toolbox.errors import InputError, Unreachable, first_line
 
 if TYPE_CHECKING:  # `anomaly-box --help` does without it
     from pyarrow.fs import FileInfo, FileSystem
@@ -79,7 +79,7 @@ class ObjectPath:
         return sorted(info.base_name for info in self._list(recursive=False))
 
     def open(self) -> BinaryIO:
-        """Opens the object for reading; raises FileNotFoundError, or ToolboxError if the store does not give it."""
+        """Opens the object for reading; raises FileNotFoundError, or Unreachable if the store does not give it."""
         with self._clear_errors():
             file: BinaryIO = self._store.open_input_file(self._in_store)
         return file
@@ -119,7 +119,7 @@ class ObjectPath:
         except FileNotFoundError:
             raise
         except OSError as problem:
-            raise ToolboxError(f"{self}: {first_line(problem)}") from problem
+            raise Unreachable(f"{self}: {first_line(problem)}") from problem
 
 
 def is_object_name(name: str) -> bool:
@@ -140,4 +140,4 @@ def _connect(bucket: str) -> "FileSystem":
     try:
         return FileSystem.from_uri(bucket + OPTIONS.get(bucket[: len(SCHEMES[0])], ""))[0]
     except (OSError, ValueError) as problem:  # pyarrow's own errors are among them
-        raise ToolboxError(f"{bucket}: {first_line(problem)}") from problem
+        raise Unreachable(f"{bucket}: {first_line(problem)}") from problem

@@ -16,11 +16,16 @@ def end_with_parent() -> None:
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
+def n_threads() -> int:
+    """How many threads of this process may compute at the same time: its share, or all cores that it may use."""
+    share = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return int(share) if share.isdigit() and int(share) else _n_cores()
+
+
 def share_of_threads(n_processes: int) -> dict[str, str]:
     """Environment variables with which a process uses its share of the cores; those that the user set are left out."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    n_threads = max(1, n_cores // n_processes)
-    return {name: str(n_threads) for name in THREAD_VARIABLES if name not in os.environ}
+    share = max(1, _n_cores() // n_processes)
+    return {name: str(share) for name in THREAD_VARIABLES if name not in os.environ}
 
 
 @contextlib.contextmanager
@@ -36,6 +41,10 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _wait_for_parent() -> None:

@@ -1,5 +1,7 @@
 """Files are written completely or not at all."""
 
+import socket
+
 import pytest
 
 from anomaly_toolbox import files
@@ -18,6 +20,13 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
         temporary.write_text(f"half {1 / 0}")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_machines_have_different_temporary_names(tmp_path, monkeypatch):
+    """The numbers of processes in containers are often the same."""
+    here = files.temporary_path(tmp_path / "a.txt")
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    assert files.temporary_path(tmp_path / "a.txt") != here
 
 
 def test_nan_is_refused(tmp_path):

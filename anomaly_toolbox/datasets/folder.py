@@ -33,6 +33,7 @@ from anomaly_toolbox.datasets.splits import SPLITS, Item
 from anomaly_toolbox.datasets.walk import BadImage, image_files
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import sha256
+from anomaly_toolbox.processes import n_threads
 
 LARGEST_IN_MEMORY = 2**30  # bytes
 MOST_BAD_LISTED = 3
@@ -285,7 +286,7 @@ class ImageFolder(AnomalyDetectionDataset):
             except BadImage as bad:
                 return bad
 
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(n_threads()) as pool:
             attempts = pool.map(attempt, self._items)
             outcomes = list(self._progress(attempts, f"{action_name} images", len(self._items)))
         self._leave_out([outcome for outcome in outcomes if isinstance(outcome, BadImage)])

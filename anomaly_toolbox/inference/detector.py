@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,6 +12,7 @@ from anomaly_toolbox import evaluation, false_alarms
 from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.inference.members import load_members, mean_map
+from anomaly_toolbox.processes import n_threads
 from anomaly_toolbox.runs import FinishedRun, advice_on_damage
 
 Item = TypeVar("Item")
@@ -148,7 +148,7 @@ class Detector:
 
         One batch at a time is in memory.
         """
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(n_threads()) as pool:
             for batch in _in_batches(paths, self._batch_size):
                 prepared = list(pool.map(self._prepare_or_explain, batch))
                 images = [image for image in prepared if not isinstance(image, BadImage)]

@@ -7,15 +7,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from anomaly_toolbox.errors import ToolboxError
+from anomaly_toolbox.errors import Unreachable
 from anomaly_toolbox.objects import ObjectPath, is_object_name
 
 AT_ONCE = 16  # objects that are fetched at the same time
 AHEAD = 256  # objects that are fetched before they are asked for
-
-
-class LostDisk(ToolboxError):
-    """The images cannot be reached, which says nothing about an image; it may help to try again later."""
 
 
 @contextlib.contextmanager
@@ -26,7 +22,7 @@ def fetched(names: Sequence[str]) -> Iterator[Iterator[Path]]:
     is removed at the end; the caller may remove them before. If there is no such object, there is no copy.
 
     Raises:
-        LostDisk: a store does not give an object. The iterator raises it.
+        Unreachable: a store does not give an object. The iterator raises it.
     """
     if not any(map(is_object_name, names)):
         yield map(Path, names)
@@ -59,7 +55,5 @@ def _fetch(name: str, copy: Path) -> Path:
         copy.write_bytes(path.read())
     except FileNotFoundError:  # reading the copy will report it
         if not path.bucket.is_folder():
-            raise LostDisk(f"{name}: the bucket does not exist") from None
-    except ToolboxError as problem:
-        raise LostDisk(str(problem)) from problem
+            raise Unreachable(f"{name}: the bucket does not exist") from None
     return copy

@@ -32,7 +32,7 @@ FORMAT = 1  # of `job.json`
 JOB, FILES, SUCCESS = "job.json", "files.parquet", "_SUCCESS"
 FILES_OF_A_JOB = re.compile(r"job\.json|files\.parquet|_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet)|" + re.escape(LOCK))
 RESULTS_OF_A_JOB = re.compile(r"_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet)")
-HALF_WRITTEN = re.compile(rf"\.\d+\.({FILES_OF_A_JOB.pattern})")
+HALF_WRITTEN = re.compile(rf"\.\d+-[0-9a-f]{{8}}\.({FILES_OF_A_JOB.pattern})")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def list_files(paths: Sequence[Path | ObjectPath], unused: Counter[str]) -> Iter
 
     Raises:
         InputError: there is no such file or folder, or there is no image at all.
-        ToolboxError: an object store does not answer.
+        Unreachable: an object store does not answer.
     """
     local = [path for path in paths if isinstance(path, Path)]
     if local:

@@ -3,10 +3,12 @@
 This module does not know which process scores a part. It imports TensorFlow only to score.
 """
 
+import contextlib
 import csv
 import errno
 import functools
 import io
+import itertools
 import json
 import os
 import time
@@ -20,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anomaly_toolbox.datasets.walk import BadImage
-from anomaly_toolbox.errors import ToolboxError, reason
+from anomaly_toolbox.errors import ToolboxError, Unreachable, reason
 from anomaly_toolbox.files import write_json
-from anomaly_toolbox.inference.fetching import LostDisk, fetched
+from anomaly_toolbox.inference.fetching import fetched
 from anomaly_toolbox.inference.file_list import Entry, escaped
 from anomaly_toolbox.inference.job import SUCCESS, Job
 from anomaly_toolbox.inference.predictions import Prediction, csv_writer, json_writer, of_unusable, predictions
@@ -50,7 +52,8 @@ ERRORS_OF_DISKS = (
 #: Errors of the operating system that say that this process has too much open or in memory.
 ERRORS_OF_PROCESSES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
-PAUSES = (2.0, 10.0)  # seconds before the second and the third try, when the images cannot be reached
+PAUSES = (2.0, 10.0)  # seconds before the second and the third try, when images or predictions cannot be reached
+MOST_OTHERS = 5  # files of a folder that are tried to tell a damaged file from a lost disk
 
 Outcomes = Iterable[tuple[str, Path, "ScoredImage | BadImage"]]  # see `predictions`
 
@@ -76,7 +79,9 @@ class Counts(NamedTuple):
         return Counts(self.scored + other.scored, self.anomalous + other.anomalous, self.unusable + other.unusable)
 
 
-def score_part(job: Job, number: int, on_image: Callable[[], None], process: int = 0) -> Counts:
+def score_part(
+    job: Job, number: int, on_image: Callable[[], None], process: int = 0, is_last_try: bool = False
+) -> Counts:
     """Scores the files of a part and writes it; an earlier file of the part is replaced.
 
     Args:
@@ -84,9 +89,10 @@ def score_part(job: Job, number: int, on_image: Callable[[], None], process: int
         number: the number of the part.
         on_image: called for each file.
         process: the number of this process among those that score parts; each of them uses one GPU.
+        is_last_try: a file that the disk does not give is unusable if the disk gives other files of its folder.
 
     Raises:
-        LostDisk: the images cannot be reached.
+        Unreachable: the images or the folder of the predictions cannot be reached.
         ToolboxError: the run is damaged.
         OSError: the part or a heatmap cannot be written.
     """
@@ -96,7 +102,7 @@ def score_part(job: Job, number: int, on_image: Callable[[], None], process: int
 
     def counted() -> Iterator[Prediction]:
         nonlocal counts
-        for prediction in _predictions(job, entries, detector):
+        for prediction in _predictions(job, entries, detector, is_last_try):
             counts = counts.plus(_count(prediction))
             on_image()
             yield prediction
@@ -145,11 +151,11 @@ class Outcome:
     failures: dict[int, str] = field(default_factory=dict)
 
 
-def attempt(score: Callable[[], Counts], on_restart: Callable[[], None], debug: bool = False) -> tuple[str, Any]:
-    """Scores a part, several times if the images cannot be reached, and says what became of it.
+def attempt(score: ScorePart, on_restart: Callable[[], None], debug: bool = False) -> tuple[str, Any]:
+    """Scores a part, several times if images or predictions cannot be reached, and says what became of it.
 
     Args:
-        score: scores the part, as `score_part` does.
+        score: scores the part; `score_part` with all arguments but `is_last_try`.
         on_restart: called before the part is scored again.
         debug: print the traceback of an error.
 
@@ -158,8 +164,8 @@ def attempt(score: Callable[[], Counts], on_restart: Callable[[], None], debug: 
     """
     for pause in (*PAUSES, None):
         try:
-            return "scored", score()
-        except LostDisk as lost:
+            return "scored", score(is_last_try=pause is None)
+        except Unreachable as lost:
             if pause is None:
                 return "stop", f"{lost}; run the same command again to continue"
             on_restart()
@@ -183,10 +189,11 @@ def _detector(run: Path, process: int) -> "Detector":
     return Detector(run)
 
 
-def _predictions(job: Job, entries: list[Entry], detector: "Detector") -> Iterator[Prediction]:
+def _predictions(job: Job, entries: list[Entry], detector: "Detector", is_last_try: bool) -> Iterator[Prediction]:
     """The prediction of each file, in the order of the list."""
     names = [entry.file for entry in entries if entry.problem is None]
-    of_files = predictions(_outcomes(names, detector), detector, job.threshold, job.heatmaps, raise_if_not_its_own)
+    on_unusable = functools.partial(raise_if_not_its_own, is_last_try=is_last_try)
+    of_files = predictions(_outcomes(names, detector), detector, job.threshold, job.heatmaps, on_unusable)
     for entry in entries:
         yield next(of_files) if entry.problem is None else of_unusable(entry.file, entry.problem)
 
@@ -200,14 +207,29 @@ def _outcomes(names: Sequence[str], detector: "Detector") -> Outcomes:
                 path.unlink(missing_ok=True)
 
 
-def raise_if_not_its_own(name: str, path: Path, problem: BadImage) -> None:
-    """Raises LostDisk or OutOfResources if a file cannot be read for a reason that says nothing about the file."""
+def raise_if_not_its_own(name: str, path: Path, problem: BadImage, is_last_try: bool = False) -> None:
+    """Raises Unreachable or OutOfResources if a file cannot be read for a reason that says nothing about the file."""
     cause = problem.__cause__
     code = cause.errno if isinstance(cause, OSError) else None
     if isinstance(cause, MemoryError) or code in ERRORS_OF_PROCESSES:
         raise OutOfResources(f"{name}: {cause}")
-    if code in ERRORS_OF_DISKS or (code == errno.ENOENT and _is_gone(path.parent)):
-        raise LostDisk(f"{name}: {os.strerror(code or 0)}; its disk or network drive cannot be reached")
+    is_lost = code in ERRORS_OF_DISKS and not (is_last_try and _others_can_be_read(path))
+    if is_lost or (code == errno.ENOENT and _is_gone(path.parent)):
+        raise Unreachable(f"{name}: {os.strerror(code or 0)}; its disk or network drive cannot be reached")
+
+
+def _others_can_be_read(path: Path) -> bool:
+    """Whether the disk gives another file of the same folder."""
+    try:
+        with os.scandir(path.parent) as content:
+            others = (entry.path for entry in content if entry.is_file() and entry.name != path.name)
+            for other in itertools.islice(others, MOST_OTHERS):
+                with contextlib.suppress(OSError), open(other, "rb") as file:
+                    file.read(1)
+                    return True
+    except OSError:
+        pass
+    return False
 
 
 def _is_gone(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """The parts of a job as tasks of a Ray cluster that the user has started: one machine or many.
 
-If a process or a machine dies, Ray runs its tasks again elsewhere. Images and predictions are on a disk that all
+If a process or a machine dies, its parts are tried again elsewhere. Images and predictions are on a disk that all
 machines share under the same path; the run itself is sent to them.
 """
 
@@ -13,6 +13,7 @@ import pickle
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -92,8 +93,9 @@ def score_parts(
         if not n_slots:
             raise ToolboxError(f"--address {address}: the cluster has no processors for tasks; start nodes with some")
         most_running = n_processes or TASKS_PER_SLOT * n_slots
-        # With max_calls=0 a process scores several parts; otherwise Ray would end it after each part on a GPU.
-        task = ray.remote(max_calls=0, max_retries=MOST_TRIES - 1)(_score_here).options(
+        # With max_calls=0 a process scores several parts; otherwise Ray would end it after each part on a GPU. With
+        # max_retries=0 it is here that a part is tried again, whatever it failed of.
+        task = ray.remote(max_calls=0, max_retries=0)(_score_here).options(
             num_cpus=1, num_gpus=1 if has_gpus else 0, scheduling_strategy="SPREAD"
         )
         run = ray.put({name: (job.run / name).read_bytes() for name in FILES_OF_A_RUN if (job.run / name).exists()})
@@ -101,11 +103,15 @@ def score_parts(
         shared = ray.put((pickle.dumps(job), job.checksum, run))
         waiting = iter(numbers)
         running: dict[Any, int] = {}
+        n_failed: Counter[int] = Counter()
         outcome = Outcome()
+
+        def begin(number: int) -> None:
+            running[task.remote(score, shared, number, __version__)] = number
 
         def fill() -> None:
             while len(running) < most_running and (number := next(waiting, None)) is not None:
-                running[task.remote(score, shared, number, __version__)] = number
+                begin(number)
 
         fill()
         while running:
@@ -121,7 +127,11 @@ def score_parts(
             if kind == "scored":
                 outcome.counts = outcome.counts.plus(value)
             else:
-                outcome.failures[number] = value
+                n_failed[number] += 1
+                if n_failed[number] < MOST_TRIES:
+                    begin(number)
+                    continue
+                outcome.failures[number] = f"{value}; {MOST_TRIES} tries"
             on_progress(job.size(number))
             fill()
         return outcome
@@ -132,7 +142,6 @@ def score_parts(
 def _connect(address: str) -> Any:
     """The module `ray`, connected to the cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_task_oom_retries", str(MOST_TRIES - 1))  # by default without end
     import ray
 
     try:
@@ -149,7 +158,7 @@ def _result(ray: Any, done: Any) -> tuple[str, Any]:
     except ray.exceptions.RayTaskError as problem:  # such as another version of Python, or no toolbox at all
         return "stop", f"a machine of the cluster cannot score: {first_line(problem.cause)}"
     except ray.exceptions.RayError as problem:
-        return "failed", f"{type(problem).__name__}, {MOST_TRIES} times in a row"
+        return "failed", type(problem).__name__
     return kind, value
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.fs
 import pytest
 
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import InputError, ToolboxError, Unreachable
 from anomaly_toolbox.inference import parts
-from anomaly_toolbox.inference.fetching import AHEAD, LostDisk, fetched
+from anomaly_toolbox.inference.fetching import AHEAD, fetched
 from anomaly_toolbox.inference.folders import LocalFolder, ObjectFolder
 from anomaly_toolbox.inference.job import Job, JobRequest, locked, plan
 from anomaly_toolbox.inference.predictions import Heatmaps, common_folder_of
@@ -224,10 +224,10 @@ def test_a_store_that_is_away_is_no_bad_image(server, monkeypatch):
         def open_input_file(self, name):
             raise OSError("AWS Error NETWORK_CONNECTION\nand more")
 
-    with pytest.raises(LostDisk, match=r"^s3://no-bucket/1\.png: the bucket does not exist$"):
+    with pytest.raises(Unreachable, match=r"^s3://no-bucket/1\.png: the bucket does not exist$"):
         fetch_all(["s3://no-bucket/1.png"])
     monkeypatch.setattr(ObjectPath, "_store", Refuses())
-    with pytest.raises(LostDisk, match=r"^s3://images/1\.png: AWS Error NETWORK_CONNECTION$"):
+    with pytest.raises(Unreachable, match=r"^s3://images/1\.png: AWS Error NETWORK_CONNECTION$"):
         fetch_all(["s3://images/1.png"])
     job = Job(ObjectFolder(BUCKET), Path("run"), (), None, "csv", 4, 28, None, None)
     with pytest.raises(ToolboxError, match=r"^s3://images/part-000000\.csv: AWS Error NETWORK_CONNECTION$"):

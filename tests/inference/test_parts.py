@@ -22,14 +22,14 @@ from anomaly_toolbox.cli import main
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.datasets.folder import ImageFolder
 from anomaly_toolbox.datasets.walk import BadImage
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import InputError, ToolboxError, Unreachable
 from anomaly_toolbox.inference import parts
 from anomaly_toolbox.inference.detector import ScoredImage
 from anomaly_toolbox.inference.file_list import Entry, count_changes, read_part, write_list
 from anomaly_toolbox.inference.folders import LocalFolder
 from anomaly_toolbox.inference.job import FILES, Job, JobRequest, locked, plan
 from anomaly_toolbox.inference.part_processes import score_parts
-from anomaly_toolbox.inference.parts import Counts, LostDisk, count_part, score_part
+from anomaly_toolbox.inference.parts import Counts, count_part, score_part
 from anomaly_toolbox.inference.predictions import predictions
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.training.trial import Trial, run_trial
@@ -221,7 +221,7 @@ def test_the_command_continues_and_finishes_once(run, images, tmp_path):
     assert len(files) == 5 + 4
 
     (tmp_path / "out" / "part-000003.csv").unlink()  # although `_SUCCESS` is there
-    (tmp_path / "out" / ".123.part-000003.csv").write_text("half")
+    (tmp_path / "out" / ".123-0a1b2c3d.part-000003.csv").write_text("half")
     code, _, err = anomaly_box(*command)
     assert code == 0
     assert "parts: 5, 4 of them written before" in err
@@ -239,7 +239,7 @@ def test_the_command_continues_and_finishes_once(run, images, tmp_path):
     assert "part-000002.csv is damaged: it has 4 predictions, expected 5; delete it" in err
 
 
-def of_killers(job, number, on_image, process):
+def of_killers(job, number, on_image, process, is_last_try):
     """Scores nothing; part 1 kills its process once, part 3 each time, and part 4 has an error of its own."""
     on_image()
     marker = job.folder.path / f"tried-{number}"
@@ -253,7 +253,7 @@ def of_killers(job, number, on_image, process):
     return Counts(scored=job.size(number))
 
 
-def of_full_disks(job, number, on_image, process):
+def of_full_disks(job, number, on_image, process, is_last_try):
     """Scores nothing: no part can be written."""
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -293,18 +293,19 @@ def test_unreachable_images_are_tried_again(monkeypatch):
     pauses, restarts, tries = [], [], []
     monkeypatch.setattr(time, "sleep", pauses.append)
 
-    def reach_at_last():
-        tries.append(1)
+    def reach_at_last(is_last_try):
+        tries.append(is_last_try)
         if len(tries) < 3:
-            raise LostDisk("images/1.png: Stale file handle")
+            raise Unreachable("images/1.png: Stale file handle")
         return Counts(scored=1)
 
     assert parts.attempt(reach_at_last, lambda: restarts.append(1)) == ("scored", Counts(scored=1))
     assert pauses == list(parts.PAUSES)
     assert len(restarts) == 2
+    assert tries == [False, False, True]
 
-    def reach_never():
-        raise LostDisk("images/1.png: Stale file handle")
+    def reach_never(is_last_try):
+        raise Unreachable("images/1.png: Stale file handle")
 
     kind, text = parts.attempt(reach_never, ignore)
     assert kind == "stop"
@@ -325,13 +326,15 @@ def test_a_disk_that_went_away_is_no_bad_image(tmp_path, monkeypatch):
     for code in (errno.EACCES, errno.ENOENT):
         parts.raise_if_not_its_own(*unreadable(code))
     for code in (errno.EIO, errno.ESTALE, errno.ENOTCONN):
-        with pytest.raises(LostDisk, match=r"images/1\.png: .*; its disk or network drive cannot be reached"):
+        with pytest.raises(Unreachable, match=r"images/1\.png: .*; its disk or network drive cannot be reached"):
             parts.raise_if_not_its_own(*unreadable(code))
+    parts.raise_if_not_its_own(*unreadable(errno.EIO), is_last_try=True)  # the disk gives the other file
     with pytest.raises(parts.OutOfResources):
         parts.raise_if_not_its_own(*unreadable(errno.EMFILE))
     Path("images/2.png").unlink()  # nothing is mounted there any more
-    with pytest.raises(LostDisk, match=r"images/1\.png"):
-        parts.raise_if_not_its_own(*unreadable(errno.ENOENT))
+    for code in (errno.ENOENT, errno.EIO):
+        with pytest.raises(Unreachable, match=r"images/1\.png"):
+            parts.raise_if_not_its_own(*unreadable(code), is_last_try=True)
 
 
 def test_a_file_that_is_gone_before_its_heatmap_is_unusable(tmp_path):
@@ -348,7 +351,7 @@ def test_a_file_that_is_gone_before_its_heatmap_is_unusable(tmp_path):
     arguments = (outcomes, None, None, Gone(), parts.raise_if_not_its_own)
     assert list(predictions(*arguments)) == [{"file": "gone.png", "problem": "No such file or directory"}]
     (tmp_path / "other.png").unlink()
-    with pytest.raises(LostDisk):
+    with pytest.raises(Unreachable):
         list(predictions(*arguments))
 
 

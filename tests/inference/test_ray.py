@@ -79,7 +79,7 @@ def test_a_killed_process_changes_nothing(cluster, run, tmp_path):  # noqa: F811
     assert written == out.splitlines()[1:]
 
 
-def of_killers(job, number, on_image):
+def of_killers(job, number, on_image, is_last_try):
     """Scores nothing; part 2 kills its process each time, and part 3 has an error of its own."""
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -88,7 +88,7 @@ def of_killers(job, number, on_image):
     return Counts(scored=job.size(number))
 
 
-def of_full_disks(job, number, on_image):
+def of_full_disks(job, number, on_image, is_last_try):
     """Scores nothing: no part can be written."""
     raise OSError(28, "No space left on device")
 
@@ -108,12 +108,12 @@ def test_a_part_that_kills_its_process_is_named_and_the_others_finish(cluster, j
     assert outcome.counts.scored == 5 * 4
     assert sum(progress) == 28
     assert outcome.failures == {
-        2: "WorkerCrashedError, 3 times in a row",
-        3: f"{socket.gethostname()}: ValueError: part 3 is impossible",
+        2: "WorkerCrashedError; 3 tries",
+        3: f"{socket.gethostname()}: ValueError: part 3 is impossible; 3 tries",
     }
 
 
-def of_slow_machines(job, number, on_image):
+def of_slow_machines(job, number, on_image, is_last_try):
     """Scores nothing, for a second."""
     time.sleep(1)
     return Counts(scored=job.size(number))
