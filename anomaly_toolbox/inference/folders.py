@@ -4,7 +4,9 @@ import abc
 import contextlib
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +19,7 @@ from anomaly_toolbox.files import atomic_write
 from anomaly_toolbox.objects import ObjectPath
 
 LOCK = ".lock"
+UPLOADS_AT_ONCE = 16  # a store takes some hundredths of a second for each file
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,15 @@ class Folder(abc.ABC):
     @abc.abstractmethod
     def write(self, name: str) -> AbstractContextManager[Path]:
         """Makes the folders that lack, and yields a path to write to; on success its content is that of the file."""
+
+    @contextlib.contextmanager
+    def written_in_background(self) -> Iterator["Folder"]:
+        """Yields the folder for many files whose `write` may return early; at the end all are written.
+
+        Raises:
+            Unreachable: a store does not take a file; `write` of a later file may raise it as well.
+        """
+        yield self
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:
@@ -153,7 +165,18 @@ class ObjectFolder(Folder):
         with tempfile.TemporaryDirectory(prefix="anomaly-toolbox-") as folder:
             temporary = Path(folder, PurePosixPath(name).name)
             yield temporary
-            (self.path / name).write(temporary.read_bytes())
+            self._upload(name, temporary.read_bytes())
+
+    def _upload(self, name: str, content: bytes) -> None:
+        (self.path / name).write(content)
+
+    @contextlib.contextmanager
+    def written_in_background(self) -> Iterator[Folder]:
+        with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+            folder = _InBackground(self.path, pool, deque())
+            yield folder
+            for upload in folder.uploads:
+                upload.result()
 
     def remove(self, name: str) -> None:
         (self.path / name).remove()
@@ -161,3 +184,16 @@ class ObjectFolder(Folder):
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         yield
+
+
+@dataclass(frozen=True)
+class _InBackground(ObjectFolder):
+    """A folder in an object store that several files are written to at a time; few of them are in memory."""
+
+    pool: ThreadPoolExecutor
+    uploads: deque[Future[None]]
+
+    def _upload(self, name: str, content: bytes) -> None:
+        if len(self.uploads) == 2 * UPLOADS_AT_ONCE:
+            self.uploads.popleft().result()
+        self.uploads.append(self.pool.submit((self.path / name).write, content))

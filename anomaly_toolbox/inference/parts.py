@@ -14,7 +14,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -27,7 +27,14 @@ from anomaly_toolbox.files import write_json
 from anomaly_toolbox.inference.fetching import fetched
 from anomaly_toolbox.inference.file_list import Entry, escaped
 from anomaly_toolbox.inference.job import SUCCESS, Job
-from anomaly_toolbox.inference.predictions import Prediction, csv_writer, json_writer, of_unusable, predictions
+from anomaly_toolbox.inference.predictions import (
+    Heatmaps,
+    Prediction,
+    csv_writer,
+    json_writer,
+    of_unusable,
+    predictions,
+)
 from anomaly_toolbox.objects import is_object_name
 from anomaly_toolbox.streams import import_tensorflow
 
@@ -193,9 +200,20 @@ def _predictions(job: Job, entries: list[Entry], detector: "Detector", is_last_t
     """The prediction of each file, in the order of the list."""
     names = [entry.file for entry in entries if entry.problem is None]
     on_unusable = functools.partial(raise_if_not_its_own, is_last_try=is_last_try)
-    of_files = predictions(_outcomes(names, detector), detector, job.threshold, job.heatmaps, on_unusable)
-    for entry in entries:
-        yield next(of_files) if entry.problem is None else of_unusable(entry.file, entry.problem)
+    with _heatmaps_in_background(job.heatmaps) as heatmaps:
+        of_files = predictions(_outcomes(names, detector), detector, job.threshold, heatmaps, on_unusable)
+        for entry in entries:
+            yield next(of_files) if entry.problem is None else of_unusable(entry.file, entry.problem)
+
+
+@contextlib.contextmanager
+def _heatmaps_in_background(heatmaps: Heatmaps | None) -> Iterator[Heatmaps | None]:
+    """Heatmaps that may be written a little later than they are drawn; at the end all are written."""
+    if heatmaps is None:
+        yield None
+        return
+    with heatmaps.folder.written_in_background() as folder:
+        yield replace(heatmaps, folder=folder)
 
 
 def _outcomes(names: Sequence[str], detector: "Detector") -> Outcomes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pyarrow.fs
@@ -232,3 +233,32 @@ def test_a_store_that_is_away_is_no_bad_image(server, monkeypatch):
     job = Job(ObjectFolder(BUCKET), Path("run"), (), None, "csv", 4, 28, None, None)
     with pytest.raises(ToolboxError, match=r"^s3://images/part-000000\.csv: AWS Error NETWORK_CONNECTION$"):
         parts.count_part(job, 0)  # and does not call it damaged
+
+
+def test_files_are_written_in_the_background(monkeypatch):
+    written, together = {}, threading.Barrier(2, timeout=60)
+
+    def write(path, content):
+        together.wait()  # two files at a time, or an error
+        written[str(path)] = content
+
+    monkeypatch.setattr(ObjectPath, "write", write)
+    with ObjectFolder(ObjectPath("s3://bucket/maps")).written_in_background() as folder:
+        for number in range(100):
+            with folder.write(f"a/{number}.png") as temporary:
+                temporary.write_bytes(bytes([number]))
+    assert written == {f"s3://bucket/maps/a/{number}.png": bytes([number]) for number in range(100)}
+
+
+def test_a_file_that_the_store_does_not_take_is_reported(monkeypatch):
+    def write(path, content):
+        raise Unreachable(f"{path}: no answer")
+
+    monkeypatch.setattr(ObjectPath, "write", write)
+    folder = ObjectFolder(ObjectPath("s3://bucket/maps"))
+    with (
+        pytest.raises(Unreachable, match=r"s3://bucket/maps/1\.png: no answer"),
+        folder.written_in_background() as in_background,
+        in_background.write("1.png") as temporary,
+    ):
+        temporary.touch()
