@@ -3,7 +3,7 @@
     python -m benchmarks.kills RUN [--address HOST:PORT] [--store s3://BUCKET/FOLDER]
 
 RUN is the folder of a finished run. The images are scikit-learn's digits in several sizes and formats; one file in ten
-is broken. Until the job is done, `kill -9` ends a process that scores or the whole command, which is then started again.
+is broken. Until the job is done, `kill -9` ends a process that scores or the whole command, which is started again.
 With an address, parts are scored on a Ray cluster on this machine. With a folder in an object store, the images and the
 predictions are in it.
 """
