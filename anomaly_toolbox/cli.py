@@ -507,6 +507,40 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
             click.echo(note, err=True)
 
 
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen at. 127.0.0.1 is reached from this machine only, 0.0.0.0 from all others.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="The port to listen at; 0 takes one that is free.",
+)
+@click.option(
+    "--token",
+    help="A secret that everybody must know who uses the service: programs send it as 'Authorization: Bearer TOKEN', "
+    "browsers ask for it as a password. In the environment variable it is not shown in the list of processes.",
+)
+@click.option("--no-token", is_flag=True, help="Let everybody use the service who reaches its address.")
+@click.option("--name", help="The name of the model for programs; by default that of its method, in small letters.")
+@click.option("--debug", is_flag=True, help=DEBUG_HELP)
+def serve(run: Path, host: str, port: int, token: str | None, no_token: bool, name: str | None, debug: bool) -> None:
+    """Show a page to score images with, and answer programs, by the detector of a finished RUN.
+
+    The page is at http://127.0.0.1:8000. Programs send images to /score or by KServe's protocol; /docs describes both.
+    """
+    with _errors_in_one_line(debug):
+        from anomaly_toolbox.service import command
+
+        command.serve(run, host, port, token, no_token, name, debug)
+
+
 @contextlib.contextmanager
 def _errors_in_one_line(debug: bool, advice_if_interrupted: str = "") -> Iterator[None]:
     """Turns every exception into one line and an exit code; with `debug`, the traceback is printed as well."""

@@ -105,6 +105,7 @@ def main(run: Path, images: int, seconds: float, seed: int, address: str | None,
             console.print(f"start {start}: exit code {command.returncode}, {n_parts} parts; killed: {n_killed}")
             if command.returncode >= 0:
                 console.print(messages)
+            if command.returncode == 0:
                 break
             time.sleep(1)
         rows = []

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -217,3 +218,20 @@ def class_means(monkeypatch):
     """The class of a method that uses the classes of normal images, registered as `ClassMeans` during a test."""
     monkeypatch.setitem(METHODS, "ClassMeans", "tests.class_means")
     return detector_class("ClassMeans")
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("chromium and chromium-driver are not installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-sync"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()

@@ -48,6 +48,9 @@ class Detector:
         threshold: images with a selected score at or above it are called anomalous; chosen on the validation images.
         score_range: the lowest and the highest selected score of the validation images; calibrated, they are 0 and 1.
         reading: how images are read and resized, a `Reading`.
+        batch_size: the number of images that are scored together.
+        normal_scores: the selected scores of the normal validation images, float32; None if the run was made by
+            an earlier version, which kept none.
         heatmap_range: the values of anomaly maps at which a heatmap begins and at which it is yellow.
 
     Raises:
@@ -59,8 +62,8 @@ class Detector:
         run = FinishedRun.open(folder)
         with advice_on_damage(run.folder):
             self._members = load_members(run)
-            self._normal_scores = run.normal_scores()
-        self._batch_size = min(member.model.hyperparameters.batch_size for member in self._members)
+            self.normal_scores = run.normal_scores()
+        self.batch_size = min(member.model.hyperparameters.batch_size for member in self._members)
         self.reading = max((member.reading for member in self._members), key=lambda reading: reading.size)
         self._run = run
         self.score_range = run.score_range
@@ -96,7 +99,7 @@ class Detector:
         if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (1, 3):
             raise ValueError(f"an array of shape {images.shape} is one image or {len(images)}; give a list of images")
         scores = [np.zeros(0, np.float32)]
-        for batch in _in_batches(images, self._batch_size):
+        for batch in _in_batches(images, self.batch_size):
             batch_scores, _ = self._score_prepared([self._prepare(image) for image in batch])
             scores.append(batch_scores)
         return np.concatenate(scores)
@@ -149,7 +152,7 @@ class Detector:
         One batch at a time is in memory.
         """
         with concurrent.futures.ThreadPoolExecutor(n_threads()) as pool:
-            for batch in _in_batches(paths, self._batch_size):
+            for batch in _in_batches(paths, self.batch_size):
                 prepared = list(pool.map(self._prepare_or_explain, batch))
                 images = [image for image in prepared if not isinstance(image, BadImage)]
                 scored_images = iter(self._score_with_maps(images) if images else [])
@@ -177,7 +180,7 @@ class Detector:
 
     def _score_with_maps(self, images: Sequence[Prepared]) -> list[ScoredImage]:
         scores, maps = self._score_prepared(images)
-        p_values = [None] * len(scores) if self._normal_scores is None else self.p_values(scores).tolist()
+        p_values = [None] * len(scores) if self.normal_scores is None else self.p_values(scores).tolist()
         scored_images = []
         for score, calibrated, anomaly_map, p_value in zip(scores, self.calibrate(scores), maps, p_values, strict=True):
             is_anomalous = bool(score >= self.threshold)
@@ -185,9 +188,9 @@ class Detector:
         return scored_images
 
     def _known_normal_scores(self) -> np.ndarray:
-        if self._normal_scores is None:
+        if self.normal_scores is None:
             raise self._run.lacks_validation_scores()
-        return self._normal_scores
+        return self.normal_scores
 
     def _score_prepared(self, images: Sequence[Prepared]) -> tuple[np.ndarray, np.ndarray]:
         """The selected scores and the anomaly maps of prepared images, at most one batch."""

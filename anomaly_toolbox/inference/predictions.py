@@ -59,11 +59,17 @@ class Heatmaps:
         Raises:
             BadImage: the file cannot be read any more.
         """
-        reading = detector.reading
-        original, anomaly_map = pictures.map_on_original(file, scored.anomaly_map, reading.aspect, reading.white_level)
-        heatmap = pictures.overlay_heatmap(original, anomaly_map, detector.heatmap_range)
+        heatmap = heatmap_of(file, scored, detector)
         with self.folder.write(self.name_of(name)) as temporary:
-            Image.fromarray(np.round(255 * heatmap).astype(np.uint8)).save(temporary, format="PNG")
+            heatmap.save(temporary, format="PNG")
+
+
+def heatmap_of(file: Path, scored: "ScoredImage", detector: "Detector") -> Image.Image:
+    """Draws the heatmap of an image over the image; raises BadImage if the file cannot be read any more."""
+    reading = detector.reading
+    original, anomaly_map = pictures.map_on_original(file, scored.anomaly_map, reading.aspect, reading.white_level)
+    heatmap = pictures.overlay_heatmap(original, anomaly_map, detector.heatmap_range)
+    return Image.fromarray(np.round(255 * heatmap).astype(np.uint8))
 
 
 def common_folder_of(files: Iterable[str | bytes]) -> Path:
@@ -87,6 +93,17 @@ def _absolute(name: str) -> str:
 def of_unusable(name: str, reason: str) -> Prediction:
     """The prediction of a file that cannot be used."""
     return {"file": name, "problem": reason}
+
+
+def of_scored(name: str, scored: "ScoredImage", is_anomalous: bool) -> Prediction:
+    """The prediction of a scored image."""
+    return {
+        "file": name,
+        "score": float(f"{scored.score:.9g}"),  # nine digits restore a float32 exactly
+        "calibrated": round(scored.calibrated, 6),
+        "anomalous": is_anomalous,
+        "p_value": None if scored.p_value is None else float(f"{scored.p_value:.9g}"),
+    }
 
 
 def predictions(
@@ -118,13 +135,7 @@ def predictions(
                 on_unusable(name, path, problem)
             yield of_unusable(name, problem.reason)
             continue
-        yield {
-            "file": name,
-            "score": float(f"{outcome.score:.9g}"),  # nine digits restore a float32 exactly
-            "calibrated": round(outcome.calibrated, 6),
-            "anomalous": is_anomalous,
-            "p_value": None if outcome.p_value is None else float(f"{outcome.p_value:.9g}"),
-        }
+        yield of_scored(name, outcome, is_anomalous)
 
 
 def csv_writer(output: TextIO) -> Callable[[Prediction], None]:

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -316,23 +315,6 @@ def test_importing_the_report_changes_nothing_in_the_process():
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-
-
-@pytest.fixture
-def browser():
-    """Headless Chromium."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("chromium and chromium-driver are not installed")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-sync"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def test_the_page_in_a_browser(log_dir, browser):

@@ -1,0 +1,102 @@
+"""The command `anomaly-box serve`: loads a finished run and answers requests until it is told to end."""
+
+import importlib.util
+import ipaddress
+import signal
+import socket
+from pathlib import Path
+
+import click
+
+from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.runs import FinishedRun
+from anomaly_toolbox.streams import import_tensorflow
+
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+SHORTEST_TOKEN = 8  # characters
+SECONDS_TO_END = 30
+
+
+def serve(
+    run: Path, host: str, port: int, token: str | None, no_token: bool, name: str | None, debug: bool = False
+) -> None:
+    """Answers requests for a finished run until the process gets SIGTERM or SIGINT.
+
+    Args:
+        run: the run folder.
+        host: the address to listen at.
+        port: the port to listen at; 0: any that is free.
+        token: whoever asks must know it; None: everybody on this machine may ask.
+        no_token: let everybody ask who reaches the address.
+        name: of the model in KServe's protocol; None: the method's name in small letters.
+        debug: show TensorFlow's own messages.
+
+    Raises:
+        InputError: the folder holds no finished run, the address needs a token, or the extra `serve` is not installed.
+        ToolboxError: the run is damaged, or the address cannot be used.
+    """
+    for package in NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise InputError("serve needs packages that are not installed: pip install 'anomaly-toolbox[serve]'")
+    is_local = _is_local(host)
+    _check_token(host, token, is_local, no_token)
+    finished_run = FinishedRun.open(run)
+    model_name = name or finished_run.method.lower()
+    listener = _listen(host, port)
+    import_tensorflow(debug)
+
+    import numpy as np
+    import uvicorn
+
+    from anomaly_toolbox.inference.detector import Detector
+    from anomaly_toolbox.service.app import make_app
+    from anomaly_toolbox.service.guard import LOOPBACK, Rules
+    from anomaly_toolbox.service.limits import Limits
+
+    detector = Detector(run)
+    detector.score_images([np.zeros(detector.image_shape, np.float32)])  # compiles, before anybody waits for it
+    rules = Rules(token, LOOPBACK if is_local else None)
+    app = make_app(detector, model_name, rules, Limits())
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_END, server_header=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _do_nothing)  # uvicorn ends well, and then sends itself the signal again
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"serving {model_name} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)", err=True)
+    uvicorn.Server(config).run(sockets=[listener])
+    click.echo("ended", err=True)
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_token(host: str, token: str | None, is_local: bool, no_token: bool) -> None:
+    if token is not None and no_token:
+        raise InputError("--token and --no-token are both given; expected one of them")
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise InputError(f"--token: has {len(token)} characters, expected at least {SHORTEST_TOKEN}")
+    if token is None and not is_local and not no_token:
+        raise InputError(
+            f"--host {host}: other machines may reach it; expected --token TOKEN, or --no-token if everybody may ask"
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise ToolboxError(f"--host {host} --port {port}: cannot be used ({reason})") from problem
+    return listener
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    """What a signal does after the service has ended."""

@@ -1,0 +1,195 @@
+"""What stands before every route of a service: who may ask, how much, and what a browser may do with the answer.
+
+It is plain ASGI, because it counts the bytes of a body while they come.
+"""
+
+import asyncio
+import base64
+import binascii
+import hmac
+import time
+from collections.abc import Sequence, Set
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anomaly_toolbox.service.figures import Figures
+from anomaly_toolbox.service.limits import Limits
+
+HEALTH = "/healthz"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SECONDS_UNTIL_RETRY = 1
+HEADERS = {
+    # The page, its style and its program come from here, pictures also from the browser itself.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Refusal(Exception):
+    """A request that gets no other answer than one line.
+
+    Attributes:
+        status: the status of the answer.
+        headers: more headers of the answer.
+    """
+
+    def __init__(self, status: int, line: str, headers: dict[str, str] | None = None):
+        super().__init__(line)
+        self.status = status
+        self.headers = headers or {}
+
+    def answer(self, close: bool = False) -> Response:
+        """The answer; with `close`, the rest of the request is not read."""
+        headers = self.headers | ({"Connection": "close"} if close else {})
+        return PlainTextResponse(f"{self}\n", self.status, headers)
+
+
+def too_busy(line: str) -> Refusal:
+    """The refusal of a request that may be sent again soon."""
+    return Refusal(503, line, {"Retry-After": str(SECONDS_UNTIL_RETRY)})
+
+
+class Rules(NamedTuple):
+    """Who may ask.
+
+    Attributes:
+        token: whoever asks must know it; None: everybody may ask.
+        hosts: the names that the service may be called by; None: any. A web page of strangers whose name leads to this
+            machine has another one.
+    """
+
+    token: str | None
+    hosts: Sequence[str] | None
+
+
+class Guard:
+    """Checks requests before an application gets them, and counts the answers.
+
+    Args:
+        app: the application.
+        rules: who may ask.
+        limits: how much may be asked.
+        figures: count the answers.
+        paths: the paths of the application; answers for all others are counted together.
+    """
+
+    def __init__(self, app: ASGIApp, rules: Rules, limits: Limits, figures: Figures, paths: Set[str]):
+        self._app, self._rules, self._limits, self._figures, self._paths = app, rules, limits, figures, paths
+        self._bytes_under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or passes it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        body = _Body(receive, self._limits)
+        started_at = time.monotonic()
+        status = 500
+        has_begun = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, has_begun
+            if message["type"] == "http.response.start":
+                status, has_begun = message["status"], True
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        reserved = 0
+        try:
+            headers = Headers(scope=scope)
+            if scope["path"] != HEALTH:
+                self._check_who_asks(headers)
+            reserved = self._reserve(headers)
+            await self._app(scope, body.receive, send_with_headers)
+        except Refusal as refusal:
+            if not has_begun:
+                await refusal.answer(close=True)(scope, receive, send_with_headers)
+        finally:
+            self._bytes_under_way -= reserved
+            if status == 503:
+                self._figures.refusals.inc()
+            self._figures.requests.labels(path, str(status)).inc()
+            self._figures.seconds.labels(path).observe(time.monotonic() - started_at)
+
+    def _check_who_asks(self, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if self._rules.hosts is not None and _name_of(host) not in self._rules.hosts:
+            raise Refusal(421, f"this service is not called {host!r}; expected localhost")
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise Refusal(403, f"pages of {origin} may not use this service")
+        if self._rules.token is not None and not _has_token(headers.get("authorization", ""), self._rules.token):
+            raise Refusal(
+                401,
+                "expected the header 'Authorization: Bearer TOKEN', or the token as password",
+                {"WWW-Authenticate": 'Basic realm="anomaly-box", charset="UTF-8"'},
+            )
+
+    def _reserve(self, headers: Headers) -> int:
+        """Reserves memory for the body of a request."""
+        is_unknown = "transfer-encoding" in headers
+        size = self._limits.request_bytes if is_unknown else int(headers.get("content-length", 0))
+        if size > self._limits.request_bytes:
+            raise Refusal(413, f"the request has {size:,} bytes; expected at most {self._limits.request_bytes:,}")
+        if self._bytes_under_way + size > self._limits.bytes_under_way:
+            raise too_busy("too many requests are under way; try again")
+        self._bytes_under_way += size
+        return size
+
+
+class _Body:
+    """The body of a request as it comes, which must not become larger or take longer than allowed."""
+
+    def __init__(self, receive: Receive, limits: Limits):
+        self._receive, self._limits = receive, limits
+        self._n_bytes = 0
+        self._is_complete = False
+        self._ends_at = time.monotonic() + limits.seconds
+
+    async def receive(self) -> Message:
+        """The next piece; after the last one, it waits until the other side leaves."""
+        if self._is_complete:
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._ends_at - time.monotonic())
+        except TimeoutError:
+            raise Refusal(408, f"the request did not arrive within {self._limits.seconds:g} seconds") from None
+        self._n_bytes += len(message.get("body", b""))
+        if self._n_bytes > self._limits.request_bytes:
+            raise Refusal(413, f"the request has more than {self._limits.request_bytes:,} bytes")
+        self._is_complete = not message.get("more_body", False)
+        return message
+
+
+def _name_of(host: str) -> str | None:
+    """The name in a header `Host`, without the port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _has_token(authorization: str, token: str) -> bool:
+    """Whether a header has the token, as a bearer token or as the password of any user."""
+    scheme, _, text = authorization.partition(" ")
+    received = text.strip().encode("latin-1")  # as it came; headers are read as Latin-1
+    if scheme.lower() == "basic":
+        try:
+            received = base64.b64decode(received, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(received, token.encode())

@@ -1,0 +1,276 @@
+"use strict";
+
+const AT_ONCE = 6; // requests at the same time, each with one image, so that progress is seen
+const MOST_TRIES = 30; // while the service is busy
+const TOO_BUSY = 503;
+
+const elements = {};
+for (const element of document.querySelectorAll("[id]")) elements[element.id] = element;
+
+const images = []; // {name, number, prediction, card}
+const problems = []; // {name, problem}
+const waiting = []; // files that are not sent yet
+let model = null;
+let threshold = null;
+let nSent = 0;
+let nAdded = 0;
+let nDone = 0;
+
+async function start() {
+  try {
+    const answer = await fetch("model");
+    if (!answer.ok) throw new Error(await answer.text());
+    model = await answer.json();
+  } catch (error) {
+    elements.status.textContent = `The service does not answer: ${error.message}. Reload this page to try again.`;
+    return;
+  }
+  elements.name.textContent = model.name;
+  document.title = `${model.name} – Anomaly Toolbox`;
+  setThreshold(model.threshold);
+  sendMore();
+}
+
+function add(files) {
+  for (const file of files) {
+    waiting.push(file);
+    nAdded += 1;
+  }
+  sendMore();
+}
+
+function sendMore() {
+  showProgress();
+  while (model !== null && nSent < AT_ONCE && waiting.length > 0) {
+    nSent += 1;
+    const number = nAdded - waiting.length;
+    send(waiting.shift(), number).finally(() => {
+      nSent -= 1;
+      nDone += 1;
+      sendMore();
+    });
+  }
+}
+
+async function send(file, number) {
+  const name = file.webkitRelativePath || file.name;
+  try {
+    const prediction = await predictionOf(file, name);
+    if (prediction.problem) addProblem(name, prediction.problem);
+    else addImage(file, name, number, prediction);
+  } catch (error) {
+    addProblem(name, error.message);
+  }
+}
+
+async function predictionOf(file, name) {
+  for (let tries = 1; ; tries += 1) {
+    const form = new FormData();
+    form.append("file", file, name);
+    let answer;
+    try {
+      answer = await fetch("score?heatmaps=true", { method: "POST", body: form });
+    } catch {
+      throw new Error("the service does not answer");
+    }
+    if (answer.ok) return (await answer.json()).predictions[0];
+    const line = (await answer.text()).trim().replace(`${name}: `, "");
+    if (answer.status !== TOO_BUSY || tries === MOST_TRIES) throw new Error(line || `status ${answer.status}`);
+    const seconds = Number(answer.headers.get("Retry-After")) || 1;
+    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+  }
+}
+
+function addImage(file, name, number, prediction) {
+  const card = elements.image.content.firstElementChild.cloneNode(true);
+  const original = card.querySelector(".original");
+  original.src = URL.createObjectURL(file);
+  original.addEventListener("error", () => original.remove()); // no browser shows TIFF; the heatmap remains
+  const heatmap = card.querySelector(".heatmap");
+  heatmap.src = URL.createObjectURL(fileOf(prediction.heatmap));
+  heatmap.alt = `${name} with its anomaly heatmap`;
+  card.querySelector(".file").textContent = name;
+  delete prediction.heatmap;
+  images.push({ name, number, prediction, card });
+  show();
+}
+
+function fileOf(base64) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: "image/png" });
+}
+
+function addProblem(name, problem) {
+  problems.push({ name, problem });
+  const line = document.createElement("li");
+  line.textContent = `${name}: ${problem}`;
+  elements["problem-list"].append(line);
+  elements.problems.hidden = false;
+}
+
+const ORDERS = {
+  highest: (one, other) => other.prediction.score - one.prediction.score,
+  lowest: (one, other) => one.prediction.score - other.prediction.score,
+  name: (one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }),
+  added: (one, other) => one.number - other.number,
+};
+
+let isShowing = false;
+
+/** Shows all images anew, at most once for each picture on the screen. */
+function show() {
+  if (isShowing) return;
+  isShowing = true;
+  requestAnimationFrame(() => {
+    isShowing = false;
+    images.sort(ORDERS[elements.order.value]);
+    elements.images.replaceChildren(...images.map((image) => image.card));
+    elements.controls.hidden = images.length === 0;
+    decide();
+  });
+}
+
+/** The lowest and the highest score of the scale on which all scores are shown. */
+function ends() {
+  let [low, high] = model.score_range;
+  low = Math.min(low, model.threshold);
+  high = Math.max(high, model.threshold);
+  for (const { prediction } of images) {
+    low = Math.min(low, prediction.score);
+    high = Math.max(high, prediction.score);
+  }
+  return high > low ? [low, high] : [low - 1, high + 1];
+}
+
+function decide() {
+  const [low, high] = ends();
+  const percent = (score) => `${Math.min(100, Math.max(0, (100 * (score - low)) / (high - low)))}%`;
+  let nAnomalous = 0;
+  for (const { prediction, card } of images) {
+    const isAnomalous = prediction.score >= threshold;
+    nAnomalous += isAnomalous;
+    card.classList.toggle("anomalous", isAnomalous);
+    card.querySelector(".verdict").textContent = isAnomalous ? "anomalous" : "normal";
+    card.querySelector(".score").textContent =
+      `score ${short(prediction.score)}, calibrated ${prediction.calibrated.toFixed(2)}`;
+    card.querySelector(".mark").style.width = percent(prediction.score);
+    card.querySelector(".limit").style.left = percent(threshold);
+  }
+  elements.summary.textContent = `${nAnomalous} of ${images.length} images are anomalous`;
+  elements.threshold.value = Math.round((1000 * (threshold - low)) / (high - low));
+  elements["threshold-value"].textContent = short(threshold);
+  elements.threshold.setAttribute("aria-valuetext", short(threshold));
+  const normal = model.normal_scores;
+  const nAbove = normal.filter((score) => score >= threshold).length;
+  elements.alarms.textContent = normal.length
+    ? `${((100 * nAbove) / normal.length).toFixed(1)}% of the normal validation images would be called anomalous.`
+    : "The run is of an earlier version and has no scores of normal validation images.";
+}
+
+function setThreshold(value) {
+  threshold = value;
+  decide();
+}
+
+function short(number) {
+  return Number(number.toPrecision(4)).toString();
+}
+
+function showProgress() {
+  const isBusy = nDone < nAdded;
+  elements.progress.hidden = !isBusy;
+  elements.progress.max = nAdded;
+  elements.progress.value = nDone;
+  if (nAdded > 0) elements.status.textContent = isBusy ? `${nDone} of ${nAdded} files are done` : `${nAdded} files are done`;
+}
+
+function csv() {
+  const lines = [["file", "score", "calibrated", "anomalous", "problem", "p_value"]];
+  for (const { name, prediction } of images) {
+    const verdict = prediction.score >= threshold ? "yes" : "no";
+    lines.push([name, prediction.score, prediction.calibrated, verdict, "", prediction.p_value ?? ""]);
+  }
+  for (const { name, problem } of problems) lines.push([name, "", "", "", problem, ""]);
+  const quoted = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+  return lines.map((line) => `${line.map(quoted).join(",")}\n`).join("");
+}
+
+function save() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
+  link.download = `${model.name}.csv`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+function removeAll() {
+  for (const { card } of images) for (const picture of card.querySelectorAll("img")) URL.revokeObjectURL(picture.src);
+  nAdded -= nDone;
+  nDone = 0;
+  images.length = 0;
+  problems.length = 0;
+  elements["problem-list"].replaceChildren();
+  elements.problems.hidden = true;
+  elements.status.textContent = "";
+  show();
+  elements.files.focus();
+}
+
+/** All files of what was dropped, with those in folders. */
+async function filesOf(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (entries.length === 0) return [...transfer.files];
+  const files = [];
+  while (entries.length > 0) {
+    const entry = entries.shift();
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      files.push(new File([file], entry.fullPath.replace(/^\//, ""), { type: file.type }));
+      continue;
+    }
+    const reader = entry.createReader();
+    let some;
+    do { // a reader gives a hundred entries at a time
+      some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      entries.push(...some);
+    } while (some.length > 0);
+  }
+  return files;
+}
+
+const isImage = (file) => /\.(png|jpe?g|bmp|tiff?)$/i.test(file.name);
+
+elements.files.addEventListener("change", () => {
+  add(elements.files.files);
+  elements.files.value = "";
+});
+elements.folder.addEventListener("change", () => {
+  add([...elements.folder.files].filter(isImage));
+  elements.folder.value = "";
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dragged");
+});
+document.addEventListener("dragleave", (event) => {
+  if (event.relatedTarget === null) document.body.classList.remove("dragged");
+});
+document.addEventListener("drop", async (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dragged");
+  const files = await filesOf(event.dataTransfer);
+  add(files.length === 1 ? files : files.filter(isImage));
+});
+document.addEventListener("paste", (event) => add(event.clipboardData.files));
+elements.threshold.addEventListener("input", () => {
+  const [low, high] = ends();
+  setThreshold(low + (elements.threshold.value / 1000) * (high - low));
+});
+elements.reset.addEventListener("click", () => setThreshold(model.threshold));
+elements.fade.addEventListener("input", () => {
+  elements.images.style.setProperty("--fade", elements.fade.value / 100);
+});
+elements.order.addEventListener("change", show);
+elements.csv.addEventListener("click", save);
+elements.clear.addEventListener("click", removeAll);
+start();
