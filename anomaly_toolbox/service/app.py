@@ -161,6 +161,17 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
             figures.images.labels(verdict).inc()
         return answers
 
+    async def predictions_of_files(request: Request, with_heatmaps: bool) -> list[dict[str, Any]]:
+        """The predictions of the files in a form, whatever their fields are called."""
+        async with request.form(max_files=limits.images, max_fields=limits.images) as form:
+            uploads = [value for _, value in form.multi_items() if not isinstance(value, str)]
+            if not uploads:
+                raise Refusal(400, "expected files as multipart/form-data, such as curl -F file=@image.png")
+            names = [upload.filename or "" for upload in uploads]
+            contents = [await upload.read() for upload in uploads]
+        answers = await answers_for(contents, with_heatmaps)
+        return [_prediction(name, answer) for name, answer in zip(names, answers, strict=True)]
+
     @app.get(HEALTH, response_class=PlainTextResponse, summary="Whether the service runs")
     async def health() -> str:
         return "ok\n"
@@ -214,16 +225,16 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
         openapi_extra={"requestBody": MULTIPART},
     )
     async def score(request: Request, heatmaps: Heatmaps = False) -> FilePredictions:
-        async with request.form(max_files=limits.images, max_fields=limits.images) as form:
-            uploads = [value for _, value in form.multi_items() if not isinstance(value, str)]
-            if not uploads:
-                raise Refusal(400, "expected files as multipart/form-data, such as curl -F file=@image.png")
-            names = [upload.filename or "" for upload in uploads]
-            contents = [await upload.read() for upload in uploads]
-        answers = await answers_for(contents, heatmaps)
-        if all(answer.scored is None for answer in answers):
-            raise Refusal(400, f"{' '.join(names[0].split())}: {answers[0].problem}")
-        predictions = [_prediction(name, answer) for name, answer in zip(names, answers, strict=True)]
+        predictions = await predictions_of_files(request, heatmaps)
+        if all("problem" in prediction for prediction in predictions):
+            name = " ".join(predictions[0]["file"].split())
+            raise Refusal(400, f"{name}: {predictions[0]['problem']}")
+        return FilePredictions(predictions=[FilePrediction(**prediction) for prediction in predictions])
+
+    @app.post("/page/score", response_model_exclude_none=True, include_in_schema=False)
+    async def score_for_page(request: Request) -> FilePredictions:
+        """The same, but browsers would report an error to their console if a single file could not be used."""
+        predictions = await predictions_of_files(request, with_heatmaps=True)
         return FilePredictions(predictions=[FilePrediction(**prediction) for prediction in predictions])
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)

@@ -69,12 +69,12 @@ async function predictionOf(file, name) {
     form.append("file", file, name);
     let answer;
     try {
-      answer = await fetch("score?heatmaps=true", { method: "POST", body: form });
+      answer = await fetch("page/score", { method: "POST", body: form });
     } catch {
       throw new Error("the service does not answer");
     }
     if (answer.ok) return (await answer.json()).predictions[0];
-    const line = (await answer.text()).trim().replace(`${name}: `, "");
+    const line = (await answer.text()).trim();
     if (answer.status !== TOO_BUSY || tries === MOST_TRIES) throw new Error(line || `status ${answer.status}`);
     const seconds = Number(answer.headers.get("Retry-After")) || 1;
     await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -181,7 +181,9 @@ function showProgress() {
   elements.progress.hidden = !isBusy;
   elements.progress.max = nAdded;
   elements.progress.value = nDone;
-  if (nAdded > 0) elements.status.textContent = isBusy ? `${nDone} of ${nAdded} files are done` : `${nAdded} files are done`;
+  if (nAdded === 0) return;
+  const unusable = problems.length > 0 ? `; ${problems.length} cannot be used` : "";
+  elements.status.textContent = (isBusy ? `${nDone} of ${nAdded} files are done` : `${nAdded} files are done`) + unusable;
 }
 
 function csv() {
