@@ -54,11 +54,21 @@ class AddedToEnvironment(click.Option):
         return value, source
 
 
-class PathOrObject(click.Path):
-    """A path, or the name of an object in a store, such as s3://bucket/folder."""
+class NonEmptyPath(click.Path):
+    """A path. An empty one, as a variable that is not set gives it, would be the current folder."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType.convert`."""
+        if value == "":
+            self.fail("is empty; expected a file or a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class PathOrObject(NonEmptyPath):
+    """A path, or the name of an object in a store, such as s3://bucket/folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType.convert`."""
@@ -67,6 +77,8 @@ class PathOrObject(click.Path):
                 return object_path(value)
             except InputError as problem:
                 self.fail(str(problem), param, ctx)
+        if isinstance(value, str) and re.match(r"\w+://", value) and not os.path.lexists(value):
+            self.fail(f"{value}: expected a file, a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -87,7 +99,7 @@ class PathOrObject(click.Path):
 )
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=NonEmptyPath(),
     help="Folder or archive (.zip, .tar.*) with the images, or folder to download them to; required for MVTecAD and "
     "SurfaceCracks. MNIST, FashionMNIST and KMNIST read four IDX files, plain or .gz; EMNIST reads gzip.zip, CIFAR10 "
     "cifar-10-python.tar.gz or cifar-10-binary.tar.gz, and CorruptedMNIST mnist_c.zip.",
@@ -128,7 +140,7 @@ class PathOrObject(click.Path):
 )
 @click.option(
     "--hps-path",
-    type=click.Path(path_type=Path),
+    type=NonEmptyPath(),
     help="JSON file of hyperparameters. Without it, each method uses the hyperparameters of its paper.",
 )
 @click.option(
@@ -192,7 +204,7 @@ class PathOrObject(click.Path):
 )
 @click.option(
     "--log-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=NonEmptyPath(file_okay=False),
     default=Path("logs"),
     show_default=True,
     help="Folder for all run folders, which TensorBoard can show.",
@@ -264,8 +276,8 @@ def main(
 
 
 @main.command()
-@click.argument("log_dir", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for the report; by default the log folder.")
+@click.argument("log_dir", type=NonEmptyPath())
+@click.option("--output", type=NonEmptyPath(), help="Folder for the report; by default the log folder.")
 @click.option(
     "--score",
     metavar="NAME",
@@ -289,10 +301,8 @@ def report(log_dir: Path, output: Path | None, score: str | None, debug: bool) -
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN...")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="The run folder to write for the ensemble."
-)
+@click.argument("runs", nargs=-1, required=True, type=NonEmptyPath(), metavar="RUN RUN...")
+@click.option("--output", type=NonEmptyPath(), required=True, help="The run folder to write for the ensemble.")
 @click.option("--overwrite", is_flag=True, help="Replace another ensemble in this folder.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool) -> None:
@@ -316,7 +326,7 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=NonEmptyPath())
 @click.argument("paths", nargs=-1, required=True, type=PathOrObject(), metavar="PATH...")
 @click.option(
     "--format",
@@ -327,9 +337,7 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
     show_default=True,
     help="Format of the predictions: comma-separated values, a JSON object for each image, or Parquet with --parts.",
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="File for the predictions, which are printed by default."
-)
+@click.option("--output", type=NonEmptyPath(), help="File for the predictions, which are printed by default.")
 @click.option(
     "--parts",
     type=PathOrObject(),
@@ -470,7 +478,7 @@ def predict(
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=NonEmptyPath())
 @click.option(
     "--format",
     "file_format",
@@ -480,9 +488,7 @@ def predict(
     show_default=True,
     help="savedmodel for TensorFlow and TensorFlow Serving, onnx for other runtimes, tflite for small devices.",
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="File or folder to write; by default in the run folder."
-)
+@click.option("--output", type=NonEmptyPath(), help="File or folder to write; by default in the run folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def export(run: Path, file_format: str, output: Path | None, overwrite: bool, debug: bool) -> None:
@@ -508,7 +514,7 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=NonEmptyPath())
 @click.option(
     "--host",
     default="127.0.0.1",

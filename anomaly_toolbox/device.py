@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from anomaly_toolbox.errors import ToolboxError, reason
+from anomaly_toolbox.processes import VISIBLE_GPUS
 
 XLA_FLAGS = "XLA_FLAGS"
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
@@ -68,12 +69,14 @@ def describe_device(require_gpu: bool, n_workers: int = 1) -> str:
             return f"{n_workers} of {len(names)} GPUs ({', '.join(names[:n_workers])}), one for each worker"
         unused = f", of {len(names)} GPUs; the trials of a sweep can use one each" if len(names) > 1 else ""
         return f"GPU ({names[0]}{unused})"
+    visible = os.environ.get(VISIBLE_GPUS)
+    hidden = "" if visible is None else f", and {VISIBLE_GPUS} is {visible!r}"
     if require_gpu:
         raise ToolboxError(
-            "--require-gpu: TensorFlow finds no GPU; install with pip install '.[gpu]', in Docker start with "
+            f"--require-gpu: TensorFlow finds no GPU{hidden}; install with pip install '.[gpu]', in Docker start with "
             "--gpus all, and see --debug for TensorFlow's own messages"
         )
-    return f"CPU ({os.cpu_count()} cores), no GPU found"
+    return f"CPU ({os.cpu_count()} cores), no GPU found{hidden}"
 
 
 def check_computation(device: str) -> None:

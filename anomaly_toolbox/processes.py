@@ -8,12 +8,20 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 def end_with_parent() -> None:
     """Interrupts this process as soon as its parent has ended, even after `kill -9`."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def end_if_parent_has_ended() -> None:
+    """Raises KeyboardInterrupt if the process that started this one has ended; `end_with_parent` may take seconds."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise KeyboardInterrupt
 
 
 def n_threads() -> int:

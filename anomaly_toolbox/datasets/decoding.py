@@ -1,6 +1,7 @@
 """From an image file to its decoded pixels; every problem with a file becomes a BadImage. No TensorFlow here."""
 
 import contextlib
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,10 @@ def white_of(image: Image.Image) -> int:
 def _open(path: Path) -> Image.Image:
     """Opens an image file and reads its header, but does not decode its pixels; raises BadImage."""
     with _reraise_as_bad_image(path, "is damaged"):
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage(path, "is no regular file")
+        if status.st_size == 0:
             raise BadImage(path, "is empty")
         try:
             with warnings.catch_warnings():

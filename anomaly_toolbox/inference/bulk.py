@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from anomaly_toolbox.console import ProgressBar
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError
 from anomaly_toolbox.files import parse_json
 from anomaly_toolbox.inference import part_processes, ray_tasks
 from anomaly_toolbox.inference.folders import folder_at
 from anomaly_toolbox.inference.job import SUCCESS, Job, JobRequest, locked, plan
-from anomaly_toolbox.inference.parts import Counts, count_part, finish
+from anomaly_toolbox.inference.parts import Counts, check_part, finish
 
 MOST_NAMED = 5  # failed parts that an error message names
 
@@ -49,9 +49,9 @@ def predict_in_parts(
             console.print(note)
         names = set(job.folder.names())
         missing = [number for number in range(job.n_parts) if job.name(number) not in names]
-        if not missing and SUCCESS in names:
-            console.print(f"finished before: {job.folder} (--overwrite scores the images again)")
-            return job, _recorded_counts(job)
+        if not missing and SUCCESS in names and (recorded := _recorded_counts(job)) is not None:
+            console.print(f"finished before: {job.folder} (--overwrite scores again, such as replaced images)")
+            return job, recorded
         job.folder.remove(SUCCESS)
         return job, _score(job, missing, n_processes, engine, address, console, debug)
 
@@ -69,7 +69,7 @@ def _score(
     written = sorted(set(range(job.n_parts)) - set(missing))
     counts = Counts()
     for number in written:
-        counts = counts.plus(count_part(job, number))
+        counts = counts.plus(check_part(job, number))
     console.print(f"files: {job.n_files:,}; parts: {job.n_parts:,}, {len(written):,} of them written before")
     started_at, n_scored = time.monotonic(), 0
     with ProgressBar(console) as bar:
@@ -102,6 +102,10 @@ def _score(
     return counts
 
 
-def _recorded_counts(job: Job) -> Counts:
-    recorded = parse_json(job.folder.read(SUCCESS), f"{job.folder}/{SUCCESS}")
-    return Counts(recorded["scored"], recorded["anomalous"], recorded["unusable"])
+def _recorded_counts(job: Job) -> Counts | None:
+    """The counts in `_SUCCESS`; None if it is damaged."""
+    try:
+        recorded = parse_json(job.folder.read(SUCCESS), SUCCESS)
+        return Counts(recorded["scored"], recorded["anomalous"], recorded["unusable"])
+    except (DamagedFile, KeyError):
+        return None

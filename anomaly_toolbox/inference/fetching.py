@@ -52,8 +52,13 @@ def _fetch(name: str, copy: Path) -> Path:
     copy = copy.with_suffix(PurePosixPath(name).suffix)
     path = ObjectPath(name)
     try:
-        copy.write_bytes(path.read())
+        content = path.read()
     except FileNotFoundError:  # reading the copy will report it
         if not path.bucket.is_folder():
             raise Unreachable(f"{name}: the bucket does not exist") from None
+        return copy
+    try:
+        copy.write_bytes(content)
+    except OSError as problem:  # such as a full disk
+        raise OSError(problem.errno, problem.strerror, str(copy)) from problem
     return copy

@@ -40,7 +40,8 @@ def write_list(path: Path, entries: Iterable[Entry], per_part: int) -> Summary:
     """
     n_files, checksum = 0, hashlib.sha256()
     iterator = iter(entries)
-    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+    # A path with a colon would look like an address to pyarrow.
+    with atomic_write(path) as temporary, open(temporary, "wb") as file, pq.ParquetWriter(file, SCHEMA) as writer:
         while part := list(itertools.islice(iterator, per_part)):
             names = [os.fsencode(entry.file) for entry in part]
             problems = [entry.problem and escaped(entry.problem) for entry in part]

@@ -2,6 +2,8 @@
 
 import abc
 import contextlib
+import errno
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -19,6 +21,7 @@ from anomaly_toolbox.files import atomic_write
 from anomaly_toolbox.objects import ObjectPath
 
 LOCK = ".lock"
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)  # errors without the name of a file
 UPLOADS_AT_ONCE = 16  # a store takes some hundredths of a second for each file
 
 
@@ -106,7 +109,7 @@ class LocalFolder(Folder):
         return str(self.path.resolve())
 
     def is_file(self) -> bool:
-        return self.path.exists() and not self.path.is_dir()
+        return os.path.lexists(self.path) and not self.path.is_dir()
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
@@ -118,8 +121,13 @@ class LocalFolder(Folder):
     def write(self, name: str) -> Iterator[Path]:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            yield temporary
+        try:
+            with atomic_write(path) as temporary:
+                yield temporary
+        except OSError as problem:
+            if problem.filename == str(temporary) or (problem.filename is None and problem.errno in DISK_IS_FULL):
+                raise OSError(problem.errno, problem.strerror, str(path)) from problem
+            raise
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from anomaly_toolbox import __version__
 from anomaly_toolbox.datasets.walk import describe_unused, is_leftover
-from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.errors import DamagedFile, InputError, ToolboxError
 from anomaly_toolbox.files import parse_json, sha256, write_json
 from anomaly_toolbox.inference.fetching import fetched
 from anomaly_toolbox.inference.file_list import Entry, Summary, count_changes, names, read_part, write_list
@@ -29,9 +29,18 @@ from anomaly_toolbox.objects import ObjectPath
 from anomaly_toolbox.runs import FinishedRun
 
 FORMAT = 1  # of `job.json`
+MOST_CHECKED_PARTS = 10  # of which some images are compared with the training images
 JOB, FILES, SUCCESS = "job.json", "files.parquet", "_SUCCESS"
 FILES_OF_A_JOB = re.compile(r"job\.json|files\.parquet|_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet)|" + re.escape(LOCK))
 RESULTS_OF_A_JOB = re.compile(r"_SUCCESS|part-\d{6,}\.(csv|jsonl|parquet)")
+#: The options in `job.json` by the names that they have there.
+OPTIONS = {
+    "file_format": "--format",
+    "images_per_part": "--images-per-part",
+    "false_alarm_rate": "--false-alarm-rate",
+    "heatmaps": "--heatmaps",
+    "heatmaps_of": "--heatmaps-of",
+}
 HALF_WRITTEN = re.compile(rf"\.\d+-[0-9a-f]{{8}}\.({FILES_OF_A_JOB.pattern})")
 
 
@@ -69,7 +78,7 @@ class Job:
     Attributes:
         folder: the folder of the parts.
         run: the folder of the finished run that scores.
-        roots: the files and folders that were searched for images.
+        paths: the files and folders that were searched for images.
         working_folder: the folder that relative paths begin at; None: all paths are absolute.
         file_format, images_per_part: see `JobRequest`.
         n_files: the number of files in all parts.
@@ -79,7 +88,7 @@ class Job:
 
     folder: Folder
     run: Path
-    roots: tuple[Path | ObjectPath, ...]
+    paths: tuple[Path | ObjectPath, ...]
     working_folder: str | None
     file_format: str
     images_per_part: int
@@ -122,7 +131,7 @@ def locked(request: JobRequest) -> Iterator[None]:
     folder = folder_at(request.folder)
     heatmaps = None if request.heatmaps is None else folder_at(request.heatmaps)
     if folder.is_file():
-        raise InputError(f"--parts {folder}: is a file; expected a folder")
+        raise InputError(f"--parts {folder}: is no folder; expected a folder or a new name")
     if heatmaps is not None and heatmaps.identity == folder.identity:
         raise InputError(f"--heatmaps {heatmaps}: is the folder of --parts; choose another folder, such as one in it")
     _check_content(folder, heatmaps)
@@ -141,7 +150,9 @@ def _check_content(folder: Folder, heatmaps: Folder | None) -> None:
         if not (FILES_OF_A_JOB.fullmatch(name) or holds_heatmaps or is_leftover(name)):
             raise InputError(f"--parts {folder}: holds {name}, which is no prediction; choose a new folder")
         if JOB not in names and RESULTS_OF_A_JOB.fullmatch(name):
-            raise InputError(f"--parts {folder}: holds {name}, but no {JOB} that says what it is; choose a new folder")
+            raise InputError(
+                f"--parts {folder}: holds {name}, but no {JOB} that says what it is; delete it or choose a new folder"
+            )
 
 
 def _clear(folder: Folder) -> None:
@@ -207,10 +218,19 @@ def plan(request: JobRequest) -> tuple[Job, list[str]]:
         where,
     )
     notes = [f"not scored: {describe_unused(unused)}"] if unused else []
-    first_files = [entry.file for entry in job.entries(0) if entry.problem is None]
-    with fetched(first_files[:MOST_CHECKED_HEADERS]) as files:
+    with fetched(_sample(job)) as files:
         notes += notes_on(run, files, threshold)
     return job, notes
+
+
+def _sample(job: Job) -> list[str]:
+    """The first usable files of some parts, from all parts of the list."""
+    n_parts = min(job.n_parts, MOST_CHECKED_PARTS)
+    files: list[str] = []
+    for index in range(n_parts):
+        usable = [entry.file for entry in job.entries(index * job.n_parts // n_parts) if entry.problem is None]
+        files += usable[: MOST_CHECKED_HEADERS // n_parts]
+    return files
 
 
 def _working_folder(paths: Iterable[Path | ObjectPath | None]) -> str | None:
@@ -229,8 +249,11 @@ def _check_heatmaps(heatmaps: Folder, must_be_empty: bool) -> None:
 
 def _check_same(folder: Folder, content: dict[str, Any], summary: Summary, new_list: Path) -> None:
     """Raises an error if the job in a folder is another one than `content` describes."""
-    recorded = parse_json(folder.read(JOB), f"{folder}/{JOB}")
     advice = "choose another folder, or start anew with --overwrite"
+    try:
+        recorded = parse_json(folder.read(JOB), f"{folder}/{JOB}")
+    except DamagedFile as problem:
+        raise ToolboxError(f"{problem}; {advice}") from problem
     for name in ("format", "version"):
         if recorded.get(name) != content[name]:
             raise ToolboxError(
@@ -240,15 +263,27 @@ def _check_same(folder: Folder, content: dict[str, Any], summary: Summary, new_l
     if recorded.get("checksum_of_run") != content["checksum_of_run"]:
         raise InputError(f"--parts {folder}: was begun with another run; {advice}")
     if recorded.get("checksum_of_files") != summary.checksum:
-        difference = "the same files in another order"
-        if FILES in folder.names():
-            with folder.open(FILES) as before, open(new_list, "rb") as after:
-                n_new, n_gone = count_changes(before, after)
-            if n_new or n_gone:
-                difference = f"other files: {n_new:,} are new, and {n_gone:,} are gone"
-        raise InputError(f"--parts {folder}: was begun with {difference}; {advice}")
-    for name, value in content.items():
-        if name != "run" and recorded.get(name) != value:  # a run may move; its checksum stays
-            raise InputError(
-                f"--parts {folder}: was begun with {name} {recorded.get(name)!r}, received {value!r}; {advice}"
-            )
+        raise InputError(f"--parts {folder}: was begun with {_difference(folder, new_list)}; {advice}")
+    if recorded.get("working_folder") != content["working_folder"]:
+        raise InputError(
+            f"--parts {folder}: was begun with paths relative to {recorded.get('working_folder')}; run the command "
+            f"there, or {advice}"
+        )
+    for name, option in OPTIONS.items():
+        before, now = recorded.get(name), content[name]
+        if before != now:
+            begun = f"without {option}" if before is None else f"with {option} {before}"
+            received = "received none" if now is None else f"received {now}"
+            raise InputError(f"--parts {folder}: was begun {begun}, {received}; {advice}")
+
+
+def _difference(folder: Folder, new_list: Path) -> str:
+    """How the list of a job differs from a new one, whose checksum is another."""
+    try:
+        with folder.open(FILES) as before, open(new_list, "rb") as after:
+            n_new, n_gone = count_changes(before, after)
+    except (OSError, ValueError):  # the list is damaged or missing
+        return "other files, or with the same ones in another order"
+    if n_new or n_gone:
+        return f"other files: {n_new:,} are new, and {n_gone:,} are gone"
+    return "the same files in another order"

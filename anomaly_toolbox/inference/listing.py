@@ -69,7 +69,8 @@ def _objects(root: ObjectPath, unused: Counter[str]) -> Iterator[Entry]:
         path = PurePosixPath(name)
         if not run_folders.isdisjoint(path.parents) or any(map(is_leftover, path.parts)):
             continue
-        problem = why_unsupported(path)
+        # pyarrow cannot read such an object; Path would leave the slash out
+        problem = "has two slashes in a row in its name" if "" in name.split("/") else why_unsupported(path)
         if is_image(path) or problem:
             has_images = True
             yield Entry(str(root / name), problem)

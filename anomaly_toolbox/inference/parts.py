@@ -8,7 +8,6 @@ import csv
 import errno
 import functools
 import io
-import itertools
 import json
 import os
 import time
@@ -16,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +35,7 @@ from anomaly_toolbox.inference.predictions import (
     predictions,
 )
 from anomaly_toolbox.objects import is_object_name
+from anomaly_toolbox.processes import end_if_parent_has_ended
 from anomaly_toolbox.streams import import_tensorflow
 
 if TYPE_CHECKING:  # this module imports TensorFlow
@@ -51,6 +51,7 @@ PARQUET = pa.schema(
         ("p_value", pa.float64()),
     ]
 )
+VERDICTS = (True, False, "yes", "no")
 #: Errors of the operating system that say something about a disk or a network, and nothing about an image.
 ERRORS_OF_DISKS = (
     *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN),
@@ -60,7 +61,7 @@ ERRORS_OF_DISKS = (
 ERRORS_OF_PROCESSES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 PAUSES = (2.0, 10.0)  # seconds before the second and the third try, when images or predictions cannot be reached
-MOST_OTHERS = 5  # files of a folder that are tried to tell a damaged file from a lost disk
+MOST_OTHERS = 20  # files of a part that are tried, to tell a damaged file from a lost disk
 
 Outcomes = Iterable[tuple[str, Path, "ScoredImage | BadImage"]]  # see `predictions`
 
@@ -96,7 +97,7 @@ def score_part(
         number: the number of the part.
         on_image: called for each file.
         process: the number of this process among those that score parts; each of them uses one GPU.
-        is_last_try: a file that the disk does not give is unusable if the disk gives other files of its folder.
+        is_last_try: a file that the disk does not give is unusable if the disk gives other files of the part.
 
     Raises:
         Unreachable: the images or the folder of the predictions cannot be reached.
@@ -110,23 +111,24 @@ def score_part(
     def counted() -> Iterator[Prediction]:
         nonlocal counts
         for prediction in _predictions(job, entries, detector, is_last_try):
-            counts = counts.plus(_count(prediction))
+            counts = counts.plus(_counts_of(prediction))
             on_image()
             yield prediction
+        end_if_parent_has_ended()
 
     _write(job, number, counted())
     return counts
 
 
-def count_part(job: Job, number: int) -> Counts:
+def check_part(job: Job, number: int) -> Counts:
     """Counts the predictions in a part that is written; ToolboxError if it is damaged."""
     path = f"{job.folder}/{job.name(number)}"
     content = job.folder.read(job.name(number))
     counts = Counts()
     try:
-        for prediction in _read(io.BytesIO(content), job.file_format):
-            counts = counts.plus(_count(prediction))
-    except (ValueError, KeyError, OSError, csv.Error) as problem:  # OSError is one of pyarrow's
+        for prediction in _read(content, job.file_format):
+            counts = counts.plus(_counts_of(prediction))
+    except (ValueError, KeyError, TypeError, OSError, csv.Error) as problem:  # OSError is one of pyarrow's
         raise ToolboxError(f"{path} is damaged ({problem}); delete it, and run the same command again") from problem
     if counts.n_files != job.size(number):
         raise ToolboxError(
@@ -199,7 +201,7 @@ def _detector(run: Path, process: int) -> "Detector":
 def _predictions(job: Job, entries: list[Entry], detector: "Detector", is_last_try: bool) -> Iterator[Prediction]:
     """The prediction of each file, in the order of the list."""
     names = [entry.file for entry in entries if entry.problem is None]
-    on_unusable = functools.partial(raise_if_not_its_own, is_last_try=is_last_try)
+    on_unusable = functools.partial(raise_if_disk_is_lost, others=names if is_last_try else ())
     with _heatmaps_in_background(job.heatmaps) as heatmaps:
         of_files = predictions(_outcomes(names, detector), detector, job.threshold, heatmaps, on_unusable)
         for entry in entries:
@@ -225,32 +227,39 @@ def _outcomes(names: Sequence[str], detector: "Detector") -> Outcomes:
                 path.unlink(missing_ok=True)
 
 
-def raise_if_not_its_own(name: str, path: Path, problem: BadImage, is_last_try: bool = False) -> None:
-    """Raises Unreachable or OutOfResources if a file cannot be read for a reason that says nothing about the file."""
+def raise_if_disk_is_lost(name: str, path: Path, problem: BadImage, others: Sequence[str] = ()) -> None:
+    """Raises an error if a file cannot be read for a reason that says nothing about the file.
+
+    Args:
+        name: of the file.
+        path: where it is read.
+        problem: why it cannot be read.
+        others: if one of these files can be read, the disk is there, and the file itself is damaged or gone.
+
+    Raises:
+        Unreachable: the disk or the folder of the file cannot be reached.
+        OutOfResources: this process has too much open or in memory.
+    """
     cause = problem.__cause__
     code = cause.errno if isinstance(cause, OSError) else None
     if isinstance(cause, MemoryError) or code in ERRORS_OF_PROCESSES:
         raise OutOfResources(f"{name}: {cause}")
-    is_lost = code in ERRORS_OF_DISKS and not (is_last_try and _others_can_be_read(path))
-    if is_lost or (code == errno.ENOENT and _is_gone(path.parent)):
-        raise Unreachable(f"{name}: {os.strerror(code or 0)}; its disk or network drive cannot be reached")
+    is_gone = code == errno.ENOENT and _is_missing_or_empty(path.parent)
+    if (is_gone or code in ERRORS_OF_DISKS) and not _can_be_read(others):
+        where = "its folder is missing or empty" if is_gone else "its disk or network drive cannot be reached"
+        raise Unreachable(f"{name}: {os.strerror(code or 0)}; {where}")
 
 
-def _others_can_be_read(path: Path) -> bool:
-    """Whether the disk gives another file of the same folder."""
-    try:
-        with os.scandir(path.parent) as content:
-            others = (entry.path for entry in content if entry.is_file() and entry.name != path.name)
-            for other in itertools.islice(others, MOST_OTHERS):
-                with contextlib.suppress(OSError), open(other, "rb") as file:
-                    file.read(1)
-                    return True
-    except OSError:
-        pass
+def _can_be_read(names: Sequence[str]) -> bool:
+    """Whether one of some files can be read; at most 20 of them are tried, from all parts of the list."""
+    for name in names[:: max(1, len(names) // MOST_OTHERS)]:
+        with contextlib.suppress(OSError), open(name, "rb") as file:
+            if file.read(1):
+                return True
     return False
 
 
-def _is_gone(folder: Path) -> bool:
+def _is_missing_or_empty(folder: Path) -> bool:
     """Whether a folder is missing or cannot be read, or is empty, as when nothing is mounted there any more."""
     try:
         with os.scandir(folder) as content:
@@ -259,9 +268,13 @@ def _is_gone(folder: Path) -> bool:
         return True
 
 
-def _count(prediction: Prediction) -> Counts:
+def _counts_of(prediction: Prediction) -> Counts:
+    """The counts of one file; ValueError if the prediction is incomplete."""
     if prediction.get("problem"):
         return Counts(unusable=1)
+    float(prediction["score"])
+    if prediction["anomalous"] not in VERDICTS:
+        raise ValueError(f"anomalous is {prediction['anomalous']!r}")
     return Counts(scored=1, anomalous=int(prediction["anomalous"] in (True, "yes")))
 
 
@@ -269,7 +282,8 @@ def _write(job: Job, number: int, of_part: Iterable[Prediction]) -> None:
     with job.folder.write(job.name(number)) as temporary:
         if job.file_format == "parquet":
             rows = [{**prediction, "file": escaped(prediction["file"])} for prediction in of_part]
-            pq.write_table(pa.Table.from_pylist(rows, PARQUET), temporary)
+            with open(temporary, "wb") as file:  # a path with a colon would look like an address to pyarrow
+                pq.write_table(pa.Table.from_pylist(rows, PARQUET), file)
             return
         with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as output:
             write = csv_writer(output) if job.file_format == "csv" else json_writer(output)
@@ -277,10 +291,13 @@ def _write(job: Job, number: int, of_part: Iterable[Prediction]) -> None:
                 write(prediction)
 
 
-def _read(file: BinaryIO, file_format: str) -> Iterator[Prediction]:
+def _read(content: bytes, file_format: str) -> Iterator[Prediction]:
+    """The predictions in the content of a part; ValueError if a CSV or JSON file ends within a line."""
     if file_format == "parquet":
-        for batch in pq.ParquetFile(file).iter_batches():
+        for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches():
             yield from batch.to_pylist()
         return
-    lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    if content and not content.endswith(b"\n"):
+        raise ValueError("its last line is incomplete")
+    lines = io.StringIO(content.decode(), newline="")
     yield from csv.DictReader(lines) if file_format == "csv" else map(json.loads, lines)

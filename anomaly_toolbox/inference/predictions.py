@@ -141,12 +141,14 @@ def predictions(
 def csv_writer(output: TextIO) -> Callable[[Prediction], None]:
     """A function that writes a prediction as comma-separated values; the names of the columns are written at once."""
     writer = csv.DictWriter(output, COLUMNS, lineterminator="\n")
+    quoting_writer = csv.DictWriter(output, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
 
     def write(prediction: Prediction) -> None:
         if "anomalous" in prediction:
             prediction = {**prediction, "anomalous": "yes" if prediction["anomalous"] else "no"}
-        writer.writerow(prediction)
+        has_carriage_return = any("\r" in str(value) for value in prediction.values())  # Python leaves it bare
+        (quoting_writer if has_carriage_return else writer).writerow(prediction)
         output.flush()
 
     return write

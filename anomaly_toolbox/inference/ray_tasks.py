@@ -172,8 +172,8 @@ def _score_here(score: ScorePart, shared: tuple[bytes, str, Any], number: int, v
     try:
         if job.working_folder is not None:
             os.chdir(job.working_folder)
-        local_roots = [root for root in job.roots if isinstance(root, Path)]
-        is_shared = job.checksum == checksum and all(os.path.lexists(root) for root in local_roots)
+        local_paths = [path for path in job.paths if isinstance(path, Path)]
+        is_shared = job.checksum == checksum and all(os.path.lexists(path) for path in local_paths)
     except (OSError, ToolboxError):
         is_shared = False
     if not is_shared:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_toolbox.errors import INTERRUPTED
-from anomaly_toolbox.processes import end_with_parent, environment, share_of_threads
+from anomaly_toolbox.processes import VISIBLE_GPUS, end_with_parent, environment, share_of_threads
 
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 SECONDS_BETWEEN_POLLS = 1.0
 SECONDS_TO_STOP = 30.0
 

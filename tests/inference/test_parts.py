@@ -29,7 +29,7 @@ from anomaly_toolbox.inference.file_list import Entry, count_changes, read_part,
 from anomaly_toolbox.inference.folders import LocalFolder
 from anomaly_toolbox.inference.job import FILES, Job, JobRequest, locked, plan
 from anomaly_toolbox.inference.part_processes import score_parts
-from anomaly_toolbox.inference.parts import Counts, count_part, score_part
+from anomaly_toolbox.inference.parts import Counts, check_part, score_part
 from anomaly_toolbox.inference.predictions import predictions
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.training.trial import Trial, run_trial
@@ -118,10 +118,10 @@ def test_a_job_lists_every_file_once(run, images, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images_per_part": 4}, "images_per_part 5, received 4"),
-        ({"file_format": "jsonl"}, "file_format 'csv', received 'jsonl'"),
-        ({"false_alarm_rate": 0.4}, "false_alarm_rate None, received 0.4"),
-        ({"heatmaps": Path("heat")}, "heatmaps None, received"),
+        ({"images_per_part": 4}, "was begun with --images-per-part 5, received 4"),
+        ({"file_format": "jsonl"}, "with --format csv, received jsonl"),
+        ({"false_alarm_rate": 0.4}, "without --false-alarm-rate, received 0.4"),
+        ({"heatmaps": Path("heat")}, "without --heatmaps, received"),
     ],
 )
 def test_a_folder_holds_one_job(run, images, tmp_path, changes, message, monkeypatch):
@@ -157,7 +157,7 @@ def test_files_of_others_are_neither_removed_nor_joined(run, images, tmp_path):
     with pytest.raises(InputError, match="holds other files; with --parts, expected a new or an empty folder"):
         begin(run, images, tmp_path / "new", heatmaps=tmp_path / "out")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match="is a file; expected a folder"):
+    with pytest.raises(InputError, match="is no folder; expected a folder or a new name"):
         begin(run, images, tmp_path / "out" / "thesis.txt")
     with (
         locked(JobRequest(run, (images,), tmp_path / "other")),
@@ -175,7 +175,7 @@ def ignore():
 def test_parts_have_the_predictions_of_predict(run, images, tmp_path, file_format):
     job, _ = begin(run, images, tmp_path / "out", file_format=file_format, heatmaps=tmp_path / "heat")
     counts = [score_part(job, number, ignore) for number in range(job.n_parts)]
-    assert counts == [count_part(job, number) for number in range(job.n_parts)]
+    assert counts == [check_part(job, number) for number in range(job.n_parts)]
     code, out, _ = anomaly_box(run, images, "--format", "jsonl", "--heatmaps", tmp_path / "expected")
     assert code == 1
     expected = [json.loads(line) for line in out.splitlines()]
@@ -237,6 +237,42 @@ def test_the_command_continues_and_finishes_once(run, images, tmp_path):
     code, _, err = anomaly_box(*command)
     assert code == 1
     assert "part-000002.csv is damaged: it has 4 predictions, expected 5; delete it" in err
+
+
+@pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
+def test_a_part_that_lacks_its_end_is_damaged(run, images, tmp_path, file_format):
+    """Wherever it was cut: no incomplete prediction is counted."""
+    assert anomaly_box(run, images, "--parts", tmp_path / "out", "--format", file_format)[0] == 0
+    (part,) = (tmp_path / "out").glob("part-*")
+    whole = part.read_bytes()
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    for n_bytes in (1, 2, 5, 40, 100, len(whole) // 2, len(whole)):
+        part.write_bytes(whole[:-n_bytes])
+        code, _, err = anomaly_box(run, images, "--parts", tmp_path / "out", "--format", file_format)
+        assert code == 1
+        assert f"{part.name} is damaged" in err
+    part.write_bytes(whole)
+    assert anomaly_box(run, images, "--parts", tmp_path / "out", "--format", file_format)[0] == 0
+
+
+@pytest.mark.slow
+def test_any_name_of_a_file_is_one_row(run, tmp_path):
+    folder = fill(tmp_path / "new", size=(20, 24), a=1)
+    image = (folder / "a" / "0.png").read_bytes()
+    strange = ["c\rd.png", "e\nf.png", "g,h.png", 'i"j.png', "\udcff.png", "k\r\nl.png", " m.png", "=n.png"]
+    for name in strange:
+        (folder / "a" / name).write_bytes(image)
+    command = (run, folder, "--parts", tmp_path / "o:ut", "--images-per-part", 2)
+    assert anomaly_box(*command)[0] == 0
+    (tmp_path / "o:ut" / "_SUCCESS").unlink()
+    assert anomaly_box(*command)[0] == 0
+    rows = []
+    for part in sorted((tmp_path / "o:ut").glob("part-*")):
+        with open(part, newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    assert {Path(row["file"]).name for row in rows} == {"0.png", *strange} - {"\udcff.png"} | {"\\udcff.png"}
+    assert all(row["score"] for row in rows)
+    assert len(rows) == 1 + len(strange)
 
 
 def of_killers(job, number, on_image, process, is_last_try):
@@ -322,19 +358,29 @@ def unreadable(code):
 def test_a_disk_that_went_away_is_no_bad_image(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("images").mkdir()
-    Path("images/2.png").touch()
+    Path("images/2.png").write_text("image")
     for code in (errno.EACCES, errno.ENOENT):
-        parts.raise_if_not_its_own(*unreadable(code))
+        parts.raise_if_disk_is_lost(*unreadable(code))
     for code in (errno.EIO, errno.ESTALE, errno.ENOTCONN):
         with pytest.raises(Unreachable, match=r"images/1\.png: .*; its disk or network drive cannot be reached"):
-            parts.raise_if_not_its_own(*unreadable(code))
-    parts.raise_if_not_its_own(*unreadable(errno.EIO), is_last_try=True)  # the disk gives the other file
+            parts.raise_if_disk_is_lost(*unreadable(code))
     with pytest.raises(parts.OutOfResources):
-        parts.raise_if_not_its_own(*unreadable(errno.EMFILE))
+        parts.raise_if_disk_is_lost(*unreadable(errno.EMFILE))
     Path("images/2.png").unlink()  # nothing is mounted there any more
-    for code in (errno.ENOENT, errno.EIO):
-        with pytest.raises(Unreachable, match=r"images/1\.png"):
-            parts.raise_if_not_its_own(*unreadable(code), is_last_try=True)
+    with pytest.raises(Unreachable, match=r"images/1\.png: .*; its folder is missing or empty"):
+        parts.raise_if_disk_is_lost(*unreadable(errno.ENOENT))
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EIO])
+def test_a_damaged_file_does_not_stop_a_job_for_ever(tmp_path, monkeypatch, code):
+    """At the last try, other files of the part tell whether the disk is there."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"other/{number}.png" for number in range(100)]
+    with pytest.raises(Unreachable):
+        parts.raise_if_disk_is_lost(*unreadable(code), others=names)
+    Path("other").mkdir()
+    Path("other/50.png").write_text("image")
+    parts.raise_if_disk_is_lost(*unreadable(code), others=names)
 
 
 def test_a_file_that_is_gone_before_its_heatmap_is_unusable(tmp_path):
@@ -348,11 +394,43 @@ def test_a_file_that_is_gone_before_its_heatmap_is_unusable(tmp_path):
 
     gone = tmp_path / "gone.png"
     outcomes = [("gone.png", gone, ScoredImage(1.0, 1.0, True, np.zeros((2, 2))))]
-    arguments = (outcomes, None, None, Gone(), parts.raise_if_not_its_own)
+    arguments = (outcomes, None, None, Gone(), parts.raise_if_disk_is_lost)
     assert list(predictions(*arguments)) == [{"file": "gone.png", "problem": "No such file or directory"}]
     (tmp_path / "other.png").unlink()
     with pytest.raises(Unreachable):
         list(predictions(*arguments))
+
+
+def test_damage_to_a_job_is_named_with_a_remedy(run, images, tmp_path):
+    folder = tmp_path / "out"
+    command = (run, images, "--parts", folder)
+    begin(run, images, folder, images_per_part=4096)
+    (folder / FILES).write_bytes(b"damaged")
+    code, _, err = anomaly_box(run, images / "a", "--parts", folder)
+    assert code == 2
+    assert "was begun with other files, or with the same ones in another order; choose another folder" in err
+    code, _, err = anomaly_box(*command, "--images-per-part", 7)
+    assert code == 2
+    assert "was begun with --images-per-part 4096, received 7" in err
+    (folder / "job.json").write_text("")
+    code, _, err = anomaly_box(*command)
+    assert code == 1
+    assert "job.json is damaged" in err
+    assert "start anew with --overwrite" in err
+
+
+@pytest.mark.slow
+def test_a_damaged_mark_of_success_is_written_anew(run, images, tmp_path):
+    command = (run, images, "--parts", tmp_path / "out")
+    _, _, first = anomaly_box(*command)
+    success = tmp_path / "out" / "_SUCCESS"
+    whole = success.read_bytes()
+    for damaged in (b"", b"{}", b"[1]"):
+        success.write_bytes(damaged)
+        code, _, err = anomaly_box(*command)
+        assert code == 0
+        assert err.splitlines()[-1] == first.splitlines()[-1]
+        assert success.read_bytes() == whole
 
 
 def test_a_mistake_with_overwrite_loses_nothing(run, images, tmp_path):
@@ -386,7 +464,7 @@ def test_the_same_relative_names_elsewhere_are_other_files(run, tmp_path, monkey
     begin(run, Path("new"), tmp_path / "out")
     (tmp_path / "out" / ".DS_Store").touch()
     monkeypatch.chdir(tmp_path / "tuesday")
-    with pytest.raises(InputError, match=r"working_folder '.*monday', received '.*tuesday'"):
+    with pytest.raises(InputError, match=r"was begun with paths relative to .*monday; run the command there"):
         begin(run, Path("new"), tmp_path / "out")
 
 
@@ -426,6 +504,10 @@ def test_killed_in_the_middle_and_started_again(run, tmp_path):
         (["--heatmaps-of", "anomalous"], "--heatmaps-of anomalous has no effect without --heatmaps"),
         (["--parts", "images"], "holds 1.txt, which is no prediction"),
         (["--parts", "run"], "is the run folder"),
+        (["--parts", ""], "Invalid value for '--parts': is empty; expected a file or a folder"),
+        ([""], "Invalid value for 'PATH...': is empty"),
+        (["--parts", "az://container/out"], "az://container/out: expected a file, a folder, s3://BUCKET/FOLDER or"),
+        (["S3://bucket/images"], "S3://bucket/images: expected a file, a folder, s3://BUCKET/FOLDER or"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, monkeypatch, arguments, message):

@@ -140,7 +140,7 @@ def test_what_concerns_all_parts_ends_the_job(cluster, job, monkeypatch):
         patch.setattr(ray_tasks, "__version__", "99.0")
         with pytest.raises(ToolboxError, match=rf"{machine} has version .* of the toolbox, expected 99\.0"):
             ray_tasks.score_parts(job, range(7), 1, cluster, print, print, of_full_disks)
-    elsewhere = replace(job, roots=(Path("/not mounted"),))
+    elsewhere = replace(job, paths=(Path("/not mounted"),))
     with pytest.raises(ToolboxError, match=f"{machine} does not see .* or the images"):
         ray_tasks.score_parts(elsewhere, range(7), 1, cluster, print, print, of_full_disks)
 
