@@ -154,8 +154,9 @@ class Run:
                 raise self.images_have_changed()
             if name == "hyperparameters" and isinstance(recorded_value, dict):
                 name, recorded_value, value = _first_difference(recorded_value, value)
+            kind = "belongs to a run of another source" if name == "source" else "belongs to another run or is damaged"
             raise ToolboxError(
-                f"{self.hparams_path} belongs to another run or is damaged: {name} is {recorded_value!r}, this run has "
+                f"{self.hparams_path} {kind}: {name} is {recorded_value!r}, this run has "
                 f"{value!r}; choose another --log-dir, or start anew with --overwrite"
             )
 

@@ -27,10 +27,19 @@ GROUND_FLOOR = {
 }  # every room may use these
 #: The law of imports: what a room may import besides itself and the ground floor.
 LAW = {
-    ("cli",): {"sweeps", "report", "inference", "ensembles", "models", "datasets"},  # of the last two the registries
+    ("cli",): {
+        "sweeps",
+        "report",
+        "inference",
+        "service",
+        "ensembles",
+        "models",
+        "datasets",
+    },  # of the last two the registries
     ("sweeps",): {"training", "report", "ensembles", "runs", "models", "datasets"},
     ("training", "inference"): {"models", "datasets", "pictures", "runs", "evaluation"},
     ("inference",): {"ensembles"},
+    ("service",): {"inference", "datasets", "runs"},
     ("ensembles",): {"training", "models", "pictures", "runs"},
     ("estimator",): {"models", "datasets"},
     ("report",): {"runs"},
@@ -48,6 +57,7 @@ WITHOUT_TENSORFLOW = [
         "ensembles.combination",
         "inference.predict",
         "inference.bulk",
+        "service.command",
         "inference.formats",
         "datasets.layout",
         "datasets.walk",
@@ -117,7 +127,7 @@ def test_every_import_is_declared():
     config = configparser.ConfigParser()
     config.read(PACKAGE.parent / "setup.cfg")
     extras = config["options.extras_require"]
-    required = config["options"]["install_requires"] + extras["export"] + extras["ray"]
+    required = config["options"]["install_requires"] + extras["export"] + extras["ray"] + extras["serve"]
     declared = {line.split(">=")[0].replace("-", "_") for line in required.split()}
     declared |= {imported for package, imported in IMPORTED_AS.items() if package in declared}
     used = {name.split(".")[0] for path in SOURCES for name in imports(path)}

@@ -19,7 +19,6 @@ from anomaly_toolbox.errors import ToolboxError
 SIZE, CHANNELS = 32, 3
 PIXELS = CHANNELS * SIZE * SIZE  # numbers of an image: all rows of red, then of green, then of blue
 N_LABELS = 10
-N_PUBLISHED = 60_000
 #: The files of the archive for Python, which are pickles; in the archive for C, their names end in `.bin`.
 TRAIN_FILES = [f"data_batch_{number}" for number in range(1, 6)]
 TEST_FILE = "test_batch"
@@ -39,6 +38,7 @@ class CIFAR10(PublishedImages):
     url: ClassVar[str | None] = "https://www.cs.toronto.edu/~kriz/cifar.html"
     alternative: ClassVar[str] = f"get {' or '.join(ARCHIVES)} from {url} and name it with --data-dir"
     validation_images_per_label: ClassVar[int] = 500
+    n_published: ClassVar[int] = 60_000
 
     def read_published(self, data_dir: Path) -> list[Split] | None:
         """See `PublishedImages.read_published`."""
@@ -52,11 +52,7 @@ class CIFAR10(PublishedImages):
             raise ToolboxError(f"{folder} lacks {', '.join(missing)}; expected {', '.join(names)}")
         *train_parts, test = (read(folder / name) for name in names)
         images, labels = zip(*train_parts, strict=True)
-        train = Split(np.concatenate(images), np.concatenate(labels))
-        n_images = len(train.labels) + len(test.labels)
-        if n_images != N_PUBLISHED:
-            self.notes = [f"{folder} has {n_images:,} images, the publisher's files have {N_PUBLISHED:,}"]
-        return [train, test]
+        return [Split(np.concatenate(images), np.concatenate(labels)), test]
 
 
 def _read_pickle(path: Path) -> Split:

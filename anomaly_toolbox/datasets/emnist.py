@@ -32,6 +32,8 @@ class EMNISTBalanced(PublishedImages):
     alternative: ClassVar[str] = REMEDY
     validation_images_per_label: ClassVar[int] = 240
     is_transposed: ClassVar[bool] = True
+    valid_labels: ClassVar[range] = range(47)
+    n_published: ClassVar[int] = 131_600
 
     def read_published(self, data_dir: Path) -> list[Split] | None:
         """See `PublishedImages.read_published`; also raises InputError if there are only files of other variants."""
@@ -49,7 +51,7 @@ class EMNISTBalanced(PublishedImages):
                 f"{folder} holds files of EMNIST {', '.join(others)}, but none of EMNIST {self.variant}, such as "
                 f"{names[self.variant][0]}; {choice}another --data-dir"
             )
-        return read_idx_splits(folder, _idx_files(self.variant))
+        return read_idx_splits(folder, _idx_files(self.variant), self.valid_labels)
 
 
 class EMNISTLetters(EMNISTBalanced):
@@ -61,6 +63,8 @@ class EMNISTLetters(EMNISTBalanced):
     variant = "letters"
     tfds_name = "emnist/letters"
     validation_images_per_label = 480
+    valid_labels = range(1, 27)
+    n_published = 145_600
 
 
 def _idx_files(variant: str) -> FileNames:

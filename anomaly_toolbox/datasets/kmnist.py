@@ -44,14 +44,14 @@ class KMNIST(MNIST):
         if folder is None:
             return None
         if names_in(folder).isdisjoint(idx_names):
-            return [_read_npz_split(folder, *names) for names in NPZ_FILES.values()]
-        return read_idx_splits(folder, IDX_FILES)
+            return [_read_npz_split(folder, *names, self.valid_labels) for names in NPZ_FILES.values()]
+        return read_idx_splits(folder, IDX_FILES, self.valid_labels)
 
 
-def _read_npz_split(folder: Path, images_name: str, labels_name: str) -> Split:
+def _read_npz_split(folder: Path, images_name: str, labels_name: str, valid_labels: range) -> Split:
     images_path, labels_path = folder / images_name, folder / labels_name
     images, labels = _read_npz(images_path, dimensions=3), _read_npz(labels_path, dimensions=1)
-    return matched_split(images[..., np.newaxis], images_path, labels, labels_path)
+    return matched_split(images[..., np.newaxis], images_path, labels, labels_path, valid_labels)
 
 
 def _read_npz(path: Path, dimensions: int) -> np.ndarray:

@@ -38,7 +38,7 @@ class MNIST(PublishedImages):
     def read_published(self, data_dir: Path) -> list[Split] | None:
         """See `PublishedImages.read_published`."""
         folder = published_folder(data_dir, plain_or_gzipped(IDX_NAMES))
-        return None if folder is None else read_idx_splits(folder, IDX_FILES)
+        return None if folder is None else read_idx_splits(folder, IDX_FILES, self.valid_labels)
 
 
 class FashionMNIST(MNIST):
@@ -55,20 +55,21 @@ def plain_or_gzipped(names: Sequence[str]) -> list[str]:
     return [*names, *(f"{name}.gz" for name in names)]
 
 
-def read_idx_splits(folder: Path, files: FileNames) -> list[Split]:
+def read_idx_splits(folder: Path, files: FileNames, valid_labels: range) -> list[Split]:
     """Reads the official training and test split from four IDX files, each plain or gzipped.
 
     Returns:
         Splits of grey images, (n, height, width, 1).
 
     Raises:
-        ToolboxError: a file is missing or damaged, or there are not as many labels as images.
+        ToolboxError: a file is missing or damaged, there are not as many labels as images, or a label is
+            none of the dataset's.
     """
     splits = []
     for images_name, labels_name in files.values():
         images_path, labels_path = _idx_path(folder, images_name), _idx_path(folder, labels_name)
         images, labels = read_idx(images_path, dimensions=3), read_idx(labels_path, dimensions=1)
-        splits.append(matched_split(images[..., np.newaxis], images_path, labels, labels_path))
+        splits.append(matched_split(images[..., np.newaxis], images_path, labels, labels_path, valid_labels))
     return splits
 
 

@@ -29,6 +29,10 @@ class PublishedImages(LabelledImages):
 
     #: The name in TensorFlow Datasets.
     tfds_name: ClassVar[str]
+    #: The labels that the publisher's files have.
+    valid_labels: ClassVar[range] = range(10)
+    #: The number of images in the publisher's files.
+    n_published: ClassVar[int] = 70_000
     #: The address of the data, if TensorFlow Datasets does not name it.
     url: ClassVar[str | None] = None
     #: What the user can do without a network, for errors.
@@ -41,6 +45,9 @@ class PublishedImages(LabelledImages):
     def __init__(self, data_dir: Path | None = None, split: Division = "official"):
         name = type(self).__name__
         published = None if data_dir is None else self.read_published(data_dir)
+        n_images = sum(len(part.labels) for part in published or ())
+        if published and n_images != self.n_published:
+            self.notes = [f"{data_dir} has {n_images:,} images, the publisher's files have {self.n_published:,}"]
         train, test = published or load_tfds(name, self.tfds_name, data_dir, self.alternative, self.url)
         if train.images.shape[1:] != test.images.shape[1:]:
             raise ToolboxError(
@@ -96,8 +103,19 @@ def first_of_each_label(name: str, labels: np.ndarray, per_label: int) -> np.nda
     return is_chosen
 
 
-def matched_split(images: np.ndarray, images_path: Path, labels: np.ndarray, labels_path: Path) -> Split:
-    """Images and labels from two files as a split; raises ToolboxError unless there are as many labels as images."""
+def matched_split(
+    images: np.ndarray, images_path: Path, labels: np.ndarray, labels_path: Path, valid_labels: range
+) -> Split:
+    """Images and labels from two files as a split.
+
+    Raises:
+        ToolboxError: there are not as many labels as images, or a label is none of the dataset's.
+    """
+    wrong = labels[(labels < valid_labels[0]) | (labels > valid_labels[-1])]
+    if wrong.size:
+        raise ToolboxError(
+            f"{labels_path}: labels: expected {valid_labels[0]} to {valid_labels[-1]}, received {wrong[0]}"
+        )
     if len(images) != len(labels):
         raise ToolboxError(f"{images_path} holds {len(images)} images, but {labels_path} holds {len(labels)} labels")
     return Split(images, labels)
