@@ -7,12 +7,12 @@ ARG DEVICE=gpu
 RUN useradd --create-home --uid 1000 anomaly && mkdir /data /logs && chown anomaly:anomaly /data /logs
 
 WORKDIR /opt/anomaly-toolbox
-# The dependencies are installed with an empty package: a change of the code below leaves their layer as it is.
+# The dependencies are installed with an empty package, so that their layer stays when only the code changes.
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 # hadolint ignore=DL3013  # the versions stand in setup.cfg
 RUN case "$DEVICE" in \
-        gpu) extra="[gpu]" ;; \
-        cpu) extra="" ;; \
+        gpu) extra="[gpu,serve]" ;; \
+        cpu) extra="[serve]" ;; \
         *) echo "DEVICE: expected gpu or cpu, received $DEVICE" >&2; exit 1 ;; \
     esac \
     && mkdir anomaly_toolbox \
@@ -34,5 +34,9 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     MPLCONFIGDIR=/tmp/matplotlib \
     ANOMALY_BOX_LOG_DIR=/logs
 VOLUME ["/data", "/logs"]
+EXPOSE 8000
+# Of a container that serves; all others count as healthy.
+HEALTHCHECK --start-period=60s CMD ["sh", "-c", "! grep -qxz serve /proc/1/cmdline || \
+    python -c \"import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz')\""]
 ENTRYPOINT ["anomaly-box"]
 CMD ["--help"]

@@ -69,7 +69,7 @@ def test_the_wheel_holds_the_package_alone(installed_wheel):
     wheel, _ = installed_wheel
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {name for name in names if ".dist-info/" not in name}
-    sources = {path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".html", ".typed")}
+    sources = {path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".html", ".css", ".js", ".typed")}
     assert shipped == {path.relative_to(PROJECT).as_posix() for path in sources}
 
 
