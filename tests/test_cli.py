@@ -138,6 +138,10 @@ def test_a_folder_with_the_name_of_a_known_dataset_is_noted(plans, tmp_path, mon
             ["--experiment", "AnoGAN", "--dataset", "Digits", "--set", "score=mahalanobis"],
             "needs an encoder: set warm_start to true",
         ),
+        (
+            ["--run-all", "--dataset", ".", "--set", "anomalous_label=3"],
+            "--set anomalous_label: 3 given; the folders",
+        ),
         (["predict", "none", "none.png"], "none: is not the folder of a run"),
         (["export", "none"], "none: is not the folder of a run"),
         (["ensemble", "none", "none", "--output", "new"], "none: is not the folder of a run"),

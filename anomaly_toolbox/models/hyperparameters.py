@@ -232,8 +232,8 @@ class FAnoGANHyperparameters(GANHyperparameters):
     def _check_that_the_batch_can_be_divided(self) -> Self:
         if self.batch_size < self.critic_steps:
             raise ValueError(
-                f"batch_size {self.batch_size} is smaller than critic_steps, {self.critic_steps}: each critic step of "
-                "FAnoGAN takes a part of the batch"
+                f"batch_size: expected at least critic_steps, {self.critic_steps}, received {self.batch_size}: each "
+                "critic step of FAnoGAN takes a part of the batch"
             )
         return self
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomaly_toolbox.datasets import DATASETS
 from anomaly_toolbox.errors import InputError, did_you_mean
 from anomaly_toolbox.models import LEFT_OUT, METHODS, hyperparameters_of
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
@@ -160,6 +161,7 @@ def make_plan(options: Options) -> Plan:
         raise InputError("--seeds: --sampler tpe would choose other trials for each seed; choose grid or random")
     methods, left_out = _choose_methods(options)
     plan = Plan(options, _read_domains(options, methods), left_out, _notes_on_sections(options))
+    _check_labels(plan)
     if options.is_sweep:
         from anomaly_toolbox.sweeps.search import plan_all
         from anomaly_toolbox.sweeps.storage import quiet_optuna
@@ -169,6 +171,22 @@ def make_plan(options: Options) -> Plan:
     else:
         _ = plan.first_trials  # this validates the hyperparameters
     return plan
+
+
+def _check_labels(plan: Plan) -> None:
+    """Raises InputError if a label is given for a folder of images, whose subfolders say what is anomalous."""
+    dataset = plan.options.dataset
+    if plan.options.dataset_name in DATASETS or not Path(dataset).is_dir():
+        return
+    for method, domains in plan.domains.items():
+        for name in LABELS:
+            if name in domains and domains[name].first is not None:
+                is_option = any(override.startswith(f"{name}=") for override in plan.options.overrides)
+                where = f"--set {name}" if is_option else f"{plan.options.hps_path}: {method.lower()}.{name}"
+                raise InputError(
+                    f"{where}: {domains[name].first!r} given; the folders in {dataset} determine which images are "
+                    "anomalous, so leave it out"
+                )
 
 
 def _has_epochs(method: str) -> bool:

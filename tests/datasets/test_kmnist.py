@@ -53,6 +53,14 @@ def test_both_kinds_of_files_hold_the_same_images(tmp_path, publish):
     assert_holds_the_parts(KMNIST(publish(tmp_path)))
 
 
+def test_a_label_that_the_dataset_lacks_is_an_error(tmp_path):
+    publish_npz(tmp_path)
+    labels = np.full(12, 10, np.uint8)
+    np.savez_compressed(tmp_path / "kmnist-test-labels.npz", labels)
+    with pytest.raises(ToolboxError, match=r"kmnist-test-labels\.npz: labels: expected 0 to 9, received 10"):
+        KMNIST(tmp_path)
+
+
 def test_an_archive_with_the_files(tmp_path):
     (tmp_path / "made").mkdir()
     publish_npz(tmp_path / "made")

@@ -24,6 +24,18 @@ def test_different_numbers_of_images_and_labels_are_refused(idx_folder):
         MNIST(idx_folder)
 
 
+def test_a_label_that_the_dataset_lacks_is_an_error(idx_folder):
+    labels = np.repeat([0, 1, 2], 20).astype(np.uint8)
+    labels[7] = 77
+    write_idx(idx_folder / "t10k-labels-idx1-ubyte", labels)
+    with pytest.raises(ToolboxError, match=r"t10k-labels-idx1-ubyte: labels: expected 0 to 9, received 77"):
+        MNIST(idx_folder)
+
+
+def test_files_with_fewer_images_than_the_publishers_have_a_note(idx_folder):
+    assert MNIST(idx_folder).notes == [f"{idx_folder} has 2,010 images, the publisher's files have 70,000"]
+
+
 def test_a_missing_file_is_reported_by_name(idx_folder):
     (idx_folder / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(ToolboxError, match="neither train-labels-idx1-ubyte nor"):

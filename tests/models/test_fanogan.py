@@ -206,7 +206,7 @@ def test_each_critic_step_takes_a_part_of_the_batch(x, monkeypatch):
     detector.train_step(x)
     assert [len(part) for part in parts] == [3, 3, 2]
     np.testing.assert_array_equal(tf.concat(parts, axis=0), x)
-    with pytest.raises(ValidationError, match="batch_size 4 is smaller than critic_steps, 5: each critic step of FAno"):
+    with pytest.raises(ValidationError, match="batch_size: expected at least critic_steps, 5, received 4"):
         FAnoGANHyperparameters(batch_size=4)
 
 
