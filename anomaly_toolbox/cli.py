@@ -519,7 +519,7 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="The address to listen at. 127.0.0.1 is reached from this machine only, 0.0.0.0 from all others.",
+    help="The address to listen at. 127.0.0.1: only this machine can connect; 0.0.0.0: other machines can, too.",
 )
 @click.option(
     "--port",
@@ -530,21 +530,38 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
 )
 @click.option(
     "--token",
-    help="A secret that everybody must know who uses the service: programs send it as 'Authorization: Bearer TOKEN', "
-    "browsers ask for it as a password. In the environment variable it is not shown in the list of processes.",
+    help="A password for the service, at least 8 characters. Programs send it as 'Authorization: Bearer TOKEN'; "
+    f"browsers ask for it, with any user name. Better set {ENVIRONMENT}_SERVE_TOKEN: other users can see options in "
+    "the list of processes.",
 )
-@click.option("--no-token", is_flag=True, help="Let everybody use the service who reaches its address.")
+@click.option("--no-token", is_flag=True, help="With --host 0.0.0.0: everybody who can connect may use the service.")
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another name than localhost that the service may be called by, such as that of a proxy; can be repeated.",
+)
 @click.option("--name", help="The name of the model for programs; by default that of its method, in small letters.")
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
-def serve(run: Path, host: str, port: int, token: str | None, no_token: bool, name: str | None, debug: bool) -> None:
-    """Show a page to score images with, and answer programs, by the detector of a finished RUN.
+def serve(
+    run: Path,
+    host: str,
+    port: int,
+    token: str | None,
+    no_token: bool,
+    allowed_hosts: tuple[str, ...],
+    name: str | None,
+    debug: bool,
+) -> None:
+    """Serve a page and an HTTP interface that score images with a finished RUN.
 
     The page is at http://127.0.0.1:8000. Programs send images to /score or by KServe's protocol; /docs describes both.
     """
     with _errors_in_one_line(debug):
         from anomaly_toolbox.service import command
 
-        command.serve(run, host, port, token, no_token, name, debug)
+        command.serve(run, host, port, token, no_token, allowed_hosts, name, debug)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -134,6 +135,7 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
 
@@ -163,17 +165,23 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
 
     async def predictions_of_files(request: Request, with_heatmaps: bool) -> list[dict[str, Any]]:
         """The predictions of the files in a form, whatever their fields are called."""
+        content_type = request.headers.get("content-type", "").lower()
+        if "charset=" in content_type and "charset=utf-8" not in content_type:
+            raise Refusal(400, "expected names of files in UTF-8, and no other charset")
         async with request.form(max_files=limits.images, max_fields=limits.images) as form:
             uploads = [value for _, value in form.multi_items() if not isinstance(value, str)]
             if not uploads:
-                raise Refusal(400, "expected files as multipart/form-data, such as curl -F file=@image.png")
+                raise Refusal(400, "expected whole files as multipart/form-data, such as curl -F file=@image.png")
             names = [upload.filename or "" for upload in uploads]
             contents = [await upload.read() for upload in uploads]
         answers = await answers_for(contents, with_heatmaps)
         return [_prediction(name, answer) for name, answer in zip(names, answers, strict=True)]
 
+    @app.head(HEALTH, include_in_schema=False)
     @app.get(HEALTH, response_class=PlainTextResponse, summary="Whether the service runs")
     async def health() -> str:
+        if not scorer.is_alive:
+            raise Refusal(500, "images are no longer scored; start the service again")
         return "ok\n"
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Figures for Prometheus")
@@ -201,7 +209,7 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
     @app.get("/v1/models/{model_name}", summary="Whether a model answers (KServe)")
     async def status(model_name: str) -> ModelStatus:
         check_name(model_name)
-        return ModelStatus(name=name, ready=True)
+        return ModelStatus(name=name, ready=scorer.is_alive)
 
     @app.post(
         "/v1/models/{model_name}:predict",
@@ -248,9 +256,9 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
         return Response(_file(file_name), media_type=PAGE[file_name])
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
-    async def documentation() -> Response:
+    async def documentation(request: Request) -> Response:
         template = jinja2.Environment(autoescape=True).from_string(_file("docs.html"))
-        return HTMLResponse(template.render(api=app.openapi(), name=name))
+        return HTMLResponse(template.render(api=app.openapi(), name=name, address=str(request.base_url)))
 
     def check_name(model_name: str) -> None:
         if model_name != name:
@@ -259,12 +267,20 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
     @app.exception_handler(RequestValidationError)
     async def explain(_: Request, problem: RequestValidationError) -> Response:
         first = problem.errors()[0]
+        if first["type"] == "json_invalid":
+            return PlainTextResponse(f"the body is no JSON, see its character {first['loc'][-1]}\n", 400)
+        if first["loc"] == ("body",) and isinstance(problem.body, bytes):
+            return PlainTextResponse("expected JSON with the header Content-Type: application/json\n", 400)
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
         return PlainTextResponse(f"{where}: {first['msg']}\n", 400)
 
     @app.exception_handler(Refusal)
     async def refuse(_: Request, refusal: Refusal) -> Response:
         return refusal.answer()
+
+    @app.exception_handler(ClientDisconnect)
+    async def note_departure(_: Request, problem: ClientDisconnect) -> Response:
+        return PlainTextResponse("the request was cut off\n", 400)  # nobody reads it, but it is counted
 
     @app.exception_handler(HTTPException)
     async def explain_status(_: Request, problem: HTTPException) -> Response:

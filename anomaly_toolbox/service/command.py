@@ -2,8 +2,10 @@
 
 import importlib.util
 import ipaddress
+import re
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,11 +16,19 @@ from anomaly_toolbox.streams import import_tensorflow
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 SHORTEST_TOKEN = 8  # characters
-SECONDS_TO_END = 30
+SECONDS_TO_END = 9  # Docker kills after ten
+NAME = r"[A-Za-z0-9._-]+"
 
 
 def serve(
-    run: Path, host: str, port: int, token: str | None, no_token: bool, name: str | None, debug: bool = False
+    run: Path,
+    host: str,
+    port: int,
+    token: str | None,
+    no_token: bool,
+    allowed_hosts: Sequence[str],
+    name: str | None,
+    debug: bool = False,
 ) -> None:
     """Answers requests for a finished run until the process gets SIGTERM or SIGINT.
 
@@ -28,6 +38,7 @@ def serve(
         port: the port to listen at; 0: any that is free.
         token: whoever asks must know it; None: everybody on this machine may ask.
         no_token: let everybody ask who reaches the address.
+        allowed_hosts: more names that the service may be called by, such as that of a proxy.
         name: of the model in KServe's protocol; None: the method's name in small letters.
         debug: show TensorFlow's own messages.
 
@@ -40,6 +51,8 @@ def serve(
             raise InputError("serve needs packages that are not installed: pip install 'anomaly-toolbox[serve]'")
     is_local = _is_local(host)
     _check_token(host, token, is_local, no_token)
+    if name is not None and not re.fullmatch(NAME, name):
+        raise InputError(f"--name {name}: expected letters, digits and . _ -")
     finished_run = FinishedRun.open(run)
     model_name = name or finished_run.method.lower()
     listener = _listen(host, port)
@@ -50,14 +63,22 @@ def serve(
 
     from anomaly_toolbox.inference.detector import Detector
     from anomaly_toolbox.service.app import make_app
+    from anomaly_toolbox.service.connections import ImpatientProtocol
     from anomaly_toolbox.service.guard import LOOPBACK, Rules
     from anomaly_toolbox.service.limits import Limits
 
     detector = Detector(run)
     detector.score_images([np.zeros(detector.image_shape, np.float32)])  # compiles, before anybody waits for it
-    rules = Rules(token, LOOPBACK if is_local else None)
+    hosts = (*LOOPBACK, host, *allowed_hosts) if is_local or allowed_hosts else None
+    rules = Rules(token, hosts)
     app = make_app(detector, model_name, rules, Limits())
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_END, server_header=False)
+    config = uvicorn.Config(
+        app,
+        http=ImpatientProtocol,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=SECONDS_TO_END,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _do_nothing)  # uvicorn ends well, and then sends itself the signal again
     shown = f"[{host}]" if ":" in host else host
@@ -79,6 +100,8 @@ def _check_token(host: str, token: str | None, is_local: bool, no_token: bool) -
         raise InputError("--token and --no-token are both given; expected one of them")
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise InputError(f"--token: has {len(token)} characters, expected at least {SHORTEST_TOKEN}")
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise InputError("--token: expected letters, digits and signs of ASCII, without spaces")
     if token is None and not is_local and not no_token:
         raise InputError(
             f"--host {host}: other machines may reach it; expected --token TOKEN, or --no-token if everybody may ask"

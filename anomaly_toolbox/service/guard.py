@@ -20,6 +20,7 @@ from anomaly_toolbox.service.figures import Figures
 from anomaly_toolbox.service.limits import Limits
 
 HEALTH = "/healthz"
+MOST_SHOWN = 100  # characters of a header in an answer
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SECONDS_UNTIL_RETRY = 1
 HEADERS = {
@@ -86,7 +87,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, rules: Rules, limits: Limits, figures: Figures, paths: Set[str]):
         self._app, self._rules, self._limits, self._figures, self._paths = app, rules, limits, figures, paths
-        self._bytes_under_way = 0
+        self._under_way = _UnderWay()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on."""
@@ -94,7 +95,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in self._paths else "other"
-        body = _Body(receive, self._limits)
+        body = _Body(receive, self._limits, self._under_way)
         started_at = time.monotonic()
         status = 500
         has_begun = False
@@ -103,21 +104,21 @@ class Guard:
             nonlocal status, has_begun
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
+                body.release()  # whoever reads the answer slowly does not keep others waiting
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        reserved = 0
         try:
             headers = Headers(scope=scope)
             if scope["path"] != HEALTH:
                 self._check_who_asks(headers)
-            reserved = self._reserve(headers)
+            self._check_length(headers)
             await self._app(scope, body.receive, send_with_headers)
         except Refusal as refusal:
             if not has_begun:
                 await refusal.answer(close=True)(scope, receive, send_with_headers)
         finally:
-            self._bytes_under_way -= reserved
+            body.release()
             if status == 503:
                 self._figures.refusals.inc()
             self._figures.requests.labels(path, str(status)).inc()
@@ -126,10 +127,10 @@ class Guard:
     def _check_who_asks(self, headers: Headers) -> None:
         host = headers.get("host", "")
         if self._rules.hosts is not None and _name_of(host) not in self._rules.hosts:
-            raise Refusal(421, f"this service is not called {host!r}; expected localhost")
+            raise Refusal(421, f"the host {host[:MOST_SHOWN]!r} is not allowed; expected {self._rules.hosts[0]}")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise Refusal(403, f"pages of {origin} may not use this service")
+        if origin is not None and _host_of(origin) != host:
+            raise Refusal(403, f"pages of {origin[:MOST_SHOWN]!r} may not use this service")
         if self._rules.token is not None and not _has_token(headers.get("authorization", ""), self._rules.token):
             raise Refusal(
                 401,
@@ -137,23 +138,23 @@ class Guard:
                 {"WWW-Authenticate": 'Basic realm="anomaly-box", charset="UTF-8"'},
             )
 
-    def _reserve(self, headers: Headers) -> int:
-        """Reserves memory for the body of a request."""
-        is_unknown = "transfer-encoding" in headers
-        size = self._limits.request_bytes if is_unknown else int(headers.get("content-length", 0))
+    def _check_length(self, headers: Headers) -> None:
+        size = int(headers.get("content-length", 0))  # the server has refused other values
         if size > self._limits.request_bytes:
             raise Refusal(413, f"the request has {size:,} bytes; expected at most {self._limits.request_bytes:,}")
-        if self._bytes_under_way + size > self._limits.bytes_under_way:
-            raise too_busy("too many requests are under way; try again")
-        self._bytes_under_way += size
-        return size
+
+
+class _UnderWay:
+    """How many bytes of requests have come that are not answered."""
+
+    n_bytes = 0
 
 
 class _Body:
     """The body of a request as it comes, which must not become larger or take longer than allowed."""
 
-    def __init__(self, receive: Receive, limits: Limits):
-        self._receive, self._limits = receive, limits
+    def __init__(self, receive: Receive, limits: Limits, under_way: _UnderWay):
+        self._receive, self._limits, self._under_way = receive, limits, under_way
         self._n_bytes = 0
         self._is_complete = False
         self._ends_at = time.monotonic() + limits.seconds
@@ -166,17 +167,34 @@ class _Body:
             message = await asyncio.wait_for(self._receive(), self._ends_at - time.monotonic())
         except TimeoutError:
             raise Refusal(408, f"the request did not arrive within {self._limits.seconds:g} seconds") from None
-        self._n_bytes += len(message.get("body", b""))
+        n_new = len(message.get("body", b""))
+        self._n_bytes += n_new
+        self._under_way.n_bytes += n_new
         if self._n_bytes > self._limits.request_bytes:
             raise Refusal(413, f"the request has more than {self._limits.request_bytes:,} bytes")
+        if self._under_way.n_bytes > self._limits.bytes_under_way:
+            raise too_busy("too many requests are under way; try again")
         self._is_complete = not message.get("more_body", False)
         return message
+
+    def release(self) -> None:
+        """Says that the bytes are no longer needed; a second call does nothing."""
+        self._under_way.n_bytes -= self._n_bytes
+        self._n_bytes = 0
 
 
 def _name_of(host: str) -> str | None:
     """The name in a header `Host`, without the port."""
     try:
         return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _host_of(origin: str) -> str | None:
+    """The host and port of an origin, as in a header `Host`."""
+    try:
+        return urlsplit(origin).netloc
     except ValueError:
         return None
 

@@ -3,12 +3,14 @@
 One thread owns the detector. It takes all images that wait, at most a batch, and scores them together.
 """
 
+import concurrent.futures
+import contextlib
 import io
 import queue
 import tempfile
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,10 +41,16 @@ class Answer(NamedTuple):
     heatmap: bytes | None = None
 
 
-class _Waiting(NamedTuple):
-    content: bytes
-    with_heatmap: bool
-    answer: Future[Answer]
+class _Waiting:
+    """An image that waits; when its answer is there or is given up, its content is forgotten."""
+
+    def __init__(self, content: bytes, with_heatmap: bool):
+        self.content, self.with_heatmap = content, with_heatmap
+        self.answer: Future[Answer] = Future()
+        self.answer.add_done_callback(self._forget_content)
+
+    def _forget_content(self, answer: Future[Answer]) -> None:
+        self.content = b""
 
 
 class Scorer:
@@ -69,6 +77,11 @@ class Scorer:
         """How many images wait or are being scored."""
         return self._n_waiting
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether images are still scored."""
+        return self._thread.is_alive()
+
     def submit(self, contents: Sequence[bytes], with_heatmaps: bool) -> list[Future[Answer]]:
         """Has images scored, all or none of them.
 
@@ -85,10 +98,10 @@ class Scorer:
             self._n_waiting += len(contents)
         answers = []
         for content in contents:
-            answer: Future[Answer] = Future()
-            answer.add_done_callback(self._forget)
-            self._waiting.put(_Waiting(content, with_heatmaps, answer))
-            answers.append(answer)
+            item = _Waiting(content, with_heatmaps)
+            item.answer.add_done_callback(self._count_out)
+            self._waiting.put(item)
+            answers.append(item.answer)
         return answers
 
     def close(self) -> None:
@@ -97,7 +110,7 @@ class Scorer:
         self._thread.join()
         self._drawing.shutdown()
 
-    def _forget(self, answer: Future[Answer]) -> None:
+    def _count_out(self, answer: Future[Answer]) -> None:
         with self._lock:
             self._n_waiting -= 1
 
@@ -135,11 +148,10 @@ class Scorer:
                         drawn.append(self._drawing.submit(self._draw, path, outcome, item.answer))
                     else:
                         item.answer.set_result(Answer(outcome))
-                for drawing in drawn:  # the folder of the images is there until then
-                    drawing.result()
+                concurrent.futures.wait(drawn)  # the folder of the images is there until then
         except Exception as problem:
             for item in batch:
-                if not item.answer.done():
+                with contextlib.suppress(InvalidStateError):  # some of them may have their answers
                     item.answer.set_exception(problem)
 
     def _why_unusable(self, path: Path) -> str | None:
@@ -153,6 +165,10 @@ class Scorer:
         return None
 
     def _draw(self, path: Path, scored: "ScoredImage", answer: Future[Answer]) -> None:
-        file = io.BytesIO()
-        heatmap_of(path, scored, self._detector).save(file, format="PNG")
-        answer.set_result(Answer(scored, heatmap=file.getvalue()))
+        """Answers with a heatmap; an error concerns this image alone."""
+        try:
+            file = io.BytesIO()
+            heatmap_of(path, scored, self._detector).save(file, format="PNG")
+            answer.set_result(Answer(scored, heatmap=file.getvalue()))
+        except Exception as problem:
+            answer.set_exception(problem)

@@ -69,6 +69,7 @@ def test_the_model_is_described(service, detector):
     assert described["threshold"] == detector.threshold
     assert described["normal_scores"] == sorted(detector.normal_scores.tolist())
     assert service.get("/healthz").text == "ok\n"
+    assert service.head("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -80,15 +81,27 @@ def test_the_model_is_described(service, detector):
         (PREDICT, {"json": {"instances": [{"b64": "!"}]}}, 400, "instances[0].b64: is no base64"),
         (PREDICT, {"json": {"instances": [{"b64": "AAAA"}]}}, 400, "instances[0]: is not a PNG, JPEG, BMP or TIFF"),
         (PREDICT, {"json": {"instances": [{"b64": 1e300}]}}, 400, "instances.0.b64: Input should be a valid string"),
-        (PREDICT, {"content": b'{"instances', "headers": JSON}, 400, "JSON decode error"),
+        (PREDICT, {"content": b'{"instances', "headers": JSON}, 400, "the body is no JSON, see its character 1"),
         (PREDICT, {"content": b"[" * 100_000, "headers": JSON}, 400, "There was an error parsing the body"),
         (PREDICT, {"content": b""}, 400, "body: Field required"),
         ("/v1/models/other:predict", {"json": {"instances": [{"b64": ""}]}}, 404, "there is no model 'other'"),
-        ("/score", {}, 400, "expected files as multipart/form-data"),
-        ("/score", {"data": {"a": "b"}}, 400, "expected files as multipart/form-data"),
+        (
+            PREDICT,
+            {"content": b'{"instances": []}'},
+            400,
+            "expected JSON with the header Content-Type",
+        ),
+        ("/score", {}, 400, "expected whole files as multipart/form-data"),
+        ("/score", {"data": {"a": "b"}}, 400, "expected whole files as multipart/form-data"),
         ("/score", {"files": form(b"no image")}, 400, "0.png: is not a PNG, JPEG, BMP or TIFF image"),
         ("/score", {"files": form(png()[:-30])}, 400, "0.png: is damaged or truncated"),
         ("/score?heatmaps=maybe", {"files": form(png())}, 400, "query.heatmaps: Input should be a valid boolean"),
+        (
+            "/score",
+            {"content": b"--x", "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=punycode"}},
+            400,
+            "expected names of files in UTF-8",
+        ),
         ("/nothing", {}, 404, "Not Found"),
         ("/page/..%2Fapp.py", {}, 404, "Not Found"),
     ],
@@ -193,6 +206,12 @@ def test_an_error_of_the_detector_is_no_trace(detector):
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
 
+def test_a_service_that_scores_no_more_is_not_healthy(detector):
+    with patch("threading.Thread.is_alive", lambda thread: thread.name != "scorer"), client_of(detector) as client:
+        assert client.get("/healthz").status_code == 500
+        assert client.get("/v1/models/pca").json() == {"name": "pca", "ready": False}
+
+
 def test_a_token_is_asked_for(detector):
     with client_of(detector, Rules("geheimnis ü", None)) as client:
         assert client.get("/healthz").status_code == 200
@@ -211,9 +230,9 @@ def test_a_token_is_asked_for(detector):
 
 
 def test_pages_of_strangers_cannot_ask(service):
-    for origin in ("http://elsewhere.org", "null", "http://localhost:1"):
+    for origin in ("http://elsewhere.org", "null", "http://localhost:1", "http://["):
         answer = service.post("/score", files=form(png()), headers={"Origin": origin})
-        assert (answer.status_code, answer.text) == (403, f"pages of {origin} may not use this service\n")
+        assert (answer.status_code, answer.text) == (403, f"pages of {origin!r} may not use this service\n")
     assert service.post("/score", files=form(png()), headers={"Origin": "http://localhost"}).status_code == 200
     for host in ("elsewhere.org", "localhost.elsewhere.org", "[::1", ""):
         assert service.get("/model", headers={"Host": host}).status_code == 421

@@ -55,6 +55,8 @@ def serve(*arguments):
         (["--host", "nowhere.invalid", "--no-token"], 1, "--host nowhere.invalid --port 8000: cannot be used"),
         (["--token", "short"], 2, "--token: has 5 characters, expected at least 8"),
         (["--token", "long enough", "--no-token"], 2, "--token and --no-token are both given"),
+        (["--token", "with a space"], 2, "--token: expected letters, digits and signs of ASCII, without spaces"),
+        (["--name", "a/b"], 2, "--name a/b: expected letters, digits and . _ -"),
         (["--port", "70000"], 2, "70000 is not in the range 0<=x<=65535"),
     ],
 )
@@ -181,7 +183,8 @@ def test_the_page_in_a_browser(service, browser, run, tmp_path):  # noqa: F811
     ]
     by_score = sorted((name for name in scores if scores[name]), key=lambda name: -float(scores[name]))
     assert texts(".file") == by_score
-    until(lambda: run_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)"))
+    is_seen = "image => image.getBoundingClientRect().top < innerHeight"
+    until(lambda: run_script(f"return [...document.images].filter({is_seen}).every(i => i.naturalWidth > 0)"))
     assert run_script("return document.documentElement.scrollWidth") == 390
 
     set_value = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event(arguments[2]))"

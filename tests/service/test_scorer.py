@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from anomaly_toolbox.inference.detector import ScoredImage
+from anomaly_toolbox.service import scorer as scorer_module
 from anomaly_toolbox.service.scorer import Busy, Scorer
 from tests.service.images import png
 
@@ -115,6 +117,31 @@ def test_an_error_is_the_answer_and_the_next_images_are_scored(scorer, detector,
         with pytest.raises(ZeroDivisionError):
             answer.result(60)
     assert scorer.submit([png(2)], with_heatmaps=False)[0].result(60).scored.score == 2
+
+
+def test_a_heatmap_that_cannot_be_drawn_concerns_its_image_alone(scorer, monkeypatch):
+    def draw(path, scored, detector):
+        if scored.score == 2:
+            raise MemoryError
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(scorer_module, "heatmap_of", draw)
+    answers = scorer.submit([png(1), png(2), png(3)], with_heatmaps=True)
+    assert answers[0].result(60).heatmap.startswith(b"\x89PNG")
+    with pytest.raises(MemoryError):
+        answers[1].result(60)
+    assert answers[2].result(60).scored.score == 3
+    assert scorer.is_alive
+
+
+def test_images_that_were_given_up_need_no_memory(scorer, detector):
+    detector.may_score.clear()
+    (first,) = scorer.submit([png(1)], with_heatmaps=False)
+    while not first.running():
+        time.sleep(0.01)
+    (given_up,) = scorer.submit([png(2)], with_heatmaps=False)
+    given_up.cancel()
+    assert scorer._waiting.get().content == b""
 
 
 def test_what_waits_at_the_end_is_answered(detector):

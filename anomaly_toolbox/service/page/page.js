@@ -3,6 +3,7 @@
 const AT_ONCE = 6; // requests at the same time, each with one image, so that progress is seen
 const MOST_TRIES = 30; // while the service is busy
 const TOO_BUSY = 503;
+const MILLISECONDS_BETWEEN_VIEWS = 200;
 
 const elements = {};
 for (const element of document.querySelectorAll("[id]")) elements[element.id] = element;
@@ -15,6 +16,7 @@ let threshold = null;
 let nSent = 0;
 let nAdded = 0;
 let nDone = 0;
+let nNumbered = 0; // files that were sent since the page was opened
 
 async function start() {
   try {
@@ -39,12 +41,19 @@ function add(files) {
   sendMore();
 }
 
+/** Adds the images among many files, by their names. */
+function addImages(files) {
+  const found = files.filter(isImage);
+  add(found);
+  if (found.length === 0) elements.status.textContent = "There is no PNG, JPEG, BMP or TIFF image among these files.";
+}
+
 function sendMore() {
   showProgress();
   while (model !== null && nSent < AT_ONCE && waiting.length > 0) {
     nSent += 1;
-    const number = nAdded - waiting.length;
-    send(waiting.shift(), number).finally(() => {
+    nNumbered += 1;
+    send(waiting.shift(), nNumbered).finally(() => {
       nSent -= 1;
       nDone += 1;
       sendMore();
@@ -106,6 +115,7 @@ function addProblem(name, problem) {
   line.textContent = `${name}: ${problem}`;
   elements["problem-list"].append(line);
   elements.problems.hidden = false;
+  show();
 }
 
 const ORDERS = {
@@ -117,21 +127,21 @@ const ORDERS = {
 
 let isShowing = false;
 
-/** Shows all images anew, at most once for each picture on the screen. */
+/** Shows all images anew, a few times a second. */
 function show() {
-  if (isShowing) return;
+  if (isShowing || model === null) return;
   isShowing = true;
-  requestAnimationFrame(() => {
+  setTimeout(() => {
     isShowing = false;
     images.sort(ORDERS[elements.order.value]);
     elements.images.replaceChildren(...images.map((image) => image.card));
-    elements.controls.hidden = images.length === 0;
+    elements.controls.hidden = images.length + problems.length === 0;
     decide();
-  });
+  }, MILLISECONDS_BETWEEN_VIEWS);
 }
 
 /** The lowest and the highest score of the scale on which all scores are shown. */
-function ends() {
+function scaleRange() {
   let [low, high] = model.score_range;
   low = Math.min(low, model.threshold);
   high = Math.max(high, model.threshold);
@@ -143,7 +153,7 @@ function ends() {
 }
 
 function decide() {
-  const [low, high] = ends();
+  const [low, high] = scaleRange();
   const percent = (score) => `${Math.min(100, Math.max(0, (100 * (score - low)) / (high - low)))}%`;
   let nAnomalous = 0;
   for (const { prediction, card } of images) {
@@ -177,6 +187,7 @@ function short(number) {
 }
 
 function showProgress() {
+  if (model === null) return;
   const isBusy = nDone < nAdded;
   elements.progress.hidden = !isBusy;
   elements.progress.max = nAdded;
@@ -206,8 +217,9 @@ function save() {
 }
 
 function removeAll() {
+  waiting.length = 0; // those that are being sent will still appear
   for (const { card } of images) for (const picture of card.querySelectorAll("img")) URL.revokeObjectURL(picture.src);
-  nAdded -= nDone;
+  nAdded = nSent;
   nDone = 0;
   images.length = 0;
   problems.length = 0;
@@ -226,8 +238,12 @@ async function filesOf(transfer) {
   while (entries.length > 0) {
     const entry = entries.shift();
     if (entry.isFile) {
-      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      files.push(new File([file], entry.fullPath.replace(/^\//, ""), { type: file.type }));
+      try {
+        const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+        files.push(new File([file], entry.fullPath.replace(/^\//, ""), { type: file.type }));
+      } catch (error) {
+        addProblem(entry.fullPath, error.message);
+      }
       continue;
     }
     const reader = entry.createReader();
@@ -247,7 +263,7 @@ elements.files.addEventListener("change", () => {
   elements.files.value = "";
 });
 elements.folder.addEventListener("change", () => {
-  add([...elements.folder.files].filter(isImage));
+  addImages([...elements.folder.files]);
   elements.folder.value = "";
 });
 document.addEventListener("dragover", (event) => {
@@ -261,11 +277,12 @@ document.addEventListener("drop", async (event) => {
   event.preventDefault();
   document.body.classList.remove("dragged");
   const files = await filesOf(event.dataTransfer);
-  add(files.length === 1 ? files : files.filter(isImage));
+  if (files.length === 1) add(files);
+  else addImages(files);
 });
 document.addEventListener("paste", (event) => add(event.clipboardData.files));
 elements.threshold.addEventListener("input", () => {
-  const [low, high] = ends();
+  const [low, high] = scaleRange();
   setThreshold(low + (elements.threshold.value / 1000) * (high - low));
 });
 elements.reset.addEventListener("click", () => setThreshold(model.threshold));
