@@ -196,7 +196,7 @@ def test_an_object_that_is_gone_has_a_prediction(server, run, images, tmp_path):
     job, _ = begin(run, [BUCKET / "some"], tmp_path / "out", file_format="jsonl")
     for number in range(4):
         (BUCKET / "some" / "a" / f"{number}.png").remove()
-    assert parts.score_part(job, 0, lambda: None) == parts.Counts(1, parts.count_part(job, 0).anomalous, 4)
+    assert parts.score_part(job, 0, lambda: None) == parts.Counts(1, parts.check_part(job, 0).anomalous, 4)
     (row, *_) = [json.loads(line) for line in (tmp_path / "out" / "part-000000.jsonl").read_text().splitlines()]
     assert row == {"file": "s3://images/some/a/0.png", "problem": "No such file or directory"}
 
@@ -232,7 +232,7 @@ def test_a_store_that_is_away_is_no_bad_image(server, monkeypatch):
         fetch_all(["s3://images/1.png"])
     job = Job(ObjectFolder(BUCKET), Path("run"), (), None, "csv", 4, 28, None, None)
     with pytest.raises(ToolboxError, match=r"^s3://images/part-000000\.csv: AWS Error NETWORK_CONNECTION$"):
-        parts.count_part(job, 0)  # and does not call it damaged
+        parts.check_part(job, 0)  # and does not call it damaged
 
 
 def test_files_are_written_in_the_background(monkeypatch):
