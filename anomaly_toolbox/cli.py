@@ -537,7 +537,6 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, de
 @click.option("--no-token", is_flag=True, help="With --host 0.0.0.0: everybody who can connect may use the service.")
 @click.option(
     "--allow-host",
-    "allowed_hosts",
     multiple=True,
     metavar="NAME",
     help="Another name than localhost that the service may be called by, such as that of a proxy; can be repeated.",
@@ -550,7 +549,7 @@ def serve(
     port: int,
     token: str | None,
     no_token: bool,
-    allowed_hosts: tuple[str, ...],
+    allow_host: tuple[str, ...],
     name: str | None,
     debug: bool,
 ) -> None:
@@ -561,7 +560,7 @@ def serve(
     with _errors_in_one_line(debug):
         from anomaly_toolbox.service import command
 
-        command.serve(run, host, port, token, no_token, allowed_hosts, name, debug)
+        command.serve(run, host, port, token, no_token, allow_host, name, debug)
 
 
 @contextlib.contextmanager
