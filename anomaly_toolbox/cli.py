@@ -560,7 +560,7 @@ def serve(
     with _errors_in_one_line(debug):
         from anomaly_toolbox.service import command
 
-        command.serve(run, host, port, token, no_token, allow_host, name, debug)
+        command.serve(command.ServiceRequest(run, host, port, token, no_token, allow_host, name), debug)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,14 @@ MULTIPART = {
     "required": True,
     "content": {"multipart/form-data": {"schema": {"additionalProperties": {"type": "string", "format": "binary"}}}},
 }
+LINE = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+MISTAKES: dict[int | str, dict[str, Any]] = {
+    400: LINE | {"description": "Something in the request is wrong; the line says what."},
+    401: LINE | {"description": "The token is missing or wrong."},
+    413: LINE | {"description": "The request is too large, or has too many images."},
+    503: LINE | {"description": "The service is busy; ask again after the seconds of the header Retry-After."},
+    "4XX": LINE | {"description": "Another mistake."},
+}
 MOST_NORMAL_SCORES = 1000  # that the page gets, to tell the share of normal images above a threshold
 
 Heatmaps = Annotated[bool, Query(description="Also give the anomaly heatmap of each image, as a PNG file in base64.")]
@@ -136,13 +144,16 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        responses=MISTAKES,
         lifespan=lifespan,
     )
 
     async def answers_for(contents: Sequence[bytes], with_heatmaps: bool) -> list[Answer]:
         """The answers for images, after the limits are checked."""
-        if len(contents) > limits.images:
-            raise Refusal(413, f"the request has {len(contents)} images; expected at most {limits.images}")
+        most = limits.images_with_heatmaps if with_heatmaps else limits.images
+        if len(contents) > most:
+            kind = "images to draw heatmaps of" if with_heatmaps else "images"
+            raise Refusal(413, f"the request has {len(contents)} {kind}; expected at most {most}")
         for number, content in enumerate(contents, 1):
             if len(content) > limits.image_bytes:
                 raise Refusal(
@@ -208,6 +219,8 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
 
     @app.get("/v1/models/{model_name}", summary="Whether a model answers (KServe)")
     async def status(model_name: str) -> ModelStatus:
+        if model_name.endswith(":predict"):
+            raise HTTPException(405, headers={"Allow": "POST"})
         check_name(model_name)
         return ModelStatus(name=name, ready=scorer.is_alive)
 
@@ -239,7 +252,7 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
             raise Refusal(400, f"{name}: {predictions[0]['problem']}")
         return FilePredictions(predictions=[FilePrediction(**prediction) for prediction in predictions])
 
-    @app.post("/page/score", response_model_exclude_none=True, include_in_schema=False)
+    @app.post("/page-score", response_model_exclude_none=True, include_in_schema=False)
     async def score_for_page(request: Request) -> FilePredictions:
         """The same, but browsers would report an error to their console if a single file could not be used."""
         predictions = await predictions_of_files(request, with_heatmaps=True)
@@ -286,7 +299,9 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
     async def explain_status(_: Request, problem: HTTPException) -> Response:
         if isinstance(problem.__cause__, Refusal):  # while the body was read
             return problem.__cause__.answer(close=True)
-        return PlainTextResponse(f"{problem.detail}\n", problem.status_code, problem.headers)
+        is_too_large = problem.detail.startswith("Too many")  # files in a form
+        status = 413 if is_too_large else problem.status_code
+        return PlainTextResponse(f"{problem.detail}\n", status, problem.headers)
 
     paths = {route.path.replace("{model_name}", name) for route in app.routes if isinstance(route, Route)}
     return Guard(app, rules, limits, figures, paths)

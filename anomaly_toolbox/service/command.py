@@ -5,7 +5,7 @@ import ipaddress
 import re
 import signal
 import socket
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -20,26 +20,34 @@ SECONDS_TO_END = 9  # Docker kills after ten
 NAME = r"[A-Za-z0-9._-]+"
 
 
-def serve(
-    run: Path,
-    host: str,
-    port: int,
-    token: str | None,
-    no_token: bool,
-    allowed_hosts: Sequence[str],
-    name: str | None,
-    debug: bool = False,
-) -> None:
-    """Answers requests for a finished run until the process gets SIGTERM or SIGINT.
+@dataclass(frozen=True)
+class ServiceRequest:
+    """What a user asks for.
 
-    Args:
-        run: the run folder.
+    Attributes:
+        run: the folder of a finished run.
         host: the address to listen at.
         port: the port to listen at; 0: any that is free.
         token: whoever asks must know it; None: everybody on this machine may ask.
         no_token: let everybody ask who reaches the address.
         allowed_hosts: more names that the service may be called by, such as that of a proxy.
         name: of the model in KServe's protocol; None: the method's name in small letters.
+    """
+
+    run: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    no_token: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    name: str | None = None
+
+
+def serve(request: ServiceRequest, debug: bool = False) -> None:
+    """Answers requests for a finished run until the process gets SIGTERM or SIGINT.
+
+    Args:
+        request: which run, and for whom.
         debug: show TensorFlow's own messages.
 
     Raises:
@@ -49,13 +57,13 @@ def serve(
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise InputError("serve needs packages that are not installed: pip install 'anomaly-toolbox[serve]'")
-    is_local = _is_local(host)
-    _check_token(host, token, is_local, no_token)
-    if name is not None and not re.fullmatch(NAME, name):
-        raise InputError(f"--name {name}: expected letters, digits and . _ -")
-    finished_run = FinishedRun.open(run)
-    model_name = name or finished_run.method.lower()
-    listener = _listen(host, port)
+    is_local = _is_local(request.host)
+    _check_token(request, is_local)
+    if request.name is not None and not re.fullmatch(NAME, request.name):
+        raise InputError(f"--name {request.name}: expected letters, digits and . _ -")
+    finished_run = FinishedRun.open(request.run)
+    model_name = request.name or finished_run.method.lower()
+    listener = _listen(request.host, request.port)
     import_tensorflow(debug)
 
     import numpy as np
@@ -67,11 +75,11 @@ def serve(
     from anomaly_toolbox.service.guard import LOOPBACK, Rules
     from anomaly_toolbox.service.limits import Limits
 
-    detector = Detector(run)
+    detector = Detector(request.run)
     detector.score_images([np.zeros(detector.image_shape, np.float32)])  # compiles, before anybody waits for it
-    hosts = (*LOOPBACK, host, *allowed_hosts) if is_local or allowed_hosts else None
-    rules = Rules(token, hosts)
-    app = make_app(detector, model_name, rules, Limits())
+    knows_names = is_local or bool(request.allowed_hosts)
+    hosts = (*LOOPBACK, request.host, *request.allowed_hosts) if knows_names else None
+    app = make_app(detector, model_name, Rules(request.token, hosts), Limits())
     config = uvicorn.Config(
         app,
         http=ImpatientProtocol,
@@ -81,7 +89,7 @@ def serve(
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _do_nothing)  # uvicorn ends well, and then sends itself the signal again
-    shown = f"[{host}]" if ":" in host else host
+    shown = f"[{request.host}]" if ":" in request.host else request.host
     click.echo(f"serving {model_name} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)", err=True)
     uvicorn.Server(config).run(sockets=[listener])
     click.echo("ended", err=True)
@@ -95,16 +103,18 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_token(host: str, token: str | None, is_local: bool, no_token: bool) -> None:
-    if token is not None and no_token:
+def _check_token(request: ServiceRequest, is_local: bool) -> None:
+    token = request.token
+    if token is not None and request.no_token:
         raise InputError("--token and --no-token are both given; expected one of them")
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise InputError(f"--token: has {len(token)} characters, expected at least {SHORTEST_TOKEN}")
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise InputError("--token: expected letters, digits and signs of ASCII, without spaces")
-    if token is None and not is_local and not no_token:
+    if token is None and not is_local and not request.no_token:
         raise InputError(
-            f"--host {host}: other machines may reach it; expected --token TOKEN, or --no-token if everybody may ask"
+            f"--host {request.host}: other machines may reach it; "
+            "expected --token TOKEN, or --no-token if everybody may ask"
         )
 
 

@@ -13,6 +13,7 @@ class Limits:
         image_bytes: of one image file.
         pixels: of one image.
         images: in one request.
+        images_with_heatmaps: in one request that asks for heatmaps, because its answer is much larger.
         request_bytes: of the body of one request.
         bytes_under_way: of the bodies of all requests that are not answered yet.
         waiting: images that wait to be scored.
@@ -22,6 +23,7 @@ class Limits:
     image_bytes: int = 32 * MEBIBYTE
     pixels: int = 50_000_000
     images: int = 256
+    images_with_heatmaps: int = 64
     request_bytes: int = 64 * MEBIBYTE
     bytes_under_way: int = 512 * MEBIBYTE
     waiting: int = 1024

@@ -115,26 +115,42 @@ def test_mistakes_are_one_line(service, path, request_body, status, line):
     assert service.post("/score", files=form(png())).status_code == 200
 
 
-SMALL = Limits(image_bytes=2000, pixels=1000, images=3, request_bytes=9000, bytes_under_way=10_000, waiting=4)
+@pytest.mark.parametrize("path", [PREDICT, "/score", "/page-score"])
+def test_routes_that_only_take_posts(service, path):
+    answer = service.get(path)
+    assert (answer.status_code, answer.headers["allow"], answer.text) == (405, "POST", "Method Not Allowed\n")
+
+
+SMALL = Limits(
+    image_bytes=2000,
+    pixels=1000,
+    images=3,
+    images_with_heatmaps=2,
+    request_bytes=9000,
+    bytes_under_way=10_000,
+    waiting=4,
+)
 
 
 @pytest.mark.parametrize(
     ("contents", "status", "line"),
     [
-        ([png(), png(), png(), png()], (400, 413), r"Too many files|the request has 4 images; expected at most 3"),
-        ([png(50, 50)], (413,), r"image 1 has 2,\d+ bytes; expected at most 2,000"),
-        ([png(2, 600)], (400,), r"0\.png: has 1,200 pixels; expected at most 1,000"),
-        ([bytes(9001)], (413,), r"the request has 9,\d+ bytes; expected at most 9,000"),
+        ([png(), png(), png(), png()], 413, r"Too many files. Maximum number of files is 3|the request has 4 images"),
+        ([png(50, 50)], 413, r"image 1 has 2,\d+ bytes; expected at most 2,000"),
+        ([png(2, 600)], 400, r"(0\.png|instances\[0\]): has 1,200 pixels; expected at most 1,000"),
+        ([bytes(9001)], 413, r"the request has \d+,\d+ bytes; expected at most 9,000"),
     ],
 )
 def test_limits(detector, contents, status, line):
     with client_of(detector, limits=SMALL) as client:
-        answer = client.post("/score", files=form(*contents))
-        assert answer.status_code in status
-        assert re.search(line, answer.text)
-        assert answer.text.count("\n") == 1
         images = {"instances": [in_base64(content) for content in contents]}
-        assert client.post(PREDICT, json=images).status_code in (400, 413)
+        for answer in (client.post("/score", files=form(*contents)), client.post(PREDICT, json=images)):
+            assert answer.status_code == status
+            assert re.search(line, answer.text)
+            assert answer.text.count("\n") == 1
+        answer = client.post("/score?heatmaps=true", files=form(png(), png(), png()))
+        assert answer.status_code == 413
+        assert answer.text == "the request has 3 images to draw heatmaps of; expected at most 2\n"
         assert client.post("/score", files=form(png())).status_code == 200
 
 
@@ -254,7 +270,13 @@ def test_the_description_for_programs_needs_nothing_from_elsewhere(service):
     page = service.get("/docs").text
     assert "POST /v1/models/{model_name}:predict" in page
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page + service.get("/").text)
-    assert "/score" in service.get("/openapi.json").json()["paths"]
+
+
+def test_the_description_names_the_answers_that_there_are(service):
+    for routes in service.get("/openapi.json").json()["paths"].values():
+        for route in routes.values():
+            assert {*route["responses"]} == {"200", "400", "401", "413", "503", "4XX"}
+            assert "text/plain" in route["responses"]["400"]["content"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """`anomaly-box serve` as a process: its page in a browser, its end, and what it refuses at the start."""
 
+import contextlib
 import csv
+import io
 import re
 import signal
 import socket
@@ -8,12 +10,16 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
+from anomaly_toolbox import load
 from anomaly_toolbox.cli import main
 from tests.datasets.test_folder import fill
 from tests.inference.test_parts import anomaly_box, images, run  # noqa: F401  (fixtures)
@@ -136,6 +142,39 @@ def test_connections_that_are_cut_change_nothing(service):
     answer = httpx2.post(f"{service}/score", files={"file": png()}, timeout=60)
     assert answer.status_code == 200
     assert "\nanomaly_box_waiting_images 0.0\n" in httpx2.get(f"{service}/metrics").text
+
+
+@pytest.mark.slow
+def test_many_clients_with_broken_images_and_cut_connections_until_the_end(run):  # noqa: F811
+    """Whoever gets an answer gets the right one, also while the service is told to end."""
+    contents = [png(seed=seed) for seed in range(50)]
+    expected = load(run).score_images([np.asarray(Image.open(io.BytesIO(content))) for content in contents])
+    process, address = start(run)
+    host, port = address.removeprefix("http://").split(":")
+    n_right = [0] * len(contents)
+
+    def ask(number):
+        with contextlib.suppress(httpx2.TransportError, OSError), httpx2.Client(timeout=60) as client:
+            while True:
+                files = [("f", ("good.png", contents[number])), ("f", ("bad.png", contents[number][:-50]))]
+                answer = client.post(f"{address}/score", files=files)
+                if answer.status_code == 503:
+                    continue
+                good, bad = answer.json()["predictions"]
+                assert good["score"] == pytest.approx(expected[number], rel=1e-6)
+                assert bad["problem"].startswith("is damaged or truncated")
+                n_right[number] += 1
+                with socket.create_connection((host, int(port))) as connection:
+                    connection.sendall(b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n--x")
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        clients = [pool.submit(ask, number) for number in range(len(contents))]
+        until(lambda: sum(n_right) >= 500 or any(client.done() for client in clients))
+        process.terminate()
+        assert process.wait(30) == 0
+        for client in clients:
+            client.result(60)
+    assert min(n_right) > 0
 
 
 def rows(text):

@@ -78,7 +78,7 @@ async function predictionOf(file, name) {
     form.append("file", file, name);
     let answer;
     try {
-      answer = await fetch("page/score", { method: "POST", body: form });
+      answer = await fetch("page-score", { method: "POST", body: form });
     } catch {
       throw new Error("the service does not answer");
     }
