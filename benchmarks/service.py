@@ -4,7 +4,7 @@
 
 RUN is the folder of a finished run. The images are digits of scikit-learn with noise, all of them different. So the
 benchmark also sees whether every answer belongs to its image: it has the score that `load(RUN)` gives. In each round
-both ways send the same images, one after the other.
+both ways send the same images, one after the other. The memory of the service is read from Linux's /proc.
 """
 
 import http.client
@@ -82,6 +82,13 @@ def send(address: str, images: Sequence[bytes], clients: int, per_request: int) 
     return time.perf_counter() - started_at, scores
 
 
+def peak_mib(process: subprocess.Popen[str]) -> int:
+    """The most memory that a process has had, on Linux."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    assert found is not None
+    return int(found.group(1)) // 1024
+
+
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--images", default=5000, show_default=True, help="Number of images in each round.")
@@ -109,7 +116,8 @@ def main(run: Path, images: int, rounds: int) -> None:
             )
             console.print(
                 f"round {number}: {images / seconds_of_many:,.0f} images/s from {CLIENTS} clients, "
-                f"{images / seconds_of_one:,.0f} from one; wrong answers: {wrong}"
+                f"{images / seconds_of_one:,.0f} from one; wrong answers: {wrong}; "
+                f"peak memory of the service {peak_mib(process):,} MiB"
             )
     finally:
         process.send_signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -259,8 +259,11 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
         return FilePredictions(predictions=[FilePrediction(**prediction) for prediction in predictions])
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page() -> Response:
-        return HTMLResponse(_file("page.html"))
+    async def page(request: Request) -> Response:
+        """The page for browsers; clients of KServe ask here whether the service runs."""
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(_file("page.html"))
+        return JSONResponse({"status": "alive"})
 
     @app.get("/page/{file_name}", include_in_schema=False)
     async def page_file(file_name: str) -> Response:

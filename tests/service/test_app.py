@@ -22,6 +22,7 @@ from tests.service.conftest import client_of
 from tests.service.images import png
 
 PREDICT = "/v1/models/pca:predict"
+BROWSER = {"Accept": "text/html,*/*;q=0.8"}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -69,6 +70,7 @@ def test_the_model_is_described(service, detector):
     assert described["threshold"] == detector.threshold
     assert described["normal_scores"] == sorted(detector.normal_scores.tolist())
     assert service.get("/healthz").text == "ok\n"
+    assert service.get("/").json() == {"status": "alive"}
     assert service.head("/healthz").status_code == 200
 
 
@@ -258,7 +260,7 @@ def test_pages_of_strangers_cannot_ask(service):
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/page/page.js", "/page/page.css", "/model", "/nothing"])
 def test_browsers_are_told_to_be_strict(service, path):
-    headers = service.get(path).headers
+    headers = service.get(path, headers=BROWSER).headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
@@ -269,7 +271,7 @@ def test_browsers_are_told_to_be_strict(service, path):
 def test_the_description_for_programs_needs_nothing_from_elsewhere(service):
     page = service.get("/docs").text
     assert "POST /v1/models/{model_name}:predict" in page
-    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page + service.get("/").text)
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page + service.get("/", headers=BROWSER).text)
 
 
 def test_the_description_names_the_answers_that_there_are(service):

@@ -226,6 +226,13 @@ def test_the_page_in_a_browser(service, browser, run, tmp_path):  # noqa: F811
     until(lambda: run_script(f"return [...document.images].filter({is_seen}).every(i => i.naturalWidth > 0)"))
     assert run_script("return document.documentElement.scrollWidth") == 390
 
+    run_script("nShown = 2; show()")
+    until(lambda: texts(".file") == by_score[:2])
+    assert texts("#summary")[0].endswith("of 4 images are anomalous; the first 2 are shown")
+    run_script("document.getElementById('more').click()")
+    until(lambda: texts(".file") == by_score)
+    assert run_script("return document.getElementById('more').hidden")
+
     set_value = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event(arguments[2]))"
     run_script(set_value, browser.find_element("id", "order"), "lowest", "change")
     until(lambda: texts(".file") == by_score[::-1])

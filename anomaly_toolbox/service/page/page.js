@@ -4,11 +4,12 @@ const AT_ONCE = 6; // requests at the same time, each with one image, so that pr
 const MOST_TRIES = 30; // while the service is busy
 const TOO_BUSY = 503;
 const MILLISECONDS_BETWEEN_VIEWS = 200;
+const CARDS_AT_ONCE = 120; // thousands would make every change of the page slow
 
 const elements = {};
 for (const element of document.querySelectorAll("[id]")) elements[element.id] = element;
 
-const images = []; // {name, number, prediction, card}
+const images = []; // {name, number, file, heatmap, prediction, card}; only images that are shown have a card
 const problems = []; // {name, problem}
 const waiting = []; // files that are not sent yet
 let model = null;
@@ -17,6 +18,7 @@ let nSent = 0;
 let nAdded = 0;
 let nDone = 0;
 let nNumbered = 0; // files that were sent since the page was opened
+let nShown = CARDS_AT_ONCE;
 
 async function start() {
   try {
@@ -91,17 +93,28 @@ async function predictionOf(file, name) {
 }
 
 function addImage(file, name, number, prediction) {
+  const heatmap = fileOf(prediction.heatmap);
+  delete prediction.heatmap;
+  images.push({ name, number, file, heatmap, prediction, card: null });
+  show();
+}
+
+function addCard(image) {
   const card = elements.image.content.firstElementChild.cloneNode(true);
   const original = card.querySelector(".original");
-  original.src = URL.createObjectURL(file);
+  original.src = URL.createObjectURL(image.file);
   original.addEventListener("error", () => original.remove()); // no browser shows TIFF; the heatmap remains
   const heatmap = card.querySelector(".heatmap");
-  heatmap.src = URL.createObjectURL(fileOf(prediction.heatmap));
-  heatmap.alt = `${name} with its anomaly heatmap`;
-  card.querySelector(".file").textContent = name;
-  delete prediction.heatmap;
-  images.push({ name, number, prediction, card });
-  show();
+  heatmap.src = URL.createObjectURL(image.heatmap);
+  heatmap.alt = `${image.name} with its anomaly heatmap`;
+  card.querySelector(".file").textContent = image.name;
+  image.card = card;
+}
+
+function removeCard(image) {
+  for (const picture of image.card.querySelectorAll("img")) URL.revokeObjectURL(picture.src);
+  image.card.remove();
+  image.card = null;
 }
 
 function fileOf(base64) {
@@ -127,14 +140,18 @@ const ORDERS = {
 
 let isShowing = false;
 
-/** Shows all images anew, a few times a second. */
+/** Shows the first images in the chosen order anew, a few times a second at most. */
 function show() {
   if (isShowing || model === null) return;
   isShowing = true;
   setTimeout(() => {
     isShowing = false;
     images.sort(ORDERS[elements.order.value]);
-    elements.images.replaceChildren(...images.map((image) => image.card));
+    for (const image of images.slice(nShown)) if (image.card) removeCard(image);
+    const shown = images.slice(0, nShown);
+    for (const image of shown) if (!image.card) addCard(image);
+    elements.images.replaceChildren(...shown.map((image) => image.card));
+    elements.more.hidden = images.length <= nShown;
     elements.controls.hidden = images.length + problems.length === 0;
     decide();
   }, MILLISECONDS_BETWEEN_VIEWS);
@@ -159,6 +176,7 @@ function decide() {
   for (const { prediction, card } of images) {
     const isAnomalous = prediction.score >= threshold;
     nAnomalous += isAnomalous;
+    if (!card) continue;
     card.classList.toggle("anomalous", isAnomalous);
     card.querySelector(".verdict").textContent = isAnomalous ? "anomalous" : "normal";
     card.querySelector(".score").textContent =
@@ -166,7 +184,8 @@ function decide() {
     card.querySelector(".mark").style.width = percent(prediction.score);
     card.querySelector(".limit").style.left = percent(threshold);
   }
-  elements.summary.textContent = `${nAnomalous} of ${images.length} images are anomalous`;
+  const shown = images.length > nShown ? `; the first ${nShown} are shown` : "";
+  elements.summary.textContent = `${nAnomalous} of ${images.length} images are anomalous${shown}`;
   elements.threshold.value = Math.round((1000 * (threshold - low)) / (high - low));
   elements["threshold-value"].textContent = short(threshold);
   elements.threshold.setAttribute("aria-valuetext", short(threshold));
@@ -218,9 +237,10 @@ function save() {
 
 function removeAll() {
   waiting.length = 0; // those that are being sent will still appear
-  for (const { card } of images) for (const picture of card.querySelectorAll("img")) URL.revokeObjectURL(picture.src);
+  for (const image of images) if (image.card) removeCard(image);
   nAdded = nSent;
   nDone = 0;
+  nShown = CARDS_AT_ONCE;
   images.length = 0;
   problems.length = 0;
   elements["problem-list"].replaceChildren();
@@ -290,6 +310,10 @@ elements.fade.addEventListener("input", () => {
   elements.images.style.setProperty("--fade", elements.fade.value / 100);
 });
 elements.order.addEventListener("change", show);
+elements.more.addEventListener("click", () => {
+  nShown += CARDS_AT_ONCE;
+  show();
+});
 elements.csv.addEventListener("click", save);
 elements.clear.addEventListener("click", removeAll);
 start();
