@@ -5,6 +5,7 @@ Each of them takes one of the files that the process can open, and an answer tha
 
 import asyncio
 import resource
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,8 +18,10 @@ MOST_CONNECTIONS = 500
 class ImpatientProtocol(H11Protocol):
     """HTTP/1.1 that closes a connection without a complete request, with an unread answer, or beyond the most."""
 
-    _until_request: asyncio.TimerHandle | None = None
-    _until_read: asyncio.TimerHandle | None = None
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._until_request = _Timer(self._give_up_request)
+        self._until_read = _Timer(self._give_up_answer)
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol.connection_made`."""
@@ -26,17 +29,17 @@ class ImpatientProtocol(H11Protocol):
         if len(self.connections) > most_connections():
             transport.abort()
             return
-        self._await_request()
+        self._until_request.start(self.loop, SECONDS_FOR_HEADERS)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol.data_received`."""
         if not self._has_unread_answer():
-            self._until_read = _stopped(self._until_read)
+            self._until_read.stop()
         super().data_received(data)
         if self.cycle is None or self.cycle.response_complete:
-            self._await_request()
+            self._until_request.start(self.loop, SECONDS_FOR_HEADERS)
         else:
-            self._until_request = _stopped(self._until_request)
+            self._until_request.stop()
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol.pause_writing`."""
@@ -50,27 +53,19 @@ class ImpatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol.connection_lost`."""
-        self._until_request = _stopped(self._until_request)
-        self._until_read = _stopped(self._until_read)
+        self._until_request.stop()
+        self._until_read.stop()
         super().connection_lost(exc)
 
-    def _await_request(self) -> None:
-        """Starts the timer, unless it runs already: single bytes must not start it anew."""
-        if self._until_request is None:
-            self._until_request = self.loop.call_later(SECONDS_FOR_HEADERS, self._give_up_request)
-
     def _give_up_request(self) -> None:
-        self._until_request = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
     def _await_reading(self) -> None:
-        """Starts the timer, unless it runs already: more requests without reading must not start it anew."""
-        if self._until_read is None and self._has_unread_answer():
-            self._until_read = self.loop.call_later(SECONDS_FOR_READING, self._give_up_answer)
+        if self._has_unread_answer():
+            self._until_read.start(self.loop, SECONDS_FOR_READING)
 
     def _give_up_answer(self) -> None:
-        self._until_read = None
         if self._has_unread_answer():
             self.transport.abort()
 
@@ -79,10 +74,28 @@ class ImpatientProtocol(H11Protocol):
         return self.transport.get_write_buffer_size() > 0
 
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
-    """Stops a timer, and is what remains of it."""
-    if timer is not None:
-        timer.cancel()
+class _Timer:
+    """Calls a function after some time, unless it is stopped before.
+
+    To start it while it runs does nothing: single bytes and more requests must not prolong the time.
+    """
+
+    def __init__(self, action: Callable[[], None]):
+        self._action = action
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        if self._handle is None:
+            self._handle = loop.call_later(seconds, self._fire)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _fire(self) -> None:
+        self._handle = None
+        self._action()
 
 
 def most_connections() -> int:
