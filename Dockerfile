@@ -32,6 +32,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     CUDA_CACHE_PATH=/tmp/cuda \
     KERAS_HOME=/tmp/keras \
     MPLCONFIGDIR=/tmp/matplotlib \
+    XDG_CACHE_HOME=/tmp/cache \
     ANOMALY_BOX_LOG_DIR=/logs
 VOLUME ["/data", "/logs"]
 EXPOSE 8000
