@@ -134,6 +134,15 @@ def test_what_needs_no_tensorflow_does_not_import_it():
     assert finished.returncode == 0, finished.stderr
 
 
+def test_scoring_imports_nothing_of_training_sweeps_and_reports():
+    """Keras itself imports scikit-learn and matplotlib."""
+    others = {"tensorboard", "optuna", "sqlalchemy", "pandas", "tensorflow_datasets", "pyarrow", "jinja2", "fastapi"}
+    program = "import sys\nimport anomaly_toolbox.inference.detector, anomaly_toolbox.inference.predict\n"
+    program += f"found = {others} & set(sys.modules)\nassert not found, found"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_every_import_is_declared():
     config = configparser.ConfigParser()
     config.read(PACKAGE.parent / "setup.cfg")
