@@ -294,6 +294,10 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
     async def refuse(_: Request, refusal: Refusal) -> Response:
         return refusal.answer()
 
+    @app.exception_handler(OSError)
+    async def explain_disk(_: Request, problem: OSError) -> Response:
+        return PlainTextResponse(f"the service cannot keep images while it scores them: {problem.strerror}\n", 500)
+
     @app.exception_handler(ClientDisconnect)
     async def note_departure(_: Request, problem: ClientDisconnect) -> Response:
         return PlainTextResponse("the request was cut off\n", 400)  # nobody reads it, but it is counted

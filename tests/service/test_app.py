@@ -224,6 +224,14 @@ def test_an_error_of_the_detector_is_no_trace(detector):
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
 
+def test_a_full_disk_is_one_line(detector, service):
+    with patch("anomaly_toolbox.service.scorer.Path.write_bytes", side_effect=OSError(28, "No space left on device")):
+        answer = service.post("/score", files=form(png()))
+    line = "the service cannot keep images while it scores them: No space left on device\n"
+    assert (answer.status_code, answer.text) == (500, line)
+    assert service.post("/score", files=form(png())).status_code == 200
+
+
 def test_a_service_that_scores_no_more_is_not_healthy(detector):
     with patch("threading.Thread.is_alive", lambda thread: thread.name != "scorer"), client_of(detector) as client:
         assert client.get("/healthz").status_code == 500
