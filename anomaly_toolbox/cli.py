@@ -28,13 +28,13 @@ CONTINUE_PARTS = "Run the same command again to continue after the last finished
 DEBUG_HELP = "Show the traceback of an error and TensorFlow's own messages."
 
 
-def no_cache_option(command: Any) -> Any:
-    """Adds the option `--no-cache`."""
+def cache_option(command: Any) -> Any:
+    """Adds the option `--cache`."""
     return click.option(
-        "--no-cache",
+        "--cache",
         is_flag=True,
-        help="Compile everything anew. Otherwise what was compiled is kept in ~/.cache/anomaly-toolbox for later "
-        "commands.",
+        help="Keep compiled steps in ~/.cache/anomaly-toolbox, and use those of earlier commands. Scores may differ in "
+        "the last digit from those without this option.",
     )(command)
 
 
@@ -240,7 +240,7 @@ class PathOrObject(NonEmptyPath):
     help="Combine all runs of this command that have the same label, of all methods and seeds, into one ensemble.",
 )
 @click.option("--overwrite", is_flag=True, help="Delete earlier results of the same name and start again.")
-@no_cache_option
+@cache_option
 @click.option("--require-gpu", is_flag=True, help="Stop at once if TensorFlow finds no GPU.")
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 @click.version_option(__version__, prog_name="anomaly-box")
@@ -253,7 +253,7 @@ def main(
     dataset: str | None,
     tuning: bool,
     no_tuning: bool,
-    no_cache: bool,
+    cache: bool,
     debug: bool,
     **options: Any,
 ) -> None:
@@ -265,7 +265,7 @@ def main(
     """
     if context.invoked_subcommand:
         return
-    with _errors_in_one_line(debug, CONTINUE), _compile_cache(no_cache):
+    with _errors_in_one_line(debug, CONTINUE), _compile_cache(cache):
         if bool(experiment) == run_all:
             raise InputError("give either --experiment NAME or --run-all")
         if dataset is None:
@@ -402,7 +402,7 @@ def ensemble(runs: tuple[Path, ...], output: Path, overwrite: bool, debug: bool)
     "The run needs enough normal validation images: 99 for 0.01, 999 for 0.001.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing predictions and existing heatmaps.")
-@no_cache_option
+@cache_option
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 @click.pass_context
 def predict(
@@ -421,7 +421,7 @@ def predict(
     heatmaps_of: str,
     false_alarm_rate: float | None,
     overwrite: bool,
-    no_cache: bool,
+    cache: bool,
     debug: bool,
 ) -> None:
     """Score new images with the detector of a finished RUN.
@@ -434,7 +434,7 @@ def predict(
     With --parts, images, predictions and heatmaps may be in an object store, with names such as s3://bucket/folder or
     gs://bucket/folder.
     """
-    with _errors_in_one_line(debug, CONTINUE_PARTS if parts else ""), _compile_cache(no_cache):
+    with _errors_in_one_line(debug, CONTINUE_PARTS if parts else ""), _compile_cache(cache):
         only_anomalous = heatmaps_of == "anomalous"
         given = {name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
         if "heatmaps_of" in given and only_anomalous and heatmaps is None:
@@ -504,16 +504,16 @@ def predict(
 )
 @click.option("--output", type=NonEmptyPath(), help="File or folder to write; by default in the run folder.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
-@no_cache_option
+@cache_option
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
-def export(run: Path, file_format: str, output: Path | None, overwrite: bool, no_cache: bool, debug: bool) -> None:
+def export(run: Path, file_format: str, output: Path | None, overwrite: bool, cache: bool, debug: bool) -> None:
     """Write the detector of a finished RUN to a file for programs without this toolbox.
 
     The export takes images as bytes, or as floats from 0 to 1 if they have more than 8 bits. It returns the score, the
     calibrated score, whether the image is anomalous, the anomaly map and the reconstruction. It includes all processing
     of images and scores; its metadata has the threshold and other facts.
     """
-    with _errors_in_one_line(debug), _compile_cache(no_cache):
+    with _errors_in_one_line(debug), _compile_cache(cache):
         from anomaly_toolbox.inference import formats
 
         finished_run, output = formats.check(run, file_format, output, overwrite)
@@ -557,7 +557,7 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, no
     help="Another name than localhost that the service may be called by, such as that of a proxy; can be repeated.",
 )
 @click.option("--name", help="The name of the model for programs; by default that of its method, in small letters.")
-@no_cache_option
+@cache_option
 @click.option("--debug", is_flag=True, help=DEBUG_HELP)
 def serve(
     run: Path,
@@ -567,25 +567,25 @@ def serve(
     no_token: bool,
     allow_host: tuple[str, ...],
     name: str | None,
-    no_cache: bool,
+    cache: bool,
     debug: bool,
 ) -> None:
     """Serve a page and an HTTP interface that score images with a finished RUN.
 
     The page is at http://127.0.0.1:8000. Programs send images to /score or by KServe's protocol; /docs describes both.
     """
-    with _errors_in_one_line(debug), _compile_cache(no_cache):
+    with _errors_in_one_line(debug), _compile_cache(cache):
         from anomaly_toolbox.service import command
 
         command.serve(command.ServiceRequest(run, host, port, token, no_token, allow_host, name), debug)
 
 
 @contextlib.contextmanager
-def _compile_cache(no_cache: bool) -> Iterator[None]:
-    """Keeps compiled steps for later commands, without `--no-cache`."""
+def _compile_cache(cache: bool) -> Iterator[None]:
+    """Keeps compiled steps for later commands, with `--cache`."""
     from anomaly_toolbox.compile_cache import compile_cache
 
-    with compile_cache(is_wanted=not no_cache):
+    with compile_cache(is_wanted=cache):
         yield
 
 

@@ -42,7 +42,7 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def compile_cache(is_wanted: bool = True) -> Iterator[None]:
+def compile_cache(is_wanted: bool) -> Iterator[None]:
     """Has XLA keep what this process and its children compile; must begin before TensorFlow compiles anything.
 
     It does nothing if the user's own `TF_XLA_FLAGS` name a folder, or if there is no safe folder with enough space.
@@ -64,7 +64,8 @@ def compile_cache(is_wanted: bool = True) -> Iterator[None]:
         except Exception as problem:
             if str(cache.folder) in str(problem):
                 raise ToolboxError(
-                    f"{cache.folder.parent}: a compiled step cannot be kept there; free some space, or use --no-cache"
+                    f"{cache.folder.parent}: a compiled step cannot be kept there; free some space, "
+                    "or leave out --cache"
                 ) from problem
             raise
 

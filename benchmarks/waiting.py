@@ -28,7 +28,15 @@ from benchmarks.stopwatch import COMPILE, IMPORT, OTHER, PHASES
 
 REPOSITORY = Path(__file__).parent.parent
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-DEMO = ("--experiment", "GANomaly", "--dataset", "Digits", "--hps-path", str(REPOSITORY / "hps" / "demo.json"))
+DEMO = (
+    "--cache",
+    "--experiment",
+    "GANomaly",
+    "--dataset",
+    "Digits",
+    "--hps-path",
+    str(REPOSITORY / "hps" / "demo.json"),
+)
 SHORT = ("--set", "epochs=1", "--set", "width=8")
 START_AND_END = "start and end of Python"
 KINDS = [IMPORT, COMPILE, *PHASES, OTHER, START_AND_END]
@@ -71,11 +79,19 @@ def commands(folder: Path, logs: Path) -> dict[str, list[str]]:
     log_dir = ["--log-dir", str(logs)]
     found = {
         "the demo": [*DEMO, *log_dir],
-        "a sweep of eight trials": [*DEMO[:4], "--hps-path", str(sweep), *SHORT, "--tuning", *log_dir],
-        "predict, one image": ["predict", str(folder / "run"), str(image)],
+        "a sweep of eight trials": [*DEMO[:5], "--hps-path", str(sweep), *SHORT, "--tuning", *log_dir],
+        "predict, one image": ["predict", "--cache", str(folder / "run"), str(image)],
     }
     if FASHION_MNIST.is_dir():
-        training = ["--experiment", "GANomaly", "--dataset", "FashionMNIST", "--data-dir", str(FASHION_MNIST)]
+        training = [
+            "--cache",
+            "--experiment",
+            "GANomaly",
+            "--dataset",
+            "FashionMNIST",
+            "--data-dir",
+            str(FASHION_MNIST),
+        ]
         found["two epochs of Fashion-MNIST"] = [*training, "--set", "epochs=2", "--set", "width=16", *log_dir]
     return found
 
