@@ -33,8 +33,7 @@ def cache_option(command: Any) -> Any:
     return click.option(
         "--cache",
         is_flag=True,
-        help="Keep compiled steps in ~/.cache/anomaly-toolbox, and use those of earlier commands. Scores may differ in "
-        "the last digit from those without this option.",
+        help="Keep compiled steps in ~/.cache/anomaly-toolbox, and use those of earlier commands.",
     )(command)
 
 
