@@ -87,7 +87,7 @@ class Instance(BaseModel):
 class Instances(BaseModel):
     """The request of KServe's protocol."""
 
-    instances: list[Instance] = Field(min_length=1)
+    instances: list[Instance] = Field(min_length=1, max_length=Limits().images)  # before each is checked
 
 
 class Predictions(BaseModel):
