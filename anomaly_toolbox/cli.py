@@ -579,13 +579,13 @@ def serve(
         command.serve(command.ServiceRequest(run, host, port, token, no_token, allow_host, name), debug)
 
 
-@contextlib.contextmanager
-def _compile_cache(cache: bool) -> Iterator[None]:
+def _compile_cache(cache: bool) -> contextlib.AbstractContextManager[None]:
     """Keeps compiled steps for later commands, with `--cache`."""
+    if not cache:
+        return contextlib.nullcontext()
     from anomaly_toolbox.compile_cache import compile_cache
 
-    with compile_cache(is_wanted=cache):
-        yield
+    return compile_cache()
 
 
 @contextlib.contextmanager

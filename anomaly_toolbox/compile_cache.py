@@ -42,19 +42,16 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def compile_cache(is_wanted: bool) -> Iterator[None]:
+def compile_cache() -> Iterator[None]:
     """Has XLA keep what this process and its children compile; must begin before TensorFlow compiles anything.
 
     It does nothing if the user's own `TF_XLA_FLAGS` name a folder, or if there is no safe folder with enough space.
-
-    Args:
-        is_wanted: without it, this does nothing.
 
     Raises:
         ToolboxError: the disk became full meanwhile.
     """
     flags = os.environ.get(FLAGS, "")
-    cache = _open() if is_wanted and FOLDER_FLAG not in flags else None
+    cache = None if FOLDER_FLAG in flags else _open()
     if cache is None:
         yield
         return

@@ -105,12 +105,13 @@ def main(rounds: int) -> None:
         folder = Path(name)
         measured: dict[str, list[dict[str, float]]] = {}
         for number in range(rounds):
-            cache = folder / f"cache-{number}"
             for state in ("first", "again"):
                 logs = folder / f"logs-{number}-{state}"
                 for title, arguments in commands(folder, logs).items():
                     console.print(f"round {number + 1}: {title}, {state}")
-                    measured.setdefault(f"{title}, {state}", []).append(run(arguments, cache))
+                    measured.setdefault(f"{title}, {state}", []).append(
+                        run(arguments, folder / f"cache-{number}-{title}")
+                    )
                     if not (folder / "run").exists():
                         (folder / "run").symlink_to(next(logs.rglob("results.json")).parent)
     table = Table("phase", *measured, title="seconds")

@@ -49,17 +49,8 @@ SINGLE_FILES = {"__init__": {"inference"}, "__main__": {"cli"}, "pictures": {"da
 REGISTRIES = {"anomaly_toolbox.models", "anomaly_toolbox.datasets"}
 
 WITHOUT_TENSORFLOW = [
-    *(
-        "errors",
-        "files",
-        "console",
-        "streams",
-        "compile_cache",
-        "false_alarms",
-        "runs",
-        "evaluation",
-        "models.hyperparameters",
-    ),
+    *("errors", "files", "console", "streams", "false_alarms", "runs", "evaluation", "models.hyperparameters"),
+    "compile_cache",
     *("report.rows", "report.comparison", "report.tables", "report.page", "report.command"),
     *("sweeps.hps", "sweeps.plan", "sweeps.search", "sweeps.storage", "sweeps.queue", "sweeps.liveness"),
     *("sweeps.sweep", "sweeps.workers"),

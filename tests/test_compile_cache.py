@@ -35,7 +35,7 @@ def folder_of_xla():
 
 def keep(content, name=NAME):
     """Lets a command compile something; the folder that it used."""
-    with compile_cache(True):
+    with compile_cache():
         folder = folder_of_xla()
         (folder / name).write_bytes(content)
     return folder
@@ -47,16 +47,16 @@ def test_what_one_command_compiled_the_next_one_finds(cache):
     assert FLAGS not in os.environ
     (kept,) = cache.iterdir()
     assert kept.name == f"{hashlib.sha256(b'compiled').hexdigest()}.{NAME}"
-    with compile_cache(True):
+    with compile_cache():
         assert (folder_of_xla() / NAME).read_bytes() == b"compiled"
 
 
 def test_commands_at_the_same_time_exchange_what_they_compile(cache, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_EXCHANGES", 0.02)
-    with compile_cache(True):
+    with compile_cache():
         first = folder_of_xla()
         os.environ[FLAGS] = ""  # as in another process
-        with compile_cache(True):
+        with compile_cache():
             second = folder_of_xla()
             (first / NAME).write_bytes(b"compiled")
             (first / "half.pb-written.tmp").write_bytes(b"comp")
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_deleted(cache, damage):
     keep(b"compiled")
     (kept,) = cache.iterdir()
     kept.write_bytes(damage)
-    with compile_cache(True):
+    with compile_cache():
         assert not (folder_of_xla() / NAME).exists()
         assert not kept.exists()
     keep(b"compiled")
@@ -81,12 +81,12 @@ def test_a_damaged_file_is_deleted(cache, damage):
 
 def test_what_a_killed_command_leaves_is_deleted(cache):
     abandoned = cache.parent / "commands" / "abandoned"
-    with compile_cache(True):
+    with compile_cache():
         running = folder_of_xla()
         os.environ[FLAGS] = ""  # as in another process
         abandoned.mkdir()
         (abandoned / NAME).write_bytes(b"comp")
-        with compile_cache(True):
+        with compile_cache():
             assert running.exists()
             assert not abandoned.exists()
             assert not any(cache.iterdir())
@@ -104,7 +104,7 @@ def test_the_oldest_files_are_deleted(cache, monkeypatch):
 def test_another_version_has_its_own_files(cache, monkeypatch):
     keep(b"compiled")
     monkeypatch.setattr(module, "version", lambda package: "1.0")
-    with compile_cache(True):
+    with compile_cache():
         assert not (folder_of_xla() / NAME).exists()
 
 
@@ -149,29 +149,23 @@ def the_user_has_another_folder(cache, monkeypatch):
 def test_where_nothing_can_be_kept_commands_work_all_the_same(cache, monkeypatch, case):
     case(cache, monkeypatch)
     flags = os.environ.get(FLAGS)
-    with compile_cache(True):
+    with compile_cache():
         assert os.environ.get(FLAGS) == flags
-
-
-def test_nothing_is_kept_if_it_is_not_wanted(cache):
-    with compile_cache(False):
-        assert folder_of_xla() is None
-    assert not cache.exists()
 
 
 def test_other_flags_of_the_user_stay(cache, monkeypatch):
     monkeypatch.setenv(FLAGS, "--tf_xla_auto_jit=0")
-    with compile_cache(True):
+    with compile_cache():
         assert os.environ[FLAGS].startswith("--tf_xla_auto_jit=0 ")
 
 
 def test_a_disk_that_becomes_full_is_one_line(cache):
     with (
         pytest.raises(ToolboxError, match="cannot be kept there; free some space, or leave out --cache"),
-        compile_cache(True),
+        compile_cache(),
     ):
         raise OSError(f"{folder_of_xla() / NAME}.tmp; No space left on device")
-    with pytest.raises(OSError, match="elsewhere"), compile_cache(True):
+    with pytest.raises(OSError, match="elsewhere"), compile_cache():
         raise OSError("/elsewhere: No space left on device")
 
 

@@ -269,6 +269,18 @@ def stop(*_, **__):
     raise Stop
 
 
+def assert_equal_but_for_rounding(found, expected):
+    """The last digit of a threshold differs on some processors."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_equal_but_for_rounding(found[name], value)
+    elif expected is None:
+        assert found is None
+    else:
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_an_interrupted_encoder_fit_and_search_continue_with_the_same_results(tmp_path, monkeypatch):
     """AnoGAN stops while it fits its encoder, which starts again, and during the search, which continues."""
     changes = {"method": "AnoGAN", "epochs": 1, "validation_size": 100, "batch_size": 60, "gamma": 3}
@@ -299,11 +311,8 @@ def test_an_interrupted_encoder_fit_and_search_continue_with_the_same_results(tm
     assert continued_results["score_images_per_second"] is None
     assert continued_results["score_seconds"] is None
     assert continued_results["selected_epoch"] == results["selected_epoch"]
-    for part in ("validation", "test"):  # some processors round a search in another way on each run
-        for score, expected in results[part]["scores"].items():
-            found = continued_results[part]["scores"][score]
-            assert found["auprc"] == pytest.approx(expected["auprc"], abs=0.02), score
-            assert found["auroc"] == pytest.approx(expected["auroc"], abs=0.02), score
+    for part in ("validation", "test"):
+        assert_equal_but_for_rounding(continued_results[part], results[part])
     assert {"latent_neighbours", "mahalanobis"} <= set(results["test"]["scores"])
 
 
