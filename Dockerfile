@@ -38,6 +38,6 @@ VOLUME ["/data", "/logs"]
 EXPOSE 8000
 # Of a container that serves; all others count as healthy.
 HEALTHCHECK --start-period=60s CMD ["sh", "-c", "! grep -qxz serve /proc/1/cmdline || \
-    python -c \"import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz')\""]
+    no_proxy=127.0.0.1 python -c \"import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz')\""]
 ENTRYPOINT ["anomaly-box"]
 CMD ["--help"]

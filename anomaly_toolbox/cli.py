@@ -533,7 +533,8 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, ca
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="The address to listen at. 127.0.0.1: only this machine can connect; 0.0.0.0: other machines can, too.",
+    help="The address to listen at. At 127.0.0.1, only programs on this machine can connect; at 0.0.0.0, other "
+    "machines can, too.",
 )
 @click.option(
     "--port",
@@ -548,12 +549,17 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, ca
     f"browsers ask for it, with any user name. Better set {ENVIRONMENT}_SERVE_TOKEN: other users can see options in "
     "the list of processes.",
 )
-@click.option("--no-token", is_flag=True, help="With --host 0.0.0.0: everybody who can connect may use the service.")
+@click.option(
+    "--no-token",
+    is_flag=True,
+    help="Start without a token at an address that other machines reach; everybody who can connect may ask.",
+)
 @click.option(
     "--allow-host",
     multiple=True,
     metavar="NAME",
-    help="Another name than localhost that the service may be called by, such as that of a proxy; can be repeated.",
+    help="A name that addresses of the service may have besides localhost, such as that of a proxy. If it is given, "
+    "requests for all other names are refused. Can be repeated.",
 )
 @click.option("--name", help="The name of the model for programs; by default that of its method, in small letters.")
 @cache_option
@@ -571,7 +577,8 @@ def serve(
 ) -> None:
     """Serve a page and an HTTP interface that score images with a finished RUN.
 
-    The page is at http://127.0.0.1:8000. Programs send images to /score or by KServe's protocol; /docs describes both.
+    The page is at http://127.0.0.1:8000 unless --host or --port says otherwise. Programs send images to /score or by
+    KServe's protocol; /docs describes both.
     """
     with _errors_in_one_line(debug), _compile_cache(cache):
         from anomaly_toolbox.service import command

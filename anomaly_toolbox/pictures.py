@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
+from anomaly_toolbox.datasets.decoding import ImageFile
 from anomaly_toolbox.datasets.geometry import Aspect, unsquare, visible_pixels
 from anomaly_toolbox.datasets.images import read_original
 from anomaly_toolbox.files import atomic_write
@@ -74,12 +75,12 @@ def overlay_heatmap(images: np.ndarray, maps: np.ndarray, heatmap_range: Heatmap
 
 
 def map_on_original(
-    path: Path, anomaly_map: np.ndarray, aspect: Aspect, white_level: int | None = None
+    file: ImageFile, anomaly_map: np.ndarray, aspect: Aspect, white_level: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads an image file in its own shape and resizes its anomaly map to that shape.
 
     Args:
-        path: the image file.
+        file: its path or its content.
         anomaly_map: (size, size).
         aspect, white_level: how the file was read for scoring, see `Reading`.
 
@@ -89,7 +90,7 @@ def map_on_original(
     Raises:
         BadImage: the file cannot be used.
     """
-    original = read_original(path, white_level)
+    original = read_original(file, white_level)
     shape = original.shape[:2]
     is_scored, _ = visible_pixels(shape, len(anomaly_map), aspect)
     dimmed = np.where(is_scored[..., np.newaxis], original, original / 4)

@@ -1,6 +1,7 @@
 """From an image file to its decoded pixels; every problem with a file becomes a BadImage. No TensorFlow here."""
 
 import contextlib
+import io
 import stat
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ GREY, DEEP_GREY, COLOURED = ("1", "L", "LA"), ("I;16", "I;16B", "I;16L"), ("P", 
 MODES = (*GREY, *DEEP_GREY, *COLOURED)
 WHITE, DEEP_WHITE = 255, 65535  # the highest levels of 8 and of 16 bits
 PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value in negatives
+IN_MEMORY = Path("an image in memory")  # for messages
+
+ImageFile = Path | bytes  # the path or the content of a PNG, JPEG, BMP or TIFF file
 
 
 class Header(NamedTuple):
@@ -37,17 +41,17 @@ class Header(NamedTuple):
     is_deep: bool
 
 
-def read_header(path: Path) -> Header:
-    """Reads the header of an image file; raises BadImage."""
-    with _open(path) as image:
+def read_header(file: ImageFile, most_pixels: int = MOST_PIXELS) -> Header:
+    """Reads the header of an image file; raises BadImage, also if the image has too many pixels."""
+    with _open(file, most_pixels) as image:
         return Header(*image.size, image.mode in (*GREY, *DEEP_GREY), image.mode in DEEP_GREY)
 
 
-def decode(path: Path, channels: int, white_level: int | None = None) -> Image.Image:
+def decode(file: ImageFile, channels: int, white_level: int | None = None) -> Image.Image:
     """Decodes an image file.
 
     Args:
-        path: a PNG, JPEG, BMP or TIFF file.
+        file: its path or its content.
         channels: 1 for grey, 3 for RGB; grey images of 16 bits stay grey.
         white_level: see `Reading`.
 
@@ -58,7 +62,7 @@ def decode(path: Path, channels: int, white_level: int | None = None) -> Image.I
     Raises:
         BadImage: the file cannot be used.
     """
-    with _open(path) as image, _reraise_as_bad_image(path, "is damaged or truncated"):
+    with _open(file) as image, _reraise_as_bad_image(file, "is damaged or truncated"):
         upright = ImageOps.exif_transpose(image)
         return to_grey_or_rgb(upright, channels, white_level, _is_negative(image))
 
@@ -108,27 +112,25 @@ def white_of(image: Image.Image) -> int:
     return DEEP_WHITE if image.mode == "F" else WHITE
 
 
-def _open(path: Path) -> Image.Image:
+def _open(file: ImageFile, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Opens an image file and reads its header, but does not decode its pixels; raises BadImage."""
-    with _reraise_as_bad_image(path, "is damaged"):
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImage(path, "is no regular file")
-        if status.st_size == 0:
+    path = file if isinstance(file, Path) else IN_MEMORY
+    with _reraise_as_bad_image(file, "is damaged"):
+        if _size_of(file) == 0:
             raise BadImage(path, "is empty")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS is checked below
-                image = Image.open(path, formats=FORMATS)
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the pixels are counted below
+                image = Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=FORMATS)
         except UnidentifiedImageError as problem:
             raise BadImage(path, "is not a PNG, JPEG, BMP or TIFF image, or its beginning is damaged") from problem
         except Image.DecompressionBombError as problem:
-            raise BadImage(path, f"has more than {MOST_PIXELS:,} pixels") from problem
+            raise BadImage(path, f"has more than {most_pixels:,} pixels") from problem
         # Some telephones write MPO and call it JPEG; it holds a photograph and smaller versions of it.
         n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     width, height = image.size
-    if width * height > MOST_PIXELS:
-        reason = f"has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}"
+    if width * height > most_pixels:
+        reason = f"has {width:,} x {height:,} pixels, more than {most_pixels:,}"
     elif n_frames > 1:
         reason = f"is animated or has several pages ({n_frames}); expected a single image"
     elif image.mode not in MODES:
@@ -139,6 +141,16 @@ def _open(path: Path) -> Image.Image:
     raise BadImage(path, reason)
 
 
+def _size_of(file: ImageFile) -> int:
+    """The number of bytes in a file; raises BadImage if it is no regular file."""
+    if isinstance(file, bytes):
+        return len(file)
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImage(file, "is no regular file")
+    return status.st_size
+
+
 def _is_negative(image: Image.Image) -> bool:
     """Whether 0 is white, as in some TIFF files."""
     tags = getattr(image, "tag_v2", {})
@@ -146,13 +158,14 @@ def _is_negative(image: Image.Image) -> bool:
 
 
 @contextlib.contextmanager
-def _reraise_as_bad_image(path: Path, damage: str) -> Iterator[None]:
+def _reraise_as_bad_image(file: ImageFile, damage: str) -> Iterator[None]:
     """Turns every error into a BadImage: a damaged file makes Pillow raise errors of any kind.
 
     Args:
-        path: the file that is read.
+        file: the file that is read.
         damage: what an error without a message of the operating system means.
     """
+    path = file if isinstance(file, Path) else IN_MEMORY
     try:
         yield
     except BadImage:

@@ -14,6 +14,7 @@ from PIL import Image
 from anomaly_toolbox.datasets.decoding import (
     DEEP_WHITE,
     WHITE,
+    ImageFile,
     decode,
     decode_marks,
     scale_16_bits,
@@ -70,9 +71,9 @@ class Reading:
         """Reads a PNG, JPEG, BMP or TIFF file -> (size, size, channels), float32 in [0, 1]; raises BadImage."""
         return self.of_decoded(self.decode(path))
 
-    def decode(self, path: Path) -> Image.Image:
+    def decode(self, file: ImageFile) -> Image.Image:
         """Decodes a file in its own size, see `decoding.decode`; raises BadImage."""
-        return decode(path, self.channels, self.white_level)
+        return decode(file, self.channels, self.white_level)
 
     def of_decoded(self, image: Image.Image) -> np.ndarray:
         """The same as `of_file`, for an image that is already decoded."""
@@ -222,13 +223,13 @@ def read_mask(path: Path, size: int, aspect: Aspect = "stretch", shape: tuple[in
     return square_marks(read_marks(path, shape), size, aspect)
 
 
-def read_original(path: Path, white_level: int | None = None) -> np.ndarray:
+def read_original(file: ImageFile, white_level: int | None = None) -> np.ndarray:
     """Reads an image file for a picture that people look at, in its own aspect ratio.
 
     Images below 256 pixels are enlarged by a whole number; images above 1,024 pixels are reduced.
 
     Args:
-        path: a PNG, JPEG, BMP or TIFF file.
+        file: its path or its content.
         white_level: see `Reading`.
 
     Returns:
@@ -237,7 +238,7 @@ def read_original(path: Path, white_level: int | None = None) -> np.ndarray:
     Raises:
         BadImage: the file cannot be used.
     """
-    image = decode(path, 3, white_level)
+    image = decode(file, 3, white_level)
     image.thumbnail((LONGEST_SHOWN, LONGEST_SHOWN), Image.Resampling.BILINEAR)
     channels = np.asarray(image, np.float32).reshape(image.height, image.width, -1) / white_of(image)
     pixels = np.broadcast_to(channels, (image.height, image.width, 3))

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from anomaly_toolbox import evaluation, false_alarms
+from anomaly_toolbox.datasets.decoding import ImageFile
 from anomaly_toolbox.datasets.images import Reading
 from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.inference.members import load_members, mean_map
@@ -16,6 +17,7 @@ from anomaly_toolbox.processes import n_threads
 from anomaly_toolbox.runs import FinishedRun, advice_on_damage
 
 Item = TypeVar("Item")
+File = TypeVar("File", bound=ImageFile)
 Prepared = dict[Reading, np.ndarray]  # an image as (size, size, channels) in [-1, 1], for each way of reading it
 
 
@@ -80,12 +82,13 @@ class Detector:
         """The shape that every image is resized to: (size, size, channels); for an ensemble, its largest."""
         return self.reading.size, self.reading.size, self.reading.channels
 
-    def score_images(self, images: np.ndarray | Sequence[np.ndarray | str | Path]) -> np.ndarray:
+    def score_images(self, images: np.ndarray | Sequence[np.ndarray | str | ImageFile]) -> np.ndarray:
         """The selected score of each image; higher is more anomalous.
 
         Args:
-            images: n paths; or n arrays of shape (height, width), (height, width, 1) or (height, width, 3) and of any
-                size, with whole numbers of 8 or 16 bits or with floats in [0, 1].
+            images: n paths or contents of PNG, JPEG, BMP or TIFF files; or n arrays of shape (height, width),
+                (height, width, 1) or (height, width, 3) and of any size, with whole numbers of 8 or 16 bits or with
+                floats in [0, 1].
 
         Returns:
             (n,), float32.
@@ -94,8 +97,8 @@ class Detector:
             BadImage: a file cannot be used.
             ValueError: an array is not an image, or `images` is a single image.
         """
-        if isinstance(images, str | Path):
-            raise ValueError(f"expected a list of images, received one path; give [{str(images)!r}]")
+        if isinstance(images, str | ImageFile):
+            raise ValueError("expected a list of images, received a single file; give a list with it")
         if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (1, 3):
             raise ValueError(f"an array of shape {images.shape} is one image or {len(images)}; give a list of images")
         scores = [np.zeros(0, np.float32)]
@@ -146,35 +149,38 @@ class Detector:
         """
         return false_alarms.threshold_for(self._known_normal_scores(), rate)
 
-    def score_files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, ScoredImage | BadImage]]:
-        """Yields each path with its scores or with the reason why it cannot be used, in the order of the paths.
+    def score_files(self, image_files: Iterable[File]) -> Iterator[tuple[File, ScoredImage | BadImage]]:
+        """Yields each file with its scores or with the reason why it cannot be used, in their order.
 
         One batch at a time is in memory.
+
+        Args:
+            image_files: their paths, or their contents.
         """
         with concurrent.futures.ThreadPoolExecutor(n_threads()) as pool:
-            for batch in _in_batches(paths, self.batch_size):
+            for batch in _in_batches(image_files, self.batch_size):
                 prepared = list(pool.map(self._prepare_or_explain, batch))
                 images = [image for image in prepared if not isinstance(image, BadImage)]
                 scored_images = iter(self._score_with_maps(images) if images else [])
-                for path, image in zip(batch, prepared, strict=True):
-                    yield path, image if isinstance(image, BadImage) else next(scored_images)
+                for file, image in zip(batch, prepared, strict=True):
+                    yield file, image if isinstance(image, BadImage) else next(scored_images)
 
-    def _prepare(self, image: np.ndarray | str | Path) -> Prepared:
+    def _prepare(self, image: np.ndarray | str | ImageFile) -> Prepared:
         """An image as the networks of each member take it."""
         if isinstance(image, np.ndarray):
             return {reading: 2 * reading.of_array(image) - 1 for reading in self._readings}
-        if isinstance(image, str | Path):
-            decoded = self.reading.decode(Path(image))
+        if isinstance(image, str | ImageFile):
+            decoded = self.reading.decode(Path(image) if isinstance(image, str) else image)
             return {reading: 2 * reading.of_decoded(decoded) - 1 for reading in self._readings}
-        raise ValueError(f"expected images as paths or NumPy arrays, received {type(image).__name__}")
+        raise ValueError(f"expected paths, contents of files or NumPy arrays, received {type(image).__name__}")
 
     @property
     def _readings(self) -> set[Reading]:
         return {member.reading for member in self._members}
 
-    def _prepare_or_explain(self, path: Path) -> Prepared | BadImage:
+    def _prepare_or_explain(self, file: ImageFile) -> Prepared | BadImage:
         try:
-            return self._prepare(path)
+            return self._prepare(file)
         except BadImage as problem:
             return problem
 

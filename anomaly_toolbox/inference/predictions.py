@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_toolbox import pictures
+from anomaly_toolbox.datasets.decoding import ImageFile
 from anomaly_toolbox.datasets.walk import HEATMAP_ENDING, BadImage
 from anomaly_toolbox.files import short_name
 from anomaly_toolbox.inference.folders import Folder
@@ -64,7 +65,7 @@ class Heatmaps:
             heatmap.save(temporary, format="PNG")
 
 
-def heatmap_of(file: Path, scored: "ScoredImage", detector: "Detector") -> Image.Image:
+def heatmap_of(file: ImageFile, scored: "ScoredImage", detector: "Detector") -> Image.Image:
     """Draws the heatmap of an image over the image; raises BadImage if the file cannot be read any more."""
     reading = detector.reading
     original, anomaly_map = pictures.map_on_original(file, scored.anomaly_map, reading.aspect, reading.white_level)

@@ -9,7 +9,7 @@ import binascii
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import jinja2
 import numpy as np
@@ -20,17 +20,14 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from anomaly_toolbox import __version__
 from anomaly_toolbox.inference.predictions import of_scored, of_unusable
 from anomaly_toolbox.service.figures import CONTENT_TYPE, Figures
+from anomaly_toolbox.service.forms import files_in_form
 from anomaly_toolbox.service.guard import HEALTH, Guard, Refusal, Rules, too_busy
 from anomaly_toolbox.service.limits import Limits
-from anomaly_toolbox.service.scorer import Answer, Busy, Scorer
-
-if TYPE_CHECKING:  # this module imports TensorFlow
-    from anomaly_toolbox.inference.detector import Detector
+from anomaly_toolbox.service.scorer import Answer, Busy, Scorer, TooManyPixels
 
 PAGE = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
 MULTIPART = {
@@ -45,6 +42,7 @@ MISTAKES: dict[int | str, dict[str, Any]] = {
     503: LINE | {"description": "The service is busy; ask again after the seconds of the header Retry-After."},
     "4XX": LINE | {"description": "Another mistake."},
 }
+SECONDS_TO_CLOSE = 3.0  # for the batch that is being scored
 MOST_NORMAL_SCORES = 1000  # that the page gets, to tell the share of normal images above a threshold
 
 Heatmaps = Annotated[bool, Query(description="Also give the anomaly heatmap of each image, as a PNG file in base64.")]
@@ -120,22 +118,22 @@ class Description(BaseModel):
     most_images: int = Field(description="The most images in a request.")
 
 
-def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> ASGIApp:
+def make_app(scorer: Scorer, name: str, rules: Rules, limits: Limits) -> Guard:
     """The application that answers for a detector.
 
     Args:
-        detector: a loaded detector, which the application then owns.
+        scorer: scores the images; the application closes it when it ends.
         name: the name of the model in KServe's protocol.
         rules: who may ask.
         limits: how much may be asked.
     """
-    scorer = Scorer(detector, limits.waiting, limits.pixels)
+    detector = scorer.detector
     figures = Figures(lambda: scorer.n_waiting)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        scorer.close()
+        await asyncio.to_thread(scorer.close, SECONDS_TO_CLOSE)
 
     app = FastAPI(
         title=f"anomaly-box serve: {name}",
@@ -160,13 +158,17 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
                     413, f"image {number} has {len(content):,} bytes; expected at most {limits.image_bytes:,}"
                 )
         try:
-            waiting = [asyncio.wrap_future(answer) for answer in scorer.submit(contents, with_heatmaps)]
-        except Busy:
-            raise too_busy(f"{limits.waiting} images wait already; try again") from None
+            # In a thread, because it reads the headers of the images.
+            submitted = await asyncio.to_thread(scorer.submit, contents, with_heatmaps)
+        except TooManyPixels as problem:
+            raise Refusal(413, str(problem)) from None
+        except Busy as problem:
+            raise too_busy(str(problem)) from None
         try:
-            answers = await asyncio.wait_for(asyncio.gather(*waiting), limits.seconds)
+            async with asyncio.timeout(limits.seconds_to_score):
+                answers = await asyncio.gather(*map(asyncio.wrap_future, submitted))
         except TimeoutError:
-            raise too_busy(f"the images were not scored within {limits.seconds:g} seconds; try again") from None
+            raise too_busy(f"the images were not scored within {limits.seconds_to_score:g} seconds") from None
         for answer in answers:
             verdict = "unusable"
             if answer.scored is not None:
@@ -176,19 +178,11 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
 
     async def predictions_of_files(request: Request, with_heatmaps: bool) -> list[dict[str, Any]]:
         """The predictions of the files in a form, whatever their fields are called."""
-        content_type = request.headers.get("content-type", "").lower()
-        if "charset=" in content_type and "charset=utf-8" not in content_type:
-            raise Refusal(400, "expected names of files in UTF-8, and no other charset")
-        async with request.form(max_files=limits.images, max_fields=limits.images) as form:
-            uploads = [value for _, value in form.multi_items() if not isinstance(value, str)]
-            if not uploads:
-                raise Refusal(400, "expected whole files as multipart/form-data, such as curl -F file=@image.png")
-            names = [upload.filename or "" for upload in uploads]
-            contents = [await upload.read() for upload in uploads]
-        answers = await answers_for(contents, with_heatmaps)
-        return [_prediction(name, answer) for name, answer in zip(names, answers, strict=True)]
+        uploads = await files_in_form(request, limits)
+        answers = await answers_for([content for _, content in uploads], with_heatmaps)
+        return [_prediction(file, answer) for (file, _), answer in zip(uploads, answers, strict=True)]
 
-    @app.head(HEALTH, include_in_schema=False)
+    @app.head(HEALTH, response_class=PlainTextResponse, include_in_schema=False)
     @app.get(HEALTH, response_class=PlainTextResponse, summary="Whether the service runs")
     async def health() -> str:
         if not scorer.is_alive:
@@ -258,6 +252,7 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
         predictions = await predictions_of_files(request, with_heatmaps=True)
         return FilePredictions(predictions=[FilePrediction(**prediction) for prediction in predictions])
 
+    @app.head("/", response_class=HTMLResponse, include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page(request: Request) -> Response:
         """The page for browsers; clients of KServe ask here whether the service runs."""
@@ -274,7 +269,7 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     async def documentation(request: Request) -> Response:
         template = jinja2.Environment(autoescape=True).from_string(_file("docs.html"))
-        return HTMLResponse(template.render(api=app.openapi(), name=name, address=str(request.base_url)))
+        return HTMLResponse(template.render(api=app.openapi(), name=name, address=str(request.base_url), limits=limits))
 
     def check_name(model_name: str) -> None:
         if model_name != name:
@@ -287,16 +282,13 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
             return PlainTextResponse(f"the body is no JSON, see its character {first['loc'][-1]}\n", 400)
         if first["loc"] == ("body",) and isinstance(problem.body, bytes):
             return PlainTextResponse("expected JSON with the header Content-Type: application/json\n", 400)
-        where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"] if part != "body")
+        where = "".join(parts).removeprefix(".") or "body"
         return PlainTextResponse(f"{where}: {first['msg']}\n", 400)
 
     @app.exception_handler(Refusal)
     async def refuse(_: Request, refusal: Refusal) -> Response:
         return refusal.answer()
-
-    @app.exception_handler(OSError)
-    async def explain_disk(_: Request, problem: OSError) -> Response:
-        return PlainTextResponse(f"the service cannot keep images while it scores them: {problem.strerror}\n", 500)
 
     @app.exception_handler(ClientDisconnect)
     async def note_departure(_: Request, problem: ClientDisconnect) -> Response:
@@ -305,10 +297,8 @@ def make_app(detector: "Detector", name: str, rules: Rules, limits: Limits) -> A
     @app.exception_handler(HTTPException)
     async def explain_status(_: Request, problem: HTTPException) -> Response:
         if isinstance(problem.__cause__, Refusal):  # while the body was read
-            return problem.__cause__.answer(close=True)
-        is_too_large = problem.detail.startswith("Too many")  # files in a form
-        status = 413 if is_too_large else problem.status_code
-        return PlainTextResponse(f"{problem.detail}\n", status, problem.headers)
+            return problem.__cause__.answer()
+        return PlainTextResponse(f"{problem.detail}\n", problem.status_code, problem.headers)
 
     paths = {route.path.replace("{model_name}", name) for route in app.routes if isinstance(route, Route)}
     return Guard(app, rules, limits, figures, paths)

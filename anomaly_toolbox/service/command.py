@@ -1,10 +1,13 @@
 """The command `anomaly-box serve`: loads a finished run and answers requests until it is told to end."""
 
+import contextlib
 import importlib.util
 import ipaddress
+import os
 import re
 import signal
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from anomaly_toolbox.streams import import_tensorflow
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 SHORTEST_TOKEN = 8  # characters
-SECONDS_TO_END = 9  # Docker kills after ten
+TOKEN = "--token (or the variable ANOMALY_BOX_SERVE_TOKEN)"
 NAME = r"[A-Za-z0-9._-]+"
 
 
@@ -30,7 +33,7 @@ class ServiceRequest:
         port: the port to listen at; 0: any that is free.
         token: whoever asks must know it; None: everybody on this machine may ask.
         no_token: let everybody ask who reaches the address.
-        allowed_hosts: more names that the service may be called by, such as that of a proxy.
+        allowed_hosts: more names that addresses of the service may have, such as that of a proxy.
         name: of the model in KServe's protocol; None: the method's name in small letters.
     """
 
@@ -57,42 +60,43 @@ def serve(request: ServiceRequest, debug: bool = False) -> None:
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise InputError("serve needs packages that are not installed: pip install 'anomaly-toolbox[serve]'")
-    is_local = _is_local(request.host)
+    host = request.host.strip("[]")  # brackets are for addresses of IPv6 in URLs
+    is_local = _is_local(host)
     _check_token(request, is_local)
+    allowed_hosts = [_checked_name(name) for name in request.allowed_hosts]
     if request.name is not None and not re.fullmatch(NAME, request.name):
         raise InputError(f"--name {request.name}: expected letters, digits and . _ -")
     finished_run = FinishedRun.open(request.run)
     model_name = request.name or finished_run.method.lower()
-    listener = _listen(request.host, request.port)
+    listener = _listen(host, request.port)
+    signal.signal(signal.SIGTERM, _end)  # the first process of a container would not end by itself while it loads
     import_tensorflow(debug)
 
     import numpy as np
-    import uvicorn
 
     from anomaly_toolbox.inference.detector import Detector
     from anomaly_toolbox.service.app import make_app
-    from anomaly_toolbox.service.connections import ImpatientProtocol
     from anomaly_toolbox.service.guard import LOOPBACK, Rules
     from anomaly_toolbox.service.limits import Limits
+    from anomaly_toolbox.service.scorer import Scorer
+    from anomaly_toolbox.service.server import Server
 
     detector = Detector(request.run)
     detector.score_images([np.zeros(detector.image_shape, np.float32)])  # compiles, before anybody waits for it
-    knows_names = is_local or bool(request.allowed_hosts)
-    hosts = (*LOOPBACK, request.host, *request.allowed_hosts) if knows_names else None
-    app = make_app(detector, model_name, Rules(request.token, hosts), Limits())
-    config = uvicorn.Config(
-        app,
-        http=ImpatientProtocol,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=SECONDS_TO_END,
-    )
+    limits = Limits()
+    scorer = Scorer(detector, limits)
+    hosts = (*LOOPBACK, host.lower(), *allowed_hosts) if is_local or allowed_hosts else None
+    app = make_app(scorer, model_name, Rules(request.token, hosts), limits)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _do_nothing)  # uvicorn ends well, and then sends itself the signal again
-    shown = f"[{request.host}]" if ":" in request.host else request.host
+        signal.signal(number, _do_nothing)  # the server ends well, and then sends itself the signal again
+    shown = f"[{host}]" if ":" in host else host
     click.echo(f"serving {model_name} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)", err=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(app, debug).run(sockets=[listener])
     click.echo("ended", err=True)
+    if scorer.is_alive:
+        # A batch is still being scored, for a minute if it is AnoGAN's. Nobody waits for it, and Python would.
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _is_local(host: str) -> bool:
@@ -103,14 +107,25 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
+def _checked_name(name: str) -> str:
+    """A name of `--allow-host` as the service compares it."""
+    checked = name.lower().strip("[]").removesuffix(".")
+    is_address = False
+    with contextlib.suppress(ValueError):
+        is_address = bool(ipaddress.ip_address(checked))
+    if not is_address and not re.fullmatch(r"[a-z0-9._-]+", checked):
+        raise InputError(f"--allow-host {name}: expected a name such as score.example.org, without http:// and port")
+    return checked
+
+
 def _check_token(request: ServiceRequest, is_local: bool) -> None:
     token = request.token
     if token is not None and request.no_token:
-        raise InputError("--token and --no-token are both given; expected one of them")
+        raise InputError(f"{TOKEN} and --no-token are both given; expected one of them")
     if token is not None and len(token) < SHORTEST_TOKEN:
-        raise InputError(f"--token: has {len(token)} characters, expected at least {SHORTEST_TOKEN}")
+        raise InputError(f"{TOKEN}: has {len(token)} characters, expected at least {SHORTEST_TOKEN}")
     if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise InputError("--token: expected letters, digits and signs of ASCII, without spaces")
+        raise InputError(f"{TOKEN}: expected letters, digits and signs of ASCII, without spaces")
     if token is None and not is_local and not request.no_token:
         raise InputError(
             f"--host {request.host}: other machines may reach it; "
@@ -129,6 +144,12 @@ def _listen(host: str, port: int) -> socket.socket:
         reason = problem.strerror if isinstance(problem, OSError) else str(problem)
         raise ToolboxError(f"--host {host} --port {port}: cannot be used ({reason})") from problem
     return listener
+
+
+def _end(number: int, frame: object) -> None:
+    """What a signal does before the service answers."""
+    click.echo("ended", err=True)
+    raise SystemExit(0)
 
 
 def _do_nothing(number: int, frame: object) -> None:

@@ -6,10 +6,11 @@ It is plain ASGI, because it counts the bytes of a body while they come.
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import time
 from collections.abc import Sequence, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,6 +24,8 @@ HEALTH = "/healthz"
 MOST_SHOWN = 100  # characters of a header in an answer
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SECONDS_UNTIL_RETRY = 1
+SECONDS_TO_DISCARD = 2.0  # the rest of a request that is refused
+JSON_MARKS = b"[", b"{", b",", b":"
 HEADERS = {
     # The page, its style and its program come from here, pictures also from the browser itself.
     "Content-Security-Policy": (
@@ -50,15 +53,17 @@ class Refusal(Exception):
         self.status = status
         self.headers = headers or {}
 
-    def answer(self, close: bool = False) -> Response:
-        """The answer; with `close`, the rest of the request is not read."""
-        headers = self.headers | ({"Connection": "close"} if close else {})
-        return PlainTextResponse(f"{self}\n", self.status, headers)
+    def answer(self) -> Response:
+        """The answer."""
+        return PlainTextResponse(f"{self}\n", self.status, self.headers)
 
 
-def too_busy(line: str) -> Refusal:
+def too_busy(reason: str) -> Refusal:
     """The refusal of a request that may be sent again soon."""
-    return Refusal(503, line, {"Retry-After": str(SECONDS_UNTIL_RETRY)})
+    return Refusal(503, f"{reason}; try again", {"Retry-After": str(SECONDS_UNTIL_RETRY)})
+
+
+ENDING = Refusal(503, "the service ends")
 
 
 class Rules(NamedTuple):
@@ -66,8 +71,8 @@ class Rules(NamedTuple):
 
     Attributes:
         token: whoever asks must know it; None: everybody may ask.
-        hosts: the names that the service may be called by; None: any. A web page of strangers whose name leads to this
-            machine has another one.
+        hosts: the names that addresses of the service may have, in small letters; None: any. They keep out the web
+            pages of strangers: a stranger can let a name of theirs lead to this machine, but it is not among these.
     """
 
     token: str | None
@@ -88,6 +93,14 @@ class Guard:
     def __init__(self, app: ASGIApp, rules: Rules, limits: Limits, figures: Figures, paths: Set[str]):
         self._app, self._rules, self._limits, self._figures, self._paths = app, rules, limits, figures, paths
         self._under_way = _UnderWay()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_ending = False
+
+    def refuse_all(self) -> None:
+        """Refuses all requests that are not answered yet, and those that still come."""
+        self._is_ending = True
+        for task in self._tasks:
+            task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on."""
@@ -95,7 +108,10 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in self._paths else "other"
-        body = _Body(receive, self._limits, self._under_way)
+        headers = Headers(scope=scope)
+        body = _Body(receive, headers, self._limits, self._under_way)
+        task = asyncio.current_task()
+        assert task is not None
         started_at = time.monotonic()
         status = 500
         has_begun = False
@@ -106,18 +122,31 @@ class Guard:
                 status, has_begun = message["status"], True
                 body.release()  # whoever reads the answer slowly does not keep others waiting
                 MutableHeaders(scope=message).update(HEADERS)
+                if not (body.is_complete or self._is_ending or "expect" in headers):
+                    await body.discard()
+                if not body.is_complete:
+                    MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
+        self._tasks.add(task)
         try:
-            headers = Headers(scope=scope)
+            if self._is_ending:
+                raise ENDING
             if scope["path"] != HEALTH:
                 self._check_who_asks(headers)
             self._check_length(headers)
             await self._app(scope, body.receive, send_with_headers)
         except Refusal as refusal:
             if not has_begun:
-                await refusal.answer(close=True)(scope, receive, send_with_headers)
+                await refusal.answer()(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            if not self._is_ending:
+                raise
+            task.uncancel()
+            if not has_begun:
+                await ENDING.answer()(scope, receive, send_with_headers)
         finally:
+            self._tasks.discard(task)
             body.release()
             if status == 503:
                 self._figures.refusals.inc()
@@ -127,7 +156,7 @@ class Guard:
     def _check_who_asks(self, headers: Headers) -> None:
         host = headers.get("host", "")
         if self._rules.hosts is not None and _name_of(host) not in self._rules.hosts:
-            raise Refusal(421, f"the host {host[:MOST_SHOWN]!r} is not allowed; expected {self._rules.hosts[0]}")
+            raise Refusal(421, f"the host {host[:MOST_SHOWN]!r} is not allowed; start the service with --allow-host")
         origin = headers.get("origin")
         if origin is not None and _host_of(origin) != host:
             raise Refusal(403, f"pages of {origin[:MOST_SHOWN]!r} may not use this service")
@@ -151,31 +180,50 @@ class _UnderWay:
 
 
 class _Body:
-    """The body of a request as it comes, which must not become larger or take longer than allowed."""
+    """The body of a request as it comes, which must not become larger or take longer than allowed.
 
-    def __init__(self, receive: Receive, limits: Limits, under_way: _UnderWay):
+    Attributes:
+        is_complete: whether all of it has come.
+    """
+
+    def __init__(self, receive: Receive, headers: Headers, limits: Limits, under_way: _UnderWay):
         self._receive, self._limits, self._under_way = receive, limits, under_way
+        self._is_form = headers.get("content-type", "").lower().startswith("multipart/")
         self._n_bytes = 0
-        self._is_complete = False
-        self._ends_at = time.monotonic() + limits.seconds
+        self._n_marks = 0
+        self.is_complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self._ends_at = time.monotonic() + limits.seconds_to_arrive
 
     async def receive(self) -> Message:
         """The next piece; after the last one, it waits until the other side leaves."""
-        if self._is_complete:
+        if self.is_complete:
             return await self._receive()
+        limits = self._limits
         try:
             message = await asyncio.wait_for(self._receive(), self._ends_at - time.monotonic())
         except TimeoutError:
-            raise Refusal(408, f"the request did not arrive within {self._limits.seconds:g} seconds") from None
-        n_new = len(message.get("body", b""))
-        self._n_bytes += n_new
-        self._under_way.n_bytes += n_new
-        if self._n_bytes > self._limits.request_bytes:
-            raise Refusal(413, f"the request has more than {self._limits.request_bytes:,} bytes")
-        if self._under_way.n_bytes > self._limits.bytes_under_way:
-            raise too_busy("too many requests are under way; try again")
-        self._is_complete = not message.get("more_body", False)
+            raise Refusal(408, f"the request did not arrive within {limits.seconds_to_arrive:g} seconds") from None
+        piece = message.get("body", b"")
+        self._n_bytes += len(piece)
+        self._under_way.n_bytes += len(piece)
+        if not self._is_form:
+            self._n_marks += sum(piece.count(mark) for mark in JSON_MARKS)
+        if self._n_bytes > limits.request_bytes:
+            raise Refusal(413, f"the request has more than {limits.request_bytes:,} bytes")
+        if self._n_marks > limits.json_marks:
+            raise Refusal(413, f"the body has more than {limits.json_marks:,} brackets, commas and colons")
+        if self._under_way.n_bytes > limits.bytes_under_way:
+            raise too_busy("too many requests are under way")
+        self.is_complete = not message.get("more_body", False)
         return message
+
+    async def discard(self) -> None:
+        """Reads the rest for a while: many clients only read an answer when they have sent their whole request."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SECONDS_TO_DISCARD):
+                while not self.is_complete:
+                    message = await self._receive()
+                    self.is_complete = not message.get("more_body", False)
 
     def release(self) -> None:
         """Says that the bytes are no longer needed; a second call does nothing."""
@@ -184,9 +232,9 @@ class _Body:
 
 
 def _name_of(host: str) -> str | None:
-    """The name in a header `Host`, without the port."""
+    """The name in a header `Host`, in small letters, without the port and a last dot."""
     try:
-        return urlsplit(f"//{host}").hostname
+        return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:
         return None
 

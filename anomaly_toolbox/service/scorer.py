@@ -1,30 +1,35 @@
 """Scores images that come one by one from many requests, in the batches that the networks were compiled for.
 
-One thread owns the detector. It takes all images that wait, at most a batch, and scores them together.
+One thread owns the detector. For each batch it takes one image of each request in turn, so that a request of many or
+large images does not keep the others waiting.
 """
 
+import collections
 import concurrent.futures
 import contextlib
+import functools
 import io
-import queue
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from anomaly_toolbox.datasets.decoding import read_header
 from anomaly_toolbox.datasets.walk import BadImage
 from anomaly_toolbox.inference.predictions import heatmap_of
 from anomaly_toolbox.processes import n_threads
+from anomaly_toolbox.service.limits import Limits
 
 if TYPE_CHECKING:  # this module imports TensorFlow
     from anomaly_toolbox.inference.detector import Detector, ScoredImage
 
 
 class Busy(Exception):
-    """So many images wait already that no more can."""
+    """So much waits already that these images cannot; the message says how much."""
+
+
+class TooManyPixels(Exception):
+    """Images with so many pixels are not scored together; the message says how many."""
 
 
 class Answer(NamedTuple):
@@ -44,8 +49,9 @@ class Answer(NamedTuple):
 class _Waiting:
     """An image that waits; when its answer is there or is given up, its content is forgotten."""
 
-    def __init__(self, content: bytes, with_heatmap: bool):
+    def __init__(self, content: bytes, with_heatmap: bool, n_pixels: int):
         self.content, self.with_heatmap = content, with_heatmap
+        self.n_decoded = 2 * n_pixels if with_heatmap else n_pixels
         self.answer: Future[Answer] = Future()
         self.answer.add_done_callback(self._forget_content)
 
@@ -58,117 +64,145 @@ class Scorer:
 
     Args:
         detector: scores the images; used by one thread only.
-        most_waiting: the most images that wait at the same time.
-        most_pixels: images with more pixels are not decoded.
+        limits: how much may be asked and may wait.
+
+    Attributes:
+        detector: see above.
+        n_waiting: how many images wait or are being scored.
     """
 
-    def __init__(self, detector: "Detector", most_waiting: int, most_pixels: int):
-        self._detector = detector
-        self._most_waiting, self._most_pixels = most_waiting, most_pixels
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._n_waiting = 0
-        self._lock = threading.Lock()
+    def __init__(self, detector: "Detector", limits: Limits):
+        self.detector = detector
+        self.n_waiting = 0
+        self._limits = limits
+        self._n_waiting_pixels = 0
+        self._requests: collections.deque[collections.deque[_Waiting]] = collections.deque()
+        self._is_closed = False
+        self._changed = threading.Condition()
         self._drawing = ThreadPoolExecutor(n_threads())
         self._thread = threading.Thread(target=self._work, name="scorer", daemon=True)
         self._thread.start()
 
     @property
-    def n_waiting(self) -> int:
-        """How many images wait or are being scored."""
-        return self._n_waiting
-
-    @property
     def is_alive(self) -> bool:
-        """Whether images are still scored."""
+        """Whether the thread that scores images still runs."""
         return self._thread.is_alive()
 
     def submit(self, contents: Sequence[bytes], with_heatmaps: bool) -> list[Future[Answer]]:
-        """Has images scored, all or none of them.
+        """Has the images of a request scored, all or none of them.
 
         Args:
             contents: of the image files.
             with_heatmaps: draw a heatmap of each image.
 
         Raises:
-            Busy: too many images wait.
+            TooManyPixels: the images have too many pixels together.
+            Busy: too many images or pixels wait.
         """
-        with self._lock:
-            if self._n_waiting + len(contents) > self._most_waiting:
-                raise Busy
-            self._n_waiting += len(contents)
         answers = []
+        usable: collections.deque[_Waiting] = collections.deque()
         for content in contents:
-            item = _Waiting(content, with_heatmaps)
-            item.answer.add_done_callback(self._count_out)
-            self._waiting.put(item)
-            answers.append(item.answer)
+            try:
+                header = read_header(content, self._limits.pixels)
+            except BadImage as problem:
+                answer: Future[Answer] = Future()
+                answer.set_result(Answer(None, problem.reason))
+            else:
+                image = _Waiting(content, with_heatmaps, header.width * header.height)
+                usable.append(image)
+                answer = image.answer
+            answers.append(answer)
+        if usable:
+            self._enqueue(usable)
         return answers
 
-    def close(self) -> None:
-        """Answers the images that wait, and ends."""
-        self._waiting.put(None)
-        self._thread.join()
-        self._drawing.shutdown()
+    def close(self, seconds: float) -> None:
+        """Gives up what waits, and ends after the batch that is being scored.
 
-    def _count_out(self, answer: Future[Answer]) -> None:
-        with self._lock:
-            self._n_waiting -= 1
+        Args:
+            seconds: the longest time to wait for this batch; `is_alive` says whether it is still being scored.
+        """
+        with self._changed:
+            self._is_closed = True
+            given_up = [image for request in self._requests for image in request]
+            self._requests.clear()
+            self._changed.notify()
+        for image in given_up:
+            image.answer.cancel()
+        self._thread.join(seconds)
+        self._drawing.shutdown(wait=False)
+
+    def _enqueue(self, images: "collections.deque[_Waiting]") -> None:
+        n_pixels = sum(image.n_decoded for image in images)
+        if n_pixels > self._limits.request_pixels:
+            raise TooManyPixels(
+                f"{n_pixels:,} pixels are decoded for this request, twice if heatmaps are drawn; "
+                f"expected at most {self._limits.request_pixels:,}"
+            )
+        with self._changed:
+            if self._is_closed:
+                raise Busy("the service ends")
+            if self.n_waiting + len(images) > self._limits.waiting:
+                raise Busy(f"{self.n_waiting} images wait already")
+            if self._n_waiting_pixels + n_pixels > self._limits.waiting_pixels:
+                raise Busy(f"images with {self._n_waiting_pixels:,} pixels wait already")
+            self.n_waiting += len(images)
+            self._n_waiting_pixels += n_pixels
+            for image in images:
+                image.answer.add_done_callback(functools.partial(self._count_out, image.n_decoded))
+            self._requests.append(images)
+            self._changed.notify()
+
+    def _count_out(self, n_decoded: int, answer: Future[Answer]) -> None:
+        with self._changed:
+            self.n_waiting -= 1
+            self._n_waiting_pixels -= n_decoded
 
     def _work(self) -> None:
-        is_open = True
-        while is_open:
-            batch = [self._waiting.get()]
-            while len(batch) < self._detector.batch_size and batch[-1] is not None and not self._waiting.empty():
-                batch.append(self._waiting.get())
-            is_open = batch[-1] is not None
-            # Whoever has given up waiting has cancelled the answer.
-            wanted = [item for item in batch if item is not None and item.answer.set_running_or_notify_cancel()]
-            if wanted:
-                self._answer(wanted)
+        while batch := self._next_batch():
+            self._answer(batch)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Waits for images, and takes as many as are scored together; none after `close`."""
+        batch: list[_Waiting] = []
+        with self._changed:
+            while not batch and not self._is_closed:
+                self._changed.wait_for(lambda: self._requests or self._is_closed)
+                n_pixels = 0
+                while self._requests and len(batch) < self.detector.batch_size and n_pixels < self._limits.batch_pixels:
+                    request = self._requests.popleft()
+                    image = request.popleft()
+                    if request:
+                        self._requests.append(request)
+                    # Whoever has given up waiting has cancelled the answer.
+                    if image.answer.set_running_or_notify_cancel():
+                        batch.append(image)
+                        n_pixels += image.n_decoded
+        return batch
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         """Answers for a batch; an error of any kind is the answer to its images, and the thread goes on."""
         try:
-            with tempfile.TemporaryDirectory(prefix="anomaly-toolbox-") as folder:
-                paths = [Path(folder, str(index)) for index in range(len(batch))]
-                usable = []
-                for path, item in zip(paths, batch, strict=True):
-                    path.write_bytes(item.content)
-                    problem = self._why_unusable(path)
-                    if problem is None:
-                        usable.append((path, item))
-                    else:
-                        item.answer.set_result(Answer(None, problem))
-                outcomes = self._detector.score_files([path for path, _ in usable])
-                drawn = []
-                for (path, item), (_, outcome) in zip(usable, outcomes, strict=True):
-                    if isinstance(outcome, BadImage):
-                        item.answer.set_result(Answer(None, outcome.reason))
-                    elif item.with_heatmap:
-                        drawn.append(self._drawing.submit(self._draw, path, outcome, item.answer))
-                    else:
-                        item.answer.set_result(Answer(outcome))
-                concurrent.futures.wait(drawn)  # the folder of the images is there until then
+            drawn = []
+            outcomes = self.detector.score_files([image.content for image in batch])
+            for image, (content, outcome) in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, BadImage):
+                    image.answer.set_result(Answer(None, outcome.reason))
+                elif image.with_heatmap:
+                    drawn.append(self._drawing.submit(self._draw, content, outcome, image.answer))
+                else:
+                    image.answer.set_result(Answer(outcome))
+            concurrent.futures.wait(drawn)  # so that the heatmaps of few images are in memory
         except Exception as problem:
-            for item in batch:
+            for image in batch:
                 with contextlib.suppress(InvalidStateError):  # some of them may have their answers
-                    item.answer.set_exception(problem)
+                    image.answer.set_exception(problem)
 
-    def _why_unusable(self, path: Path) -> str | None:
-        try:
-            header = read_header(path)
-        except BadImage as problem:
-            return problem.reason
-        n_pixels = header.width * header.height
-        if n_pixels > self._most_pixels:
-            return f"has {n_pixels:,} pixels; expected at most {self._most_pixels:,}"
-        return None
-
-    def _draw(self, path: Path, scored: "ScoredImage", answer: Future[Answer]) -> None:
+    def _draw(self, content: bytes, scored: "ScoredImage", answer: Future[Answer]) -> None:
         """Answers with a heatmap; an error concerns this image alone."""
         try:
             file = io.BytesIO()
-            heatmap_of(path, scored, self._detector).save(file, format="PNG")
+            heatmap_of(content, scored, self.detector).save(file, format="PNG")
             answer.set_result(Answer(scored, heatmap=file.getvalue()))
         except Exception as problem:
             answer.set_exception(problem)

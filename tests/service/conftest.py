@@ -7,6 +7,7 @@ from anomaly_toolbox import load
 from anomaly_toolbox.service.app import make_app
 from anomaly_toolbox.service.guard import LOOPBACK, Rules
 from anomaly_toolbox.service.limits import Limits
+from anomaly_toolbox.service.scorer import Scorer
 from tests.inference.test_parts import images, run  # noqa: F401  (fixtures)
 
 ON_THIS_MACHINE = Rules(None, LOOPBACK)
@@ -27,4 +28,5 @@ def service(detector):
 
 def client_of(detector, rules=ON_THIS_MACHINE, limits=Limits()):  # noqa: B008  (immutable)
     """A client of a service with rules and limits of its own."""
-    return TestClient(make_app(detector, "pca", rules, limits), "http://localhost", raise_server_exceptions=False)
+    app = make_app(Scorer(detector, limits), "pca", rules, limits)
+    return TestClient(app, "http://localhost", raise_server_exceptions=False)

@@ -1,5 +1,6 @@
 """What a service answers: to programs, to people's mistakes, and to those who must not ask."""
 
+import asyncio
 import base64
 import io
 import json
@@ -11,14 +12,19 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.datastructures import Headers
 
+from anomaly_toolbox.service import guard
+from anomaly_toolbox.service.app import make_app
 from anomaly_toolbox.service.guard import Rules
 from anomaly_toolbox.service.limits import Limits
+from anomaly_toolbox.service.scorer import Scorer
 from tests.inference.test_parts import anomaly_box
-from tests.service.conftest import client_of
+from tests.service.conftest import ON_THIS_MACHINE, client_of
 from tests.service.images import png
 
 PREDICT = "/v1/models/pca:predict"
@@ -82,9 +88,12 @@ def test_the_model_is_described(service, detector):
         (PREDICT, {"json": {}}, 400, "instances: Field required"),
         (PREDICT, {"json": {"instances": [{"b64": "!"}]}}, 400, "instances[0].b64: is no base64"),
         (PREDICT, {"json": {"instances": [{"b64": "AAAA"}]}}, 400, "instances[0]: is not a PNG, JPEG, BMP or TIFF"),
-        (PREDICT, {"json": {"instances": [{"b64": 1e300}]}}, 400, "instances.0.b64: Input should be a valid string"),
+        (PREDICT, {"json": {"instances": [{"b64": 1e300}]}}, 400, "instances[0].b64: Input should be a valid string"),
         (PREDICT, {"content": b'{"instances', "headers": JSON}, 400, "the body is no JSON, see its character 1"),
-        (PREDICT, {"content": b"[" * 100_000, "headers": JSON}, 400, "There was an error parsing the body"),
+        (PREDICT, {"content": b"[" * 9_000, "headers": JSON}, 400, "There was an error parsing the body"),
+        (PREDICT, {"content": b"[" * 100_000, "headers": JSON}, 413, "more than 10,000 brackets, commas and colons"),
+        (PREDICT, {"content": b'{"b64":""},' * 5_000, "headers": JSON}, 413, "more than 10,000 brackets"),
+        (PREDICT, {"json": {"instances": [1] * 257}}, 400, "instances: List should have at most 256 items"),
         (PREDICT, {"content": b""}, 400, "body: Field required"),
         ("/v1/models/other:predict", {"json": {"instances": [{"b64": ""}]}}, 404, "there is no model 'other'"),
         (
@@ -102,7 +111,7 @@ def test_the_model_is_described(service, detector):
             "/score",
             {"content": b"--x", "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=punycode"}},
             400,
-            "expected names of files in UTF-8",
+            "expected names of files in UTF-8, received the charset 'punycode'",
         ),
         ("/nothing", {}, 404, "Not Found"),
         ("/page/..%2Fapp.py", {}, 404, "Not Found"),
@@ -117,6 +126,14 @@ def test_mistakes_are_one_line(service, path, request_body, status, line):
     assert service.post("/score", files=form(png())).status_code == 200
 
 
+def test_charsets_of_forms(service):
+    """However UTF-8 is written."""
+    part = b"--x\r\nContent-Disposition: form-data; name=a; filename=a.png\r\n\r\n" + png() + b"\r\n--x--\r\n"
+    for charset in ("", "; charset=utf-8", '; charset="UTF-8"', "; charset=utf8"):
+        headers = {"Content-Type": f"Multipart/Form-Data; boundary=x{charset}"}
+        assert service.post("/score", content=part, headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("path", [PREDICT, "/score", "/page-score"])
 def test_routes_that_only_take_posts(service, path):
     answer = service.get(path)
@@ -128,6 +145,7 @@ SMALL = Limits(
     pixels=1000,
     images=3,
     images_with_heatmaps=2,
+    request_pixels=1500,
     request_bytes=9000,
     bytes_under_way=10_000,
     waiting=4,
@@ -139,7 +157,8 @@ SMALL = Limits(
     [
         ([png(), png(), png(), png()], 413, r"Too many files. Maximum number of files is 3|the request has 4 images"),
         ([png(50, 50)], 413, r"image 1 has 2,\d+ bytes; expected at most 2,000"),
-        ([png(2, 600)], 400, r"(0\.png|instances\[0\]): has 1,200 pixels; expected at most 1,000"),
+        ([png(2, 600)], 400, r"(0\.png|instances\[0\]): has 2 x 600 pixels, more than 1,000"),
+        ([png(), png(), png(24, 23)], 413, "1,512 pixels are decoded for this request"),
         ([bytes(9001)], 413, r"the request has \d+,\d+ bytes; expected at most 9,000"),
     ],
 )
@@ -165,6 +184,34 @@ def test_a_body_of_unknown_length_is_counted_as_it_comes(detector):
         for path, content_type in ((PREDICT, "application/json"), ("/score", "multipart/form-data; boundary=x")):
             answer = client.post(path, content=pieces(), headers={"Content-Type": content_type})
             assert (answer.status_code, answer.text) == (413, "the request has more than 9,000 bytes\n")
+
+
+def test_the_rest_of_a_refused_request_is_read_for_a_while(detector, monkeypatch):
+    """Clients that only read an answer when they have sent all of their request get it."""
+    monkeypatch.setattr(guard, "SECONDS_TO_DISCARD", 0.2)
+    headers = [(b"host", b"localhost"), (b"content-length", b"9001"), (b"content-type", b"multipart/form-data")]
+    scope = {"type": "http", "method": "POST", "path": "/score", "query_string": b"", "headers": headers}
+    scorer = Scorer(detector, SMALL)
+    app = make_app(scorer, "pca", ON_THIS_MACHINE, SMALL)
+
+    async def answer(n_pieces):
+        """The header `Connection` of the answer, and how much of the body was not read."""
+        pieces = [{"type": "http.request", "body": b"x", "more_body": left > 1} for left in range(n_pieces, 0, -1)]
+        messages = []
+
+        async def receive():
+            return pieces.pop(0) if pieces else await asyncio.sleep(60)
+
+        async def send(message):
+            messages.append(message)
+
+        await app(scope, receive, send)
+        assert messages[0]["status"] == 413
+        return Headers(raw=messages[0]["headers"]).get("connection"), len(pieces)
+
+    assert asyncio.run(answer(5)) == (None, 0)
+    assert asyncio.run(answer(0)) == ("close", 0)
+    scorer.close(60)
 
 
 def test_a_busy_service_says_when_to_ask_again(detector):
@@ -211,7 +258,7 @@ def test_an_image_that_takes_too_long_is_given_up(detector):
 
     with (
         patch.object(detector, "score_files", when_allowed),
-        client_of(detector, limits=Limits(seconds=0.2)) as client,
+        client_of(detector, limits=Limits(seconds_to_score=0.2)) as client,
     ):
         answer = client.post("/score", files=form(png()))
         may_score.set()
@@ -224,12 +271,39 @@ def test_an_error_of_the_detector_is_no_trace(detector):
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
 
-def test_a_full_disk_is_one_line(detector, service):
-    with patch("anomaly_toolbox.service.scorer.Path.write_bytes", side_effect=OSError(28, "No space left on device")):
-        answer = service.post("/score", files=form(png()))
-    line = "the service cannot keep images while it scores them: No space left on device\n"
-    assert (answer.status_code, answer.text) == (500, line)
-    assert service.post("/score", files=form(png())).status_code == 200
+def test_images_are_kept_in_memory_alone(service):
+    """The disk may be full, and after a kill nobody would delete them."""
+    content = png(2000, 1200)
+    assert len(content) > 2**21
+    with patch("os.open", side_effect=OSError(28, "No space left on device")):
+        for heatmaps in ("false", "true"):
+            answer = service.post(f"/score?heatmaps={heatmaps}", files=form(content))
+            assert (answer.status_code, "score" in answer.json()["predictions"][0]) == (200, True)
+
+
+def test_all_is_refused_when_the_service_ends(detector):
+    """What waits gets an answer, and what comes afterwards."""
+    may_score = threading.Event()
+
+    def when_allowed(contents):
+        assert may_score.wait(60)
+        return iter(())
+
+    scorer = Scorer(detector, Limits())
+    app = make_app(scorer, "pca", ON_THIS_MACHINE, Limits())
+    with (
+        patch.object(detector, "score_files", when_allowed),
+        TestClient(app, "http://localhost") as client,
+        ThreadPoolExecutor(1) as others,
+    ):
+        waiting = others.submit(client.post, "/score", files=form(png()))
+        while "waiting_images 1.0" not in client.get("/metrics").text:
+            pass
+        client.portal.call(app.refuse_all)
+        for answer in (waiting.result(60), client.post("/score", files=form(png()))):
+            assert (answer.status_code, answer.text) == (503, "the service ends\n")
+        may_score.set()
+    assert not scorer.is_alive
 
 
 def test_a_service_that_scores_no_more_is_not_healthy(detector):
@@ -262,7 +336,7 @@ def test_pages_of_strangers_cannot_ask(service):
     assert service.post("/score", files=form(png()), headers={"Origin": "http://localhost"}).status_code == 200
     for host in ("elsewhere.org", "localhost.elsewhere.org", "[::1", ""):
         assert service.get("/model", headers={"Host": host}).status_code == 421
-    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+    for host in ("localhost:8000", "LocalHost.", "127.0.0.1", "[::1]:8000"):
         assert service.get("/model", headers={"Host": host}).status_code == 200
 
 
@@ -278,7 +352,8 @@ def test_browsers_are_told_to_be_strict(service, path):
 
 def test_the_description_for_programs_needs_nothing_from_elsewhere(service):
     page = service.get("/docs").text
-    assert "POST /v1/models/{model_name}:predict" in page
+    assert "POST /v1/models/pca:predict" in page
+    assert "at most 50,000,000 pixels and 32 MiB" in page
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page + service.get("/", headers=BROWSER).text)
 
 

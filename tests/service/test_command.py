@@ -21,6 +21,7 @@ from PIL import Image
 
 from anomaly_toolbox import load
 from anomaly_toolbox.cli import main
+from anomaly_toolbox.service.command import TOKEN
 from tests.datasets.test_folder import fill
 from tests.inference.test_parts import anomaly_box, images, run  # noqa: F401  (fixtures)
 from tests.service.images import png
@@ -59,10 +60,16 @@ def serve(*arguments):
             "--host 0.0.0.0: other machines may reach it; expected --token TOKEN, or --no-token",
         ),
         (["--host", "nowhere.invalid", "--no-token"], 1, "--host nowhere.invalid --port 8000: cannot be used"),
-        (["--token", "short"], 2, "--token: has 5 characters, expected at least 8"),
-        (["--token", "long enough", "--no-token"], 2, "--token and --no-token are both given"),
-        (["--token", "with a space"], 2, "--token: expected letters, digits and signs of ASCII, without spaces"),
+        (["--token", "short"], 2, f"{TOKEN}: has 5 characters, expected at least 8"),
+        (["--token", "long enough", "--no-token"], 2, f"{TOKEN} and --no-token are both given"),
+        (["--token", "with a space"], 2, f"{TOKEN}: expected letters, digits and signs of ASCII, without spaces"),
         (["--name", "a/b"], 2, "--name a/b: expected letters, digits and . _ -"),
+        (
+            ["--allow-host", "https://a.org/"],
+            2,
+            "--allow-host https://a.org/: expected a name such as",
+        ),
+        (["--allow-host", "a.org:443"], 2, "--allow-host a.org:443: expected a name such as"),
         (["--port", "70000"], 2, "70000 is not in the range 0<=x<=65535"),
     ],
 )
@@ -97,7 +104,7 @@ def test_what_cannot_be_served(run, tmp_path):  # noqa: F811
 
 def test_a_token_in_the_environment(run, monkeypatch):  # noqa: F811
     monkeypatch.setenv("ANOMALY_BOX_SERVE_TOKEN", "short")
-    assert "--token: has 5 characters" in serve(run)[1]
+    assert f"{TOKEN}: has 5 characters" in serve(run)[1]
 
 
 @pytest.mark.slow
@@ -207,7 +214,8 @@ def test_the_page_in_a_browser(service, browser, run, tmp_path):  # noqa: F811
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     browser.execute_cdp_cmd("Network.enable", {})
-    browser.get(service)
+    with_password = service.replace("http://", "http://somebody:password@")
+    browser.get(with_password)  # as for a service with a token
 
     def run_script(script, *arguments):
         return browser.execute_script(script, *arguments)
@@ -255,5 +263,5 @@ def test_the_page_in_a_browser(service, browser, run, tmp_path):  # noqa: F811
     )
     assert run_script("return getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 22)"
     requested = run_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
-    assert all(address.startswith((service, "blob:", "data:")) for address in requested)
+    assert all(address.startswith((service, with_password, "blob:", "data:")) for address in requested)
     assert not browser.get_log("browser")

@@ -10,10 +10,11 @@ from PIL import Image
 
 from anomaly_toolbox.inference.detector import ScoredImage
 from anomaly_toolbox.service import scorer as scorer_module
-from anomaly_toolbox.service.scorer import Busy, Scorer
+from anomaly_toolbox.service.limits import Limits
+from anomaly_toolbox.service.scorer import Busy, Scorer, TooManyPixels
 from tests.service.images import png
 
-MOST_PIXELS = 10_000
+LIMITS = Limits(pixels=10_000, request_pixels=40_000, waiting=500, waiting_pixels=600_000, batch_pixels=20_000)
 
 
 class StubDetector:
@@ -43,10 +44,10 @@ def detector():
 
 @pytest.fixture
 def scorer(detector):
-    scorer = Scorer(detector, most_waiting=500, most_pixels=MOST_PIXELS)
+    scorer = Scorer(detector, LIMITS)
     yield scorer
     detector.may_score.set()
-    scorer.close()
+    scorer.close(60)
 
 
 def test_every_answer_belongs_to_its_image(scorer, detector):
@@ -104,7 +105,7 @@ def test_files_that_cannot_be_used_have_a_reason(scorer, detector):
     assert [answer.problem for answer in answers] == [
         "is empty",
         "is not a PNG, JPEG, BMP or TIFF image, or its beginning is damaged",
-        "has 20,000 pixels; expected at most 10,000",
+        "has 200 x 100 pixels, more than 10,000",
         None,
     ]
     assert answers[-1].scored.score == 7
@@ -134,18 +135,74 @@ def test_a_heatmap_that_cannot_be_drawn_concerns_its_image_alone(scorer, monkeyp
     assert scorer.is_alive
 
 
-def test_images_that_were_given_up_need_no_memory(scorer, detector):
+def keep_busy(scorer, detector):
+    """Has an image scored until `may_score` is set."""
     detector.may_score.clear()
     (first,) = scorer.submit([png(1)], with_heatmaps=False)
     while not first.running():
         time.sleep(0.01)
+    return first
+
+
+def test_images_that_were_given_up_need_no_memory(scorer, detector):
+    keep_busy(scorer, detector)
     (given_up,) = scorer.submit([png(2)], with_heatmaps=False)
     given_up.cancel()
-    assert scorer._waiting.get().content == b""
+    ((image,),) = scorer._requests
+    assert image.content == b""
 
 
-def test_what_waits_at_the_end_is_answered(detector):
-    scorer = Scorer(detector, most_waiting=500, most_pixels=MOST_PIXELS)
-    answers = scorer.submit([png(5)] * 9, with_heatmaps=False)
-    scorer.close()
-    assert [answer.result(0).scored.score for answer in answers] == [5] * 9
+def test_requests_take_turns(scorer, detector):
+    """A small request does not wait for all images of a large one."""
+    keep_busy(scorer, detector)
+    large = scorer.submit([png(2)] * 20, with_heatmaps=False)
+    (small,) = scorer.submit([png(3)], with_heatmaps=False)
+    n_done = []
+    small.add_done_callback(lambda _: n_done.append(sum(answer.done() for answer in large)))
+    detector.may_score.set()
+    for answer in (*large, small):
+        answer.result(60)
+    assert n_done[0] <= 4
+    assert detector.batches == [1, 4, 4, 4, 4, 4, 1]
+
+
+def test_a_batch_of_large_images_has_fewer_of_them(scorer, detector):
+    keep_busy(scorer, detector)
+    for _ in range(4):
+        scorer.submit([png(100, 100)], with_heatmaps=False)
+    last = scorer.submit([png(2)], with_heatmaps=False)[0]
+    detector.may_score.set()
+    last.result(60)
+    assert detector.batches == [1, 2, 2, 1]
+
+
+def test_pixels_are_limited(scorer, detector):
+    with pytest.raises(TooManyPixels, match="50,000 pixels are decoded for this request"):
+        scorer.submit([png(100, 100)] * 5, with_heatmaps=False)
+    with pytest.raises(TooManyPixels):
+        scorer.submit([png(100, 100)] * 3, with_heatmaps=True)  # each is decoded twice
+    keep_busy(scorer, detector)
+    for _ in range(14):
+        answers = scorer.submit([png(100, 100)] * 4, with_heatmaps=False)
+    with pytest.raises(Busy, match="images with 560,020 pixels wait already"):
+        scorer.submit([png(100, 100)] * 4, with_heatmaps=False)
+    detector.may_score.set()
+    for answer in answers:
+        answer.result(60)
+    scorer.submit([png(100, 100)] * 4, with_heatmaps=False)[-1].result(60)
+
+
+def test_what_waits_at_the_end_is_given_up(detector):
+    scorer = Scorer(detector, LIMITS)
+    first = keep_busy(scorer, detector)
+    waiting = scorer.submit([png(5)] * 9, with_heatmaps=False)
+    scorer.close(seconds=0.01)
+    assert all(answer.cancelled() for answer in waiting)
+    assert scorer.is_alive
+    with pytest.raises(Busy, match="the service ends"):
+        scorer.submit([png(5)], with_heatmaps=False)
+    detector.may_score.set()
+    assert first.result(60).scored.score == 1
+    scorer.close(seconds=60)
+    assert not scorer.is_alive
+    assert scorer.n_waiting == 0

@@ -9,9 +9,13 @@ const CARDS_AT_ONCE = 120; // thousands would make every change of the page slow
 const elements = {};
 for (const element of document.querySelectorAll("[id]")) elements[element.id] = element;
 
+// The page may have been opened as http://user:password@…, but such an address cannot be fetched.
+const BASE = location.origin + location.pathname;
+
 const images = []; // {name, number, file, heatmap, prediction, card}; only images that are shown have a card
 const problems = []; // {name, problem}
 const waiting = []; // files that are not sent yet
+let removal = new AbortController(); // ends what is being sent when all images are removed
 let model = null;
 let threshold = null;
 let nSent = 0;
@@ -22,7 +26,7 @@ let nShown = CARDS_AT_ONCE;
 
 async function start() {
   try {
-    const answer = await fetch("model");
+    const answer = await fetch(`${BASE}model`);
     if (!answer.ok) throw new Error(await answer.text());
     model = await answer.json();
   } catch (error) {
@@ -55,40 +59,51 @@ function sendMore() {
   while (model !== null && nSent < AT_ONCE && waiting.length > 0) {
     nSent += 1;
     nNumbered += 1;
-    send(waiting.shift(), nNumbered).finally(() => {
+    const { signal } = removal;
+    send(waiting.shift(), nNumbered, signal).finally(() => {
       nSent -= 1;
-      nDone += 1;
+      if (!signal.aborted) nDone += 1;
       sendMore();
     });
   }
 }
 
-async function send(file, number) {
+async function send(file, number, signal) {
   const name = file.webkitRelativePath || file.name;
   try {
-    const prediction = await predictionOf(file, name);
+    const prediction = await predictionOf(file, name, signal);
+    if (signal.aborted) return;
     if (prediction.problem) addProblem(name, prediction.problem);
     else addImage(file, name, number, prediction);
   } catch (error) {
-    addProblem(name, error.message);
+    if (!signal.aborted) addProblem(name, error.message);
   }
 }
 
-async function predictionOf(file, name) {
+async function predictionOf(file, name, signal) {
   for (let tries = 1; ; tries += 1) {
     const form = new FormData();
     form.append("file", file, name);
     let answer;
     try {
-      answer = await fetch("page-score", { method: "POST", body: form });
+      answer = await fetch(`${BASE}page-score`, { method: "POST", body: form, signal });
     } catch {
-      throw new Error("the service does not answer");
+      throw new Error((await canBeRead(file)) ? "the service does not answer" : "the file cannot be read any more");
     }
     if (answer.ok) return (await answer.json()).predictions[0];
     const line = (await answer.text()).trim();
     if (answer.status !== TOO_BUSY || tries === MOST_TRIES) throw new Error(line || `status ${answer.status}`);
     const seconds = Number(answer.headers.get("Retry-After")) || 1;
     await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+  }
+}
+
+async function canBeRead(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -213,7 +228,8 @@ function showProgress() {
   elements.progress.value = nDone;
   if (nAdded === 0) return;
   const unusable = problems.length > 0 ? `; ${problems.length} cannot be used` : "";
-  elements.status.textContent = (isBusy ? `${nDone} of ${nAdded} files are done` : `${nAdded} files are done`) + unusable;
+  const done = nAdded === 1 ? "1 file is done" : `${nAdded} files are done`;
+  elements.status.textContent = (isBusy ? `${nDone} of ${nAdded} files are done` : done) + unusable;
 }
 
 function csv() {
@@ -236,9 +252,11 @@ function save() {
 }
 
 function removeAll() {
-  waiting.length = 0; // those that are being sent will still appear
+  removal.abort();
+  removal = new AbortController();
+  waiting.length = 0;
   for (const image of images) if (image.card) removeCard(image);
-  nAdded = nSent;
+  nAdded = 0;
   nDone = 0;
   nShown = CARDS_AT_ONCE;
   images.length = 0;
@@ -269,7 +287,12 @@ async function filesOf(transfer) {
     const reader = entry.createReader();
     let some;
     do { // a reader gives a hundred entries at a time
-      some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      try {
+        some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      } catch (error) {
+        addProblem(entry.fullPath, `the folder cannot be read (${error.message})`);
+        break;
+      }
       entries.push(...some);
     } while (some.length > 0);
   }
