@@ -170,11 +170,7 @@ class AnoGAN(SearchingGAN[Networks]):
             pathways.append(self._pathway(x, self.reconstruct(x)).numpy())
             if progress is not None:
                 progress(number, n_batches)
-        bank = self.memory_banks["pathway"]
-        was_empty = bank.is_empty
-        bank.fit(np.concatenate(pathways)[: len(searched)])
-        if was_empty:
-            self._reset_compiled_scoring()
+        self.memory_banks["pathway"].fit(np.concatenate(pathways)[: len(searched)])
 
     def _pathway(self, x, x_hat):
         _, discriminator = self.scoring
@@ -201,4 +197,15 @@ class AnoGAN(SearchingGAN[Networks]):
             return
         fit_encoder(self, images, self.hyperparameters.batch_size, callbacks)
         self.is_fitted.assign(1.0)
-        self._reset_compiled_scoring()
+        self._forget_compiled_scoring()
+
+    def load_networks(self, path):
+        """See `AnomalyDetector`."""
+        super().load_networks(path)
+        if self.hyperparameters.warm_start:
+            self._forget_compiled_scoring()  # the file may have a fitted encoder
+
+    def become(self, other):
+        """See `AnomalyDetector`."""
+        super().become(other)
+        self._forget_compiled_scoring()  # the other has no fitted encoder

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import keras
 import numpy as np
@@ -100,7 +100,9 @@ class AnomalyDetector(AdversarialModel):
         self.derived_scores = DerivedScores(channels, self.combined_from)
         self._with_maps = False
         self._only_selected = False
-        self._reset_compiled_scoring()
+        self.predict_function: Any = None
+        self._compiled_for: tuple[tuple[bool, bool], list[tf.Variable]] = (False, False), []
+        self._forget_compiled_scoring()
 
     # Part 1: what a method defines.
 
@@ -245,7 +247,7 @@ class AnomalyDetector(AdversarialModel):
         with_maps: bool = False,
     ) -> dict[str, np.ndarray]:
         """What compiled steps give for the first `count` images: `basic_scores`, `complexity` and, if wanted, `map`."""
-        self._choose_outputs(with_maps)
+        self._with_maps, self._only_selected = with_maps, False
         outputs = self.predict(batches, verbose=0, callbacks=list(callbacks))
         return {name: values[:count] for name, values in outputs.items()}
 
@@ -263,14 +265,14 @@ class AnomalyDetector(AdversarialModel):
 
         It has not the overhead of a Keras loop.
         """
-        self._choose_outputs(with_maps=True, only_selected=True)
+        self._with_maps, self._only_selected = True, True
         self.make_predict_function()
         outputs = self.predict_function([tf.constant(x)])
         return np.asarray(outputs[self.hyperparameters.score]), np.asarray(outputs[MAP])
 
     def selected_scores(self, batches: tf.data.Dataset, count: int) -> np.ndarray:
         """The selected scores of the first `count` images in batches of one static shape, (count,), float32."""
-        self._choose_outputs(with_maps=False, only_selected=True)
+        self._with_maps, self._only_selected = False, True
         outputs: dict[str, np.ndarray] = self.predict(batches, verbose=0)
         return outputs[self.hyperparameters.score][:count]
 
@@ -291,14 +293,18 @@ class AnomalyDetector(AdversarialModel):
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"expected images of shape {self.image_shape}, received {tuple(x.shape[1:])}")
 
-    def _choose_outputs(self, with_maps: bool, only_selected: bool = False) -> None:
-        if (with_maps, only_selected) != (self._with_maps, self._only_selected):
-            self._with_maps, self._only_selected = with_maps, only_selected
-            self._reset_compiled_scoring()
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Keras's hook: compiles the scoring step again if its outputs or the arrays that it reads are others now."""
+        outputs, arrays = (self._with_maps, self._only_selected), self._stored_arrays
+        compiled_outputs, compiled_arrays = self._compiled_for
+        if outputs != compiled_outputs or [*map(id, arrays)] != [*map(id, compiled_arrays)]:
+            self.predict_function = None
+        self._compiled_for = outputs, arrays
+        return super().make_predict_function(force)
 
-    def _reset_compiled_scoring(self) -> None:
-        """Makes Keras compile the scoring step again, because its outputs have changed."""
-        self.predict_function: Any = None
+    def _forget_compiled_scoring(self) -> None:
+        """Has everything compiled again that scores images."""
+        self.predict_function = None
         self._compiled_vectors = tf.function(self._vectors_and_patches, jit_compile=True)
 
     # Fitting the memory banks and the derived scores.
@@ -340,13 +346,10 @@ class AnomalyDetector(AdversarialModel):
 
     def fit_banks(self, vectors_of_banks: Mapping[str, np.ndarray]) -> None:
         """Fills the memory banks with what `vectors_for_banks` gives; raises ToolboxError if it is not finite."""
-        shapes_before = [variable.shape for variable in self.stored]
         for name, vectors in vectors_of_banks.items():
             if not np.isfinite(vectors).all():
                 raise ToolboxError(f"{DIVERGED}: the outputs of the networks are not finite; {REMEDY}")
             self.memory_banks[name].fit(vectors)
-        if [variable.shape for variable in self.stored] != shapes_before:
-            self._reset_compiled_scoring()  # compiled steps hold arrays of the old shapes
 
     def vectors_for_banks(self, images: np.ndarray, progress: Progress | None = None) -> dict[str, np.ndarray]:
         """The vectors of all images and the features of some random patches of each, by memory bank.
@@ -385,11 +388,20 @@ class AnomalyDetector(AdversarialModel):
     @property
     def stored(self) -> list:
         """Every variable in a weights file, except those of the optimizers."""
-        variables = list(self.variables)
+        return [*self.variables, *self._stored_arrays]
+
+    @property
+    def _stored_arrays(self) -> list[tf.Variable]:
+        arrays = []
+        for layer in self._layers_with_arrays:
+            arrays += layer.stored
+        return arrays
+
+    @property
+    def _layers_with_arrays(self) -> list[StoredArrays]:
+        """The memory banks, the derived scores and those of the method."""
         of_the_method = [value for value in vars(self).values() if isinstance(value, StoredArrays)]
-        for layer in (*self.memory_banks.values(), *of_the_method):  # these include the derived scores
-            variables += layer.stored
-        return variables
+        return [*self.memory_banks.values(), *of_the_method]
 
     def save_networks(self, path: Path) -> None:
         """Writes the weights of all networks and the memory banks to `path`, which must end in `.weights.h5`."""
@@ -398,11 +410,31 @@ class AnomalyDetector(AdversarialModel):
 
     def load_networks(self, path: Path) -> None:
         """Reads a file that `save_networks` wrote; raises ValueError or OSError if it is damaged or does not fit."""
-        shapes_before = [variable.shape for variable in self.stored]
         with self._without_optimizers(), readable_weights(path) as readable:
             self.load_weights(str(readable))
-        if [variable.shape for variable in self.stored] != shapes_before:
-            self._reset_compiled_scoring()
+
+    def become(self, other: Self) -> None:
+        """Becomes equal to a new detector of the same method and shape, but keeps the steps that are compiled.
+
+        Args:
+            other: a detector that was neither trained nor fitted. Its hyperparameters may differ from this one's in
+                those that no compiled step reads.
+        """
+        for variable, value in zip(self._variables_and_optimizers, other._variables_and_optimizers, strict=True):
+            variable.assign(value)
+        for layer in self._layers_with_arrays:
+            layer.remove_arrays()
+        self.hyperparameters = other.hyperparameters
+        self.initial_rates = other.initial_rates
+        self.decay_steps = other.decay_steps
+        self.stop_training = False
+
+    @property
+    def _variables_and_optimizers(self) -> list[keras.Variable]:
+        variables = list(self.variables)
+        for optimizer in self.optimizers.values():
+            variables += optimizer.variables
+        return variables
 
     @contextlib.contextmanager
     def _without_optimizers(self):

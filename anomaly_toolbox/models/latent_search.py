@@ -180,8 +180,8 @@ class SearchingGAN(GAN[Networks]):
         """G(z_Γ)."""
         return self._compiled_reconstruction(tf.convert_to_tensor(x))
 
-    def _reset_compiled_scoring(self):
-        super()._reset_compiled_scoring()
+    def _forget_compiled_scoring(self):
+        super()._forget_compiled_scoring()
         self._compiled_reconstruction = tf.function(self.searched_reconstruction, jit_compile=LOOPS_WITH_XLA)
 
     @contextlib.contextmanager

@@ -28,6 +28,7 @@ class StoredArrays(keras.layers.Layer):
     def __init__(self) -> None:
         super().__init__()
         self.arrays: dict[str, tf.Variable] = {}
+        self._removed: dict[str, tf.Variable] = {}
         self.built = True  # Keras has no weights to build here
 
     @property
@@ -43,12 +44,18 @@ class StoredArrays(keras.layers.Layer):
     def set_arrays(self, **arrays: np.ndarray) -> None:
         """Sets or replaces the arrays of these names; uint8 stays uint8, and all other types become float32."""
         for name, array in arrays.items():
-            variable = self.arrays.get(name)
-            if variable is not None and variable.shape == array.shape:
+            dtype = tf.uint8 if array.dtype == np.uint8 else tf.float32
+            variable = self.arrays.get(name, self._removed.pop(name, None))
+            if variable is not None and (variable.shape, variable.dtype) == (array.shape, dtype):
                 variable.assign(array)  # compiled steps stay valid
             else:
-                dtype = tf.uint8 if array.dtype == np.uint8 else tf.float32
-                self.arrays[name] = tf.Variable(array, trainable=False, dtype=dtype)
+                variable = tf.Variable(array, trainable=False, dtype=dtype)
+            self.arrays[name] = variable
+
+    def remove_arrays(self) -> None:
+        """Removes all arrays; compiled steps that read them are valid again when arrays of the same shapes are set."""
+        self._removed |= self.arrays
+        self.arrays = {}
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Keras's hook: writes the arrays to a weights file."""
@@ -128,6 +135,11 @@ class Neighbours(MemoryBank):
     @property
     def stored(self):
         return super().stored + ([] if self.coordinates is None else self.coordinates.stored)
+
+    def remove_arrays(self):
+        super().remove_arrays()
+        if self.coordinates is not None:
+            self.coordinates.remove_arrays()
 
     def _directions(self, vectors):
         """Vectors of length 1, whose products are the cosines of the angles between them."""

@@ -25,6 +25,7 @@ from anomaly_toolbox.sweeps.search import StudySpec, definition, digest
 from anomaly_toolbox.sweeps.storage import open_storage, quiet_optuna
 from anomaly_toolbox.sweeps.sweep import Sweep
 from anomaly_toolbox.sweeps.workers import run_workers
+from anomaly_toolbox.training.steps import CompiledSteps
 from anomaly_toolbox.training.trial import Trial, Watch, run_trial
 
 SWEEPS = "sweeps"  # the folder in the log folder that holds a folder for each sweep
@@ -66,6 +67,7 @@ class TrialRunner:
             white_level=options.white_level,
         )
         self._source = source(options.dataset, options.data_dir)
+        self._steps = CompiledSteps()
 
     def run(
         self, method: str, hyperparameters: ScoringHyperparameters, overwrite: bool, watch: Watch | None = None
@@ -81,7 +83,7 @@ class TrialRunner:
             seed=options.seed,
             reading_options=options.reading_options,
         )
-        return run_trial(trial, options.log_dir, self.console, overwrite, watch)
+        return run_trial(trial, options.log_dir, self.console, overwrite, watch, self._steps)
 
     def run_in_sweep(
         self, study: StudySpec, hyperparameters: ScoringHyperparameters, trial: optuna.Trial

@@ -18,7 +18,7 @@ from anomaly_toolbox.datasets.batches import ScoringSplit, reraise_other_order
 from anomaly_toolbox.datasets.dataset import AnomalyDetectionDataset
 from anomaly_toolbox.errors import DamagedFile, ToolboxError
 from anomaly_toolbox.files import atomic_write, read_json, sha256, write_json
-from anomaly_toolbox.models import build_detector, detector_class
+from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.adversarial import Divergence
 from anomaly_toolbox.models.base import COMPLEXITY, MAP, AnomalyDetector
 from anomaly_toolbox.models.hyperparameters import Hyperparameters, ScoringHyperparameters
@@ -27,6 +27,7 @@ from anomaly_toolbox.training import callbacks, gallery, progress, summaries
 from anomaly_toolbox.training.data import NEED_ANOMALIES, PreparedData, prepare
 from anomaly_toolbox.training.outputs import describe_derived_scores, scores_and_complexity
 from anomaly_toolbox.training.results import Scores, constant_scores, measure, write_scores
+from anomaly_toolbox.training.steps import CompiledSteps
 
 RECORDED_PACKAGES = ("anomaly-toolbox", "tensorflow", "keras", "numpy", "scikit-learn")
 
@@ -60,7 +61,12 @@ class Trial:
 
 
 def run_trial(
-    trial: Trial, log_dir: Path, console: Console, overwrite: bool = False, watch: Watch | None = None
+    trial: Trial,
+    log_dir: Path,
+    console: Console,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+    steps: CompiledSteps | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Runs a trial to its end; an interrupted trial continues where it stopped, and a finished one is not run again.
 
@@ -70,6 +76,7 @@ def run_trial(
         console: where progress is printed.
         overwrite: start anew, whatever the folder holds.
         watch: called after each epoch; if it raises, the trial stops and may be continued later.
+        steps: those of the trials before; None compiles all steps anew.
 
     Returns:
         The run folder and the content of its `results.json`.
@@ -95,7 +102,7 @@ def run_trial(
                 return run.folder, results
         try:
             with reraise_other_order():
-                results = Attempt(trial, run, console, watch).run_to_end(overwrite)
+                results = Attempt(trial, run, console, watch, steps or CompiledSteps()).run_to_end(overwrite)
         except ToolboxError:
             run.remove_unless_trained()
             raise
@@ -118,6 +125,7 @@ class Attempt:
     run: Run
     console: Console
     watch: Watch | None
+    steps: CompiledSteps
 
     def run_to_end(self, overwrite: bool) -> dict[str, Any]:
         """Prepares the images, trains and tests, and returns the content of `results.json`."""
@@ -132,8 +140,7 @@ class Attempt:
         summaries.summarise_hyperparameters(self.run.folder, values)
 
         n_classes = None if data.class_names is None else len(data.class_names)
-        detector = build_detector(method, hp, dataset.channels, n_classes)
-        detector.compile()
+        detector = self.steps.detector(method, hp, dataset.channels, n_classes)
         if isinstance(hp, Hyperparameters):
             training_summary = self._train(detector, hp, data)
         else:
@@ -141,6 +148,7 @@ class Attempt:
         training_summary["train_seconds"] += self._fit_after_epochs(detector, data.memory_images)
         results = self._test(detector, data, training_summary)
         self.run.finish(results)
+        self.steps.keep(detector, n_classes)
         return results
 
     def _claim_folder(self, data: PreparedData, overwrite: bool) -> None:

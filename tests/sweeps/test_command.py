@@ -225,7 +225,7 @@ def test_the_error_of_a_single_trial_is_raised_unchanged(run):
 def test_the_median_pruner_stops_a_worse_trial(run, write, monkeypatch):
     """Five trials finish with an AUPRC of 0.5; the sixth has 0.1 after its first epoch."""
 
-    def run_trial(trial, log_dir, console, overwrite, watch):
+    def run_trial(trial, log_dir, console, overwrite, watch, steps):
         width = trial.hyperparameters.width
         watch(1, {"val_auprc": 0.1 if width == 6 else 0.5})
         finished_widths.append(width)
