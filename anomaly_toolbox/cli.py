@@ -29,11 +29,12 @@ DEBUG_HELP = "Show the traceback of an error and TensorFlow's own messages."
 
 
 def cache_option(command: Any) -> Any:
-    """Adds the option `--cache`."""
+    """Adds the option `--cache/--no-cache`."""
     return click.option(
-        "--cache",
-        is_flag=True,
-        help="Keep compiled steps in ~/.cache/anomaly-toolbox, and use those of earlier commands.",
+        "--cache/--no-cache",
+        default=True,
+        show_default=True,
+        help="Whether compiled steps are kept in ~/.cache/anomaly-toolbox for later commands.",
     )(command)
 
 
@@ -587,8 +588,8 @@ def serve(
 
 
 def _compile_cache(cache: bool) -> contextlib.AbstractContextManager[None]:
-    """Keeps compiled steps for later commands, with `--cache`."""
-    if not cache:
+    """Keeps compiled steps for later commands, unless `--no-cache` is given."""
+    if not cache or "tensorflow" in sys.modules:  # a program that calls this command: TensorFlow reads settings once
         return contextlib.nullcontext()
     from anomaly_toolbox.compile_cache import compile_cache
 

@@ -61,8 +61,7 @@ def compile_cache() -> Iterator[None]:
         except Exception as problem:
             if str(cache.folder) in str(problem):
                 raise ToolboxError(
-                    f"{cache.folder.parent}: a compiled step cannot be kept there; free some space, "
-                    "or leave out --cache"
+                    f"{cache.folder.parent}: a compiled step cannot be kept there; free some space, or add --no-cache"
                 ) from problem
             raise
 

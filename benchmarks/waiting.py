@@ -29,7 +29,6 @@ from benchmarks.stopwatch import COMPILE, IMPORT, OTHER, PHASES
 REPOSITORY = Path(__file__).parent.parent
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 DEMO = (
-    "--cache",
     "--experiment",
     "GANomaly",
     "--dataset",
@@ -79,12 +78,11 @@ def commands(folder: Path, logs: Path) -> dict[str, list[str]]:
     log_dir = ["--log-dir", str(logs)]
     found = {
         "the demo": [*DEMO, *log_dir],
-        "a sweep of eight trials": [*DEMO[:5], "--hps-path", str(sweep), *SHORT, "--tuning", *log_dir],
-        "predict, one image": ["predict", "--cache", str(folder / "run"), str(image)],
+        "a sweep of eight trials": [*DEMO[:4], "--hps-path", str(sweep), *SHORT, "--tuning", *log_dir],
+        "predict, one image": ["predict", str(folder / "run"), str(image)],
     }
     if FASHION_MNIST.is_dir():
         training = [
-            "--cache",
             "--experiment",
             "GANomaly",
             "--dataset",

@@ -161,7 +161,7 @@ def test_other_flags_of_the_user_stay(cache, monkeypatch):
 
 def test_a_disk_that_becomes_full_is_one_line(cache):
     with (
-        pytest.raises(ToolboxError, match="cannot be kept there; free some space, or leave out --cache"),
+        pytest.raises(ToolboxError, match="cannot be kept there; free some space, or add --no-cache"),
         compile_cache(),
     ):
         raise OSError(f"{folder_of_xla() / NAME}.tmp; No space left on device")
@@ -187,7 +187,7 @@ def figures(log_dir):
 @pytest.mark.slow
 def test_figures_do_not_depend_on_what_was_kept(cache, tmp_path):
     """Of a first training after one that was killed while it compiled, and of one that finds everything compiled."""
-    killed = training(tmp_path / "killed", "--cache")
+    killed = training(tmp_path / "killed")
     ends_at = time.monotonic() + 120
     while not any(cache.parent.glob("commands/*/*.pb*")):  # also one that is half-written
         assert time.monotonic() < ends_at
@@ -199,7 +199,7 @@ def test_figures_do_not_depend_on_what_was_kept(cache, tmp_path):
 
     found = []
     for name in ("first", "second"):
-        process = training(tmp_path / name, "--cache")
+        process = training(tmp_path / name)
         errors = process.communicate(timeout=300)[1]
         assert (process.returncode, errors) == (0, "")
         found.append((figures(tmp_path / name), {path: path.stat().st_ino for path in cache.iterdir()}))

@@ -21,6 +21,7 @@ GREY, DEEP_GREY, COLOURED = ("1", "L", "LA"), ("I;16", "I;16B", "I;16L"), ("P", 
 MODES = (*GREY, *DEEP_GREY, *COLOURED)
 WHITE, DEEP_WHITE = 255, 65535  # the highest levels of 8 and of 16 bits
 PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value in negatives
+MOST_READS = 200_000  # of pieces of a file in memory; the largest that is sensible has some ten thousand
 IN_MEMORY = Path("an image in memory")  # for messages
 
 ImageFile = Path | bytes  # the path or the content of a PNG, JPEG, BMP or TIFF file
@@ -121,18 +122,17 @@ def _open(file: ImageFile, most_pixels: int = MOST_PIXELS) -> Image.Image:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the pixels are counted below
-                image = Image.open(file if isinstance(file, Path) else io.BytesIO(file), formats=FORMATS)
+                image = Image.open(file if isinstance(file, Path) else _PatientFile(file), formats=FORMATS)
         except UnidentifiedImageError as problem:
             raise BadImage(path, "is not a PNG, JPEG, BMP or TIFF image, or its beginning is damaged") from problem
         except Image.DecompressionBombError as problem:
             raise BadImage(path, f"has more than {most_pixels:,} pixels") from problem
-        # Some telephones write MPO and call it JPEG; it holds a photograph and smaller versions of it.
-        n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        has_several = _has_several_pictures(image)
     width, height = image.size
     if width * height > most_pixels:
         reason = f"has {width:,} x {height:,} pixels, more than {most_pixels:,}"
-    elif n_frames > 1:
-        reason = f"is animated or has several pages ({n_frames}); expected a single image"
+    elif has_several:
+        reason = "is animated or has several pages; expected a single image"
     elif image.mode not in MODES:
         reason = f"has {image.mode} pixels; expected grey, RGB or RGBA of 8 or 16 bits"
     else:
@@ -149,6 +149,34 @@ def _size_of(file: ImageFile) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise BadImage(file, "is no regular file")
     return status.st_size
+
+
+def _has_several_pictures(image: Image.Image) -> bool:
+    """Whether an image is animated or has several pages."""
+    if image.format == "MPO":  # some telephones call it JPEG; it holds a photograph and smaller versions of it
+        return False
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1) > 1
+    try:  # not `n_frames`: to count thousands of pages takes minutes
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
+
+
+class _PatientFile(io.BytesIO):
+    """The content of a file, for programs that read it in a sensible number of pieces; others would take minutes."""
+
+    def __init__(self, content: bytes):
+        super().__init__(content)
+        self._n_reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See `io.BytesIO`; raises OSError after many pieces."""
+        self._n_reads += 1
+        if self._n_reads > MOST_READS:
+            raise OSError("too many pieces")
+        return super().read(size)
 
 
 def _is_negative(image: Image.Image) -> bool:

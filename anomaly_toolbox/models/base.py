@@ -422,8 +422,9 @@ class AnomalyDetector(AdversarialModel):
         """
         for variable, value in zip(self._variables_and_optimizers, other._variables_and_optimizers, strict=True):
             variable.assign(value)
-        for layer in self._layers_with_arrays:
+        for layer, new_layer in zip(self._layers_with_arrays, other._layers_with_arrays, strict=True):
             layer.remove_arrays()
+            layer.set_arrays(**{name: array.numpy() for name, array in new_layer.arrays.items()})
         self.hyperparameters = other.hyperparameters
         self.initial_rates = other.initial_rates
         self.decay_steps = other.decay_steps

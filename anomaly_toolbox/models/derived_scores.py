@@ -72,16 +72,7 @@ class DerivedScores(StoredArrays):
     def __init__(self, channels: int, combined_from: Collection[str]):
         super().__init__()
         self.combined_from = combined_from
-        self._channels = channels
-        self._set_initial_arrays()
-
-    def _set_initial_arrays(self) -> None:
-        self.set_arrays(grey=np.zeros(self._channels), complexity_range=np.zeros((2, 2)))
-
-    def remove_arrays(self) -> None:
-        """Removes everything that was fitted."""
-        super().remove_arrays()
-        self._set_initial_arrays()
+        self.set_arrays(grey=np.zeros(channels), complexity_range=np.zeros((2, 2)))
 
     @property
     def scores(self) -> list[str]:

@@ -43,6 +43,7 @@ MISTAKES: dict[int | str, dict[str, Any]] = {
     "4XX": LINE | {"description": "Another mistake."},
 }
 SECONDS_TO_CLOSE = 3.0  # for the batch that is being scored
+UNREADABLE_JSON = "the body cannot be read as JSON in UTF-8"
 MOST_NORMAL_SCORES = 1000  # that the page gets, to tell the share of normal images above a threshold
 
 Heatmaps = Annotated[bool, Query(description="Also give the anomaly heatmap of each image, as a PNG file in base64.")]
@@ -182,7 +183,6 @@ def make_app(scorer: Scorer, name: str, rules: Rules, limits: Limits) -> Guard:
         answers = await answers_for([content for _, content in uploads], with_heatmaps)
         return [_prediction(file, answer) for (file, _), answer in zip(uploads, answers, strict=True)]
 
-    @app.head(HEALTH, response_class=PlainTextResponse, include_in_schema=False)
     @app.get(HEALTH, response_class=PlainTextResponse, summary="Whether the service runs")
     async def health() -> str:
         if not scorer.is_alive:
@@ -242,8 +242,7 @@ def make_app(scorer: Scorer, name: str, rules: Rules, limits: Limits) -> Guard:
     async def score(request: Request, heatmaps: Heatmaps = False) -> FilePredictions:
         predictions = await predictions_of_files(request, heatmaps)
         if all("problem" in prediction for prediction in predictions):
-            name = " ".join(predictions[0]["file"].split())
-            raise Refusal(400, f"{name}: {predictions[0]['problem']}")
+            raise Refusal(400, f"{_printable(predictions[0]['file'])}: {predictions[0]['problem']}")
         return FilePredictions(predictions=[FilePrediction(**prediction) for prediction in predictions])
 
     @app.post("/page-score", response_model_exclude_none=True, include_in_schema=False)
@@ -252,7 +251,6 @@ def make_app(scorer: Scorer, name: str, rules: Rules, limits: Limits) -> Guard:
         predictions = await predictions_of_files(request, with_heatmaps=True)
         return FilePredictions(predictions=[FilePrediction(**prediction) for prediction in predictions])
 
-    @app.head("/", response_class=HTMLResponse, include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page(request: Request) -> Response:
         """The page for browsers; clients of KServe ask here whether the service runs."""
@@ -282,6 +280,8 @@ def make_app(scorer: Scorer, name: str, rules: Rules, limits: Limits) -> Guard:
             return PlainTextResponse(f"the body is no JSON, see its character {first['loc'][-1]}\n", 400)
         if first["loc"] == ("body",) and isinstance(problem.body, bytes):
             return PlainTextResponse("expected JSON with the header Content-Type: application/json\n", 400)
+        if first["type"] == "model_attributes_type":
+            first["msg"] = 'expected an object such as {"b64": "…"}'
         parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"] if part != "body")
         where = "".join(parts).removeprefix(".") or "body"
         return PlainTextResponse(f"{where}: {first['msg']}\n", 400)
@@ -298,7 +298,8 @@ def make_app(scorer: Scorer, name: str, rules: Rules, limits: Limits) -> Guard:
     async def explain_status(_: Request, problem: HTTPException) -> Response:
         if isinstance(problem.__cause__, Refusal):  # while the body was read
             return problem.__cause__.answer()
-        return PlainTextResponse(f"{problem.detail}\n", problem.status_code, problem.headers)
+        line = UNREADABLE_JSON if problem.detail.startswith("There was an error parsing") else problem.detail
+        return PlainTextResponse(f"{line}\n", problem.status_code, problem.headers)
 
     paths = {route.path.replace("{model_name}", name) for route in app.routes if isinstance(route, Route)}
     return Guard(app, rules, limits, figures, paths)
@@ -310,6 +311,11 @@ def _prediction(name: str, answer: Answer) -> dict[str, Any]:
         return of_unusable(name, str(answer.problem))
     heatmap = None if answer.heatmap is None else base64.b64encode(answer.heatmap).decode()
     return of_scored(name, answer.scored, answer.scored.is_anomalous) | {"heatmap": heatmap}
+
+
+def _printable(name: str) -> str:
+    """A name on one line, without signs that a terminal would act on."""
+    return "".join(sign if sign.isprintable() else " " for sign in name)
 
 
 def _decoded(number: int, text: str) -> bytes:

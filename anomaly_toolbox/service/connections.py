@@ -16,7 +16,10 @@ MOST_CONNECTIONS = 500
 
 
 class ImpatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection without a complete request, with an unread answer, or beyond the most."""
+    """HTTP/1.1 that closes a connection without a complete request or with an unread answer.
+
+    Beyond the most connections, it closes the one that has waited longest for a complete request.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -26,9 +29,9 @@ class ImpatientProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol.connection_made`."""
         super().connection_made(transport)
+        self._made_at = self.loop.time()
         if len(self.connections) > most_connections():
-            transport.abort()
-            return
+            self._oldest_without_request().transport.abort()
         self._until_request.start(self.loop, SECONDS_FOR_HEADERS)
 
     def data_received(self, data: bytes) -> None:
@@ -56,6 +59,16 @@ class ImpatientProtocol(H11Protocol):
         self._until_request.stop()
         self._until_read.stop()
         super().connection_lost(exc)
+
+    def _oldest_without_request(self) -> "ImpatientProtocol":
+        """The connection that has waited longest for a complete request; this one if all others have one."""
+        connections: set[Any] = self.connections  # all of this class
+        waiting = [connection for connection in connections if connection._is_without_request()]
+        oldest: ImpatientProtocol = min(waiting, key=lambda connection: connection._made_at)
+        return oldest
+
+    def _is_without_request(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
     def _give_up_request(self) -> None:
         if self.cycle is None or self.cycle.response_complete:

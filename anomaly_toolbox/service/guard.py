@@ -9,7 +9,7 @@ import binascii
 import contextlib
 import hmac
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -109,9 +109,11 @@ class Guard:
             return
         path = scope["path"] if scope["path"] in self._paths else "other"
         headers = Headers(scope=scope)
-        body = _Body(receive, headers, self._limits, self._under_way)
         task = asyncio.current_task()
         assert task is not None
+        body = _Body(receive, headers, self._limits, self._under_way, on_departure=task.cancel)
+        if scope["method"] == "HEAD":  # the answer to GET, whose body the server leaves out
+            scope = {**scope, "method": "GET"}
         started_at = time.monotonic()
         status = 500
         has_begun = False
@@ -119,11 +121,11 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             nonlocal status, has_begun
             if message["type"] == "http.response.start":
+                if not (body.is_complete or self._is_ending or "expect" in headers):
+                    await body.discard()
                 status, has_begun = message["status"], True
                 body.release()  # whoever reads the answer slowly does not keep others waiting
                 MutableHeaders(scope=message).update(HEADERS)
-                if not (body.is_complete or self._is_ending or "expect" in headers):
-                    await body.discard()
                 if not body.is_complete:
                     MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
@@ -140,10 +142,10 @@ class Guard:
             if not has_begun:
                 await refusal.answer()(scope, receive, send_with_headers)
         except asyncio.CancelledError:
-            if not self._is_ending:
+            if not (self._is_ending or body.has_left):
                 raise
             task.uncancel()
-            if not has_begun:
+            if not (has_begun or body.has_left):
                 await ENDING.answer()(scope, receive, send_with_headers)
         finally:
             self._tasks.discard(task)
@@ -184,9 +186,20 @@ class _Body:
 
     Attributes:
         is_complete: whether all of it has come.
+        has_left: whether the client has left without waiting for the answer.
     """
 
-    def __init__(self, receive: Receive, headers: Headers, limits: Limits, under_way: _UnderWay):
+    def __init__(
+        self,
+        receive: Receive,
+        headers: Headers,
+        limits: Limits,
+        under_way: _UnderWay,
+        on_departure: Callable[[], object],
+    ):
+        self._on_departure = on_departure
+        self._watching: asyncio.Task[None] | None = None
+        self.has_left = False
         self._receive, self._limits, self._under_way = receive, limits, under_way
         self._is_form = headers.get("content-type", "").lower().startswith("multipart/")
         self._n_bytes = 0
@@ -215,7 +228,16 @@ class _Body:
         if self._under_way.n_bytes > limits.bytes_under_way:
             raise too_busy("too many requests are under way")
         self.is_complete = not message.get("more_body", False)
+        if self.is_complete:
+            self._watching = asyncio.create_task(self._await_departure())
         return message
+
+    async def _await_departure(self) -> None:
+        """Nobody is kept waiting by the images of a client that has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.has_left = True
+        self._on_departure()
 
     async def discard(self) -> None:
         """Reads the rest for a while: many clients only read an answer when they have sent their whole request."""
@@ -227,6 +249,8 @@ class _Body:
 
     def release(self) -> None:
         """Says that the bytes are no longer needed; a second call does nothing."""
+        if self._watching is not None:
+            self._watching.cancel()
         self._under_way.n_bytes -= self._n_bytes
         self._n_bytes = 0
 

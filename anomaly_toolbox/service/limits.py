@@ -15,6 +15,7 @@ class Limits:
     Attributes:
         image_bytes: of one image file.
         pixels: of one image.
+        scans: of one progressive JPEG file, each of which passes over the whole image.
         images: in one request.
         images_with_heatmaps: in one request that asks for heatmaps, because its answer is much larger.
         request_pixels: that are decoded for one request.
@@ -30,6 +31,7 @@ class Limits:
 
     image_bytes: int = 32 * MEBIBYTE
     pixels: int = 50 * MILLION
+    scans: int = 100
     images: int = 256
     images_with_heatmaps: int = 64
     request_pixels: int = 1000 * MILLION

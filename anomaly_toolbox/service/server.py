@@ -4,7 +4,9 @@ What is under way gets some seconds to be answered. Then it is refused, and then
 """
 
 import asyncio
+import logging
 import socket
+from types import FrameType
 
 import uvicorn
 
@@ -30,17 +32,27 @@ class Server(uvicorn.Server):
             http=ImpatientProtocol,
             log_level="warning" if debug else "error",
             server_header=False,
+            ws="none",
             timeout_graceful_shutdown=SECONDS_UNTIL_CANCELLED,
         )
         super().__init__(config)
         self._guard = app
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # mistakes of clients are answers, not lines
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See `uvicorn.Server`: what a signal does. A second one has everything refused at once."""
+        if self.should_exit:
+            self._refuse_all()
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`: no connection is accepted any more; returns when all are closed."""
-        loop = asyncio.get_running_loop()
-        loop.call_later(SECONDS_TO_ANSWER, self._guard.refuse_all)
-        loop.call_later(SECONDS_TO_ANSWER + SECONDS_TO_REFUSE, self._close_connections)
+        asyncio.get_running_loop().call_later(SECONDS_TO_ANSWER, self._refuse_all)
         await super().shutdown(sockets)
+
+    def _refuse_all(self) -> None:
+        self._guard.refuse_all()
+        asyncio.get_running_loop().call_later(SECONDS_TO_REFUSE, self._close_connections)
 
     def _close_connections(self) -> None:
         for connection in list(self.server_state.connections):

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,7 +78,9 @@ def test_the_model_is_described(service, detector):
     assert described["normal_scores"] == sorted(detector.normal_scores.tolist())
     assert service.get("/healthz").text == "ok\n"
     assert service.get("/").json() == {"status": "alive"}
-    assert service.head("/healthz").status_code == 200
+    for path in ("/", "/healthz", "/model", "/metrics", "/v1/models/pca", "/page/page.js"):
+        head = service.head(path)
+        assert (head.status_code, head.headers["content-type"]) == (200, service.get(path).headers["content-type"])
 
 
 @pytest.mark.parametrize(
@@ -90,9 +93,10 @@ def test_the_model_is_described(service, detector):
         (PREDICT, {"json": {"instances": [{"b64": "AAAA"}]}}, 400, "instances[0]: is not a PNG, JPEG, BMP or TIFF"),
         (PREDICT, {"json": {"instances": [{"b64": 1e300}]}}, 400, "instances[0].b64: Input should be a valid string"),
         (PREDICT, {"content": b'{"instances', "headers": JSON}, 400, "the body is no JSON, see its character 1"),
-        (PREDICT, {"content": b"[" * 9_000, "headers": JSON}, 400, "There was an error parsing the body"),
+        (PREDICT, {"content": b"[" * 9_000, "headers": JSON}, 400, "the body cannot be read as JSON in UTF-8"),
         (PREDICT, {"content": b"[" * 100_000, "headers": JSON}, 413, "more than 10,000 brackets, commas and colons"),
         (PREDICT, {"content": b'{"b64":""},' * 5_000, "headers": JSON}, 413, "more than 10,000 brackets"),
+        (PREDICT, {"json": {"instances": ["AA"]}}, 400, 'instances[0]: expected an object such as {"b64": "…"}'),
         (PREDICT, {"json": {"instances": [1] * 257}}, 400, "instances: List should have at most 256 items"),
         (PREDICT, {"content": b""}, 400, "body: Field required"),
         ("/v1/models/other:predict", {"json": {"instances": [{"b64": ""}]}}, 404, "there is no model 'other'"),
@@ -124,6 +128,34 @@ def test_mistakes_are_one_line(service, path, request_body, status, line):
     assert answer.text.count("\n") == 1
     assert "Traceback" not in answer.text
     assert service.post("/score", files=form(png())).status_code == 200
+
+
+def test_files_that_would_take_minutes_to_read(service):
+    """A JPEG file of a million markers; one with thousands of scans; a TIFF file of thousands of pages."""
+    file = io.BytesIO()
+    Image.new("L", (16, 16)).save(file, format="JPEG", progressive=True)
+    jpeg = file.getvalue()
+    markers = jpeg[:2] + b"\xff\xfe\x00\x02" * 1_000_000 + jpeg[2:]
+    last_scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    scans = jpeg[:-2] + last_scan * 1000 + jpeg[-2:]
+    pages = b"II*\0" + struct.pack("<I", 8)
+    for number in range(1, 100_001):
+        pages += struct.pack("<H", 3)
+        for tag, value in ((256, 1), (257, 1), (273, 8)):  # width, height, and where the pixels are
+            pages += struct.pack("<HHII", tag, 4, 1, value)
+        pages += struct.pack("<I", 8 + 42 * number)
+    for content, problem in (
+        (markers, "is damaged (too many pieces)"),
+        (scans, "is a JPEG file with 1,006 scans; expected at most 100"),
+        (pages, "is animated or has several pages; expected a single image"),
+    ):
+        answer = service.post("/score", files=form(content))
+        assert (answer.status_code, answer.text) == (400, f"0.png: {problem}\n")
+
+
+def test_names_are_safe_for_terminals(service):
+    answer = service.post("/score", files={"f": ("a\x1b[31m\x07\n.png", b"no image")})
+    assert (answer.status_code, answer.text.partition(":")[0].isprintable()) == (400, True)
 
 
 def test_charsets_of_forms(service):

@@ -18,7 +18,10 @@ LARGE = bytes(30_000_000)
 
 async def app(scope, receive, send):
     """Answers every request: without a body, or with one that is larger than all buffers on its way."""
-    if scope["path"] == "/large":
+    if scope["path"] == "/wait":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    elif scope["path"] == "/large":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": LARGE})
     else:
@@ -84,14 +87,19 @@ def test_a_connection_that_reads_slowly_gets_its_answer(port, monkeypatch):
             n_read += len(connection.recv(2**20))
 
 
-def test_too_many_connections_are_refused(port, monkeypatch):
+def test_a_new_connection_displaces_the_oldest_one_without_a_whole_request(port, monkeypatch):
+    """So nobody can keep others out by connections that send nothing, or half a request."""
     monkeypatch.setattr(connections, "most_connections", lambda: 2)
     monkeypatch.setattr(connections, "SECONDS_FOR_HEADERS", 60)
     with connect(port) as first, connect(port) as second:
-        for connection in (first, second):
-            connection.sendall(REQUEST)
-            assert connection.recv(1000).startswith(b"HTTP/1.1 204")
-        with connect(port) as third, contextlib.suppress(ConnectionResetError):
-            assert third.recv(1) == b""
-        first.sendall(REQUEST)
-        assert first.recv(1000).startswith(b"HTTP/1.1 204")
+        first.sendall(b"POST /wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+        time.sleep(0.3)
+        second.sendall(REQUEST)
+        assert second.recv(1000).startswith(b"HTTP/1.1 204")
+        with connect(port) as third:
+            third.sendall(REQUEST)
+            assert third.recv(1000).startswith(b"HTTP/1.1 204")
+            with contextlib.suppress(ConnectionResetError):
+                assert first.recv(1) == b""
+            second.sendall(REQUEST)
+            assert second.recv(1000).startswith(b"HTTP/1.1 204")

@@ -181,7 +181,8 @@ function scaleRange() {
     low = Math.min(low, prediction.score);
     high = Math.max(high, prediction.score);
   }
-  return high > low ? [low, high] : [low - 1, high + 1];
+  const margin = high > low ? 0.02 * (high - low) : 1; // so that no image is anomalous at the end of the slider
+  return [low - margin, high + margin];
 }
 
 function decide() {
