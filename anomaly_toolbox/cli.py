@@ -559,8 +559,8 @@ def export(run: Path, file_format: str, output: Path | None, overwrite: bool, ca
     "--allow-host",
     multiple=True,
     metavar="NAME",
-    help="A name that addresses of the service may have besides localhost, such as that of a proxy. If it is given, "
-    "requests for all other names are refused. Can be repeated.",
+    help="A name that addresses of the service may have besides localhost, such as that of a proxy; can be repeated. "
+    "Other names are refused, unless --host lets other machines connect and no name is given.",
 )
 @click.option("--name", help="The name of the model for programs; by default that of its method, in small letters.")
 @cache_option

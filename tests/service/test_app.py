@@ -138,7 +138,7 @@ def test_files_that_would_take_minutes_to_read(service):
     markers = jpeg[:2] + b"\xff\xfe\x00\x02" * 1_000_000 + jpeg[2:]
     last_scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
     scans = jpeg[:-2] + last_scan * 1000 + jpeg[-2:]
-    pages = b"II*\0" + struct.pack("<I", 8)
+    pages = bytearray(b"II*\0" + struct.pack("<I", 8))
     for number in range(1, 100_001):
         pages += struct.pack("<H", 3)
         for tag, value in ((256, 1), (257, 1), (273, 8)):  # width, height, and where the pixels are
@@ -147,7 +147,7 @@ def test_files_that_would_take_minutes_to_read(service):
     for content, problem in (
         (markers, "is damaged (too many pieces)"),
         (scans, "is a JPEG file with 1,006 scans; expected at most 100"),
-        (pages, "is animated or has several pages; expected a single image"),
+        (bytes(pages), "is animated or has several pages; expected a single image"),
     ):
         answer = service.post("/score", files=form(content))
         assert (answer.status_code, answer.text) == (400, f"0.png: {problem}\n")
