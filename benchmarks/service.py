@@ -31,6 +31,7 @@ from anomaly_toolbox.console import plain_console
 CLIENTS = 50
 SIDE = 32
 BOUNDARY = "images"
+ROUNDING = 1e-6  # scores of different images differ by more; some processors round by the place in the batch
 
 
 def make_images(count: int) -> list[np.ndarray]:
@@ -111,9 +112,9 @@ def main(run: Path, images: int, rounds: int) -> None:
             seconds_of_one, of_one = send(found.group(1), contents, 1, CLIENTS)
             seconds_of_many, of_many = send(found.group(1), contents, CLIENTS, 1)
             ratios.append(seconds_of_one / seconds_of_many)
-            wrong = sum(
-                score != right for scores in (of_one, of_many) for score, right in zip(scores, expected, strict=True)
-            )
+            wrong = 0
+            for scores in (of_one, of_many):
+                wrong += int((~np.isclose(scores, expected, rtol=ROUNDING, atol=0)).sum())
             console.print(
                 f"round {number}: {images / seconds_of_many:,.0f} images/s from {CLIENTS} clients, "
                 f"{images / seconds_of_one:,.0f} from one; wrong answers: {wrong}; "
