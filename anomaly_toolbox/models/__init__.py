@@ -72,12 +72,13 @@ def build_detector(
     Raises:
         ValueError: the method uses normal classes, and their number is missing.
     """
-    if not cls.uses_classes:
-        return cls(hyperparameters, channels)
-    if n_classes is None:
+    from anomaly_toolbox.models.precision import training_precision
+
+    if cls.uses_classes and n_classes is None:
         raise ValueError(f"{cls.__name__} needs the number of normal classes")
-    build: Callable[..., AnomalyDetector] = cls  # its constructor takes one argument more than the base class's
-    return build(hyperparameters, channels, n_classes)
+    build: Callable[..., AnomalyDetector] = cls  # with classes, its constructor takes one argument more
+    with training_precision(getattr(hyperparameters, "precision", "float32")):
+        return build(hyperparameters, channels, *([n_classes] if cls.uses_classes else []))
 
 
 def hyperparameters_of(name: str) -> "type[ScoringHyperparameters]":

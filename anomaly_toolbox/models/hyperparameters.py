@@ -111,6 +111,11 @@ class Hyperparameters(ScoringHyperparameters):
         False, description="whether the learning rate falls linearly to 0 until the end of the training"
     )
     optimizer: Literal["adam"] = Field("adam", description="the only choice; old hyperparameter files contain it")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of convolutions and matrix products in training; bfloat16 is faster on machines that have it; "
+        "images are always scored in float32",
+    )
     step_log_frequency: int = Field(
         50, ge=1, le=1_000_000_000, description="number of training steps between two points in TensorBoard"
     )
