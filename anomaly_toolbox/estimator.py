@@ -31,6 +31,7 @@ from anomaly_toolbox.models.adversarial import Divergence
 from anomaly_toolbox.models.base import AnomalyDetector, Hyperparameters, fill_batches
 from anomaly_toolbox.models.derived_scores import FEWEST_IMAGES, is_derived, n_held_out
 from anomaly_toolbox.models.hyperparameters import validate
+from anomaly_toolbox.tf_data import without_autotuning
 
 OVERSHOOT = 0.25  # the share of the range from black to white by which later values may exceed it
 DARKEST = 1 / 128  # images of another type that are darker than this share of the training images are refused
@@ -182,7 +183,7 @@ class ImageOutlierDetector(OutlierMixin, BaseEstimator):
         images = self._prepared(X, size, channels)
         batch_size = self.detector_.hyperparameters.batch_size
         batches = tf.data.Dataset.from_tensor_slices(fill_batches(images, batch_size)).batch(batch_size)
-        return -self.detector_.selected_scores(batches, len(images)).astype(np.float64)
+        return -self.detector_.selected_scores(without_autotuning(batches), len(images)).astype(np.float64)
 
     def decision_function(self, X):
         """`score_samples` minus `offset_`, (n,); negative for outliers."""

@@ -23,6 +23,7 @@ from rich.progress import track
 
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.models.ganomaly import GANomaly
+from anomaly_toolbox.tf_data import without_autotuning
 from benchmarks.random_batches import random_batch
 from benchmarks.throughput import peak_gflops, seconds
 
@@ -79,7 +80,7 @@ def main(python: str, size: int, width: int, batch_size: int, steps: int, rounds
     hyperparameters = GANomaly.Hyperparameters(image_size=size, width=width, batch_size=batch_size)
     detector = GANomaly(hyperparameters, channels=1)
     detector.compile()
-    batches = tf.data.Dataset.from_tensors(random_batch(detector)).repeat()
+    batches = without_autotuning(tf.data.Dataset.from_tensors(random_batch(detector)).repeat())
     sizes = {
         "size": size,
         "width": width,

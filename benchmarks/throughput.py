@@ -25,6 +25,7 @@ from anomaly_toolbox.datasets.batches import training_batches
 from anomaly_toolbox.datasets.labelled import LabelledImages, Split
 from anomaly_toolbox.models import METHODS, build_detector, detector_class, method_name
 from anomaly_toolbox.sweeps import hps
+from anomaly_toolbox.tf_data import without_autotuning
 from benchmarks.flops import gflop
 from benchmarks.random_batches import N_CLASSES, random_batch
 
@@ -90,8 +91,8 @@ def main(experiment: str, overrides: tuple[str, ...], channels: int, steps: int,
     per_training_image = gflop(tf.function(detector.train_step), specs) / batch_size
     per_scored_image = gflop(tf.function(detector.predict_step), tf.TensorSpec.from_tensor(images)) / batch_size
 
-    endless_training = tf.data.Dataset.from_tensors(batch).repeat()
-    endless = tf.data.Dataset.from_tensors(images).repeat()
+    endless_training = without_autotuning(tf.data.Dataset.from_tensors(batch).repeat())
+    endless = without_autotuning(tf.data.Dataset.from_tensors(images).repeat())
 
     def train() -> None:
         detector.fit(endless_training, steps_per_epoch=steps, verbose=0, shuffle=False)

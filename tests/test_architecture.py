@@ -25,6 +25,7 @@ GROUND_FLOOR = {
     "device",
     "processes",
     "objects",
+    "tf_data",
 }  # every room may use these
 #: The law of imports: what a room may import besides itself and the ground floor.
 LAW = {

@@ -16,7 +16,9 @@ import tensorflow as tf
 
 from anomaly_toolbox.datasets.survey import Survey, cause_of, image_digests
 from anomaly_toolbox.errors import InputError, ToolboxError
+from anomaly_toolbox.tf_data import without_autotuning
 
+BATCHES_AHEAD = 2  # that are ready before they are needed
 EXAMPLES_OF_EACH_KIND = 6
 LEAST_SHUFFLED = 10  # fewer different images may come in the same order twice by chance
 OTHER_ORDER = (
@@ -83,7 +85,7 @@ def training_batches(
         batches = batches.unbatch().shuffle(shuffle_buffer_size, reshuffle_each_iteration=True).batch(batch_size)
     for _ in range(epochs_done):
         iter(batches)  # each iterator makes the shuffling draw the next order
-    return batches.rebatch(batch_size, drop_remainder=True).repeat().prefetch(tf.data.AUTOTUNE)
+    return without_autotuning(batches.rebatch(batch_size, drop_remainder=True).repeat().prefetch(BATCHES_AHEAD))
 
 
 def check_batch_size(batch_size: int, count: int) -> None:
@@ -202,7 +204,8 @@ def _checked_batches(
     checked = tf.data.Dataset.zip(received, expected).map(check_and_fill)
     batches = checked.filter(lambda _, n_images: n_images > 0).map(lambda images, _: images)
     n_batches = math.ceil(len(digests) / batch_size)
-    return batches.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(n_batches))
+    ahead = without_autotuning(batches.prefetch(BATCHES_AHEAD))
+    return ahead.apply(tf.data.experimental.assert_cardinality(n_batches))
 
 
 @contextlib.contextmanager

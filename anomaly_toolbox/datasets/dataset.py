@@ -12,6 +12,7 @@ from anomaly_toolbox.datasets.decoding import WHITE
 from anomaly_toolbox.datasets.geometry import Aspect
 from anomaly_toolbox.datasets.splits import SPLITS
 from anomaly_toolbox.files import sha256
+from anomaly_toolbox.tf_data import without_autotuning
 
 LARGEST_CACHE = 2**32  # bytes
 
@@ -245,7 +246,7 @@ class AnomalyDetectionDataset(abc.ABC):
         if is_training:
             dataset = dataset.shuffle(shuffle_buffer_size, reshuffle_each_iteration=True)
         dataset = dataset.batch(batch_size, drop_remainder=drop_remainder and is_training)
-        return dataset.prefetch(tf.data.AUTOTUNE)
+        return without_autotuning(dataset.prefetch(tf.data.AUTOTUNE))
 
 
 def _white(dtype: tf.DType) -> int:

@@ -34,6 +34,7 @@ from anomaly_toolbox.datasets.walk import BadImage, image_files
 from anomaly_toolbox.errors import InputError, ToolboxError
 from anomaly_toolbox.files import sha256
 from anomaly_toolbox.processes import n_threads
+from anomaly_toolbox.tf_data import without_autotuning
 
 LARGEST_IN_MEMORY = 2**30  # bytes
 MOST_BAD_LISTED = 3
@@ -144,7 +145,8 @@ class ImageFolder(AnomalyDetectionDataset):
             if is_training:
                 dataset = dataset.shuffle(shuffle_buffer_size, reshuffle_each_iteration=True)
             dataset = dataset.batch(batch_size, drop_remainder=drop_remainder and is_training)
-            return dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+            loaded = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+            return without_autotuning(loaded.prefetch(tf.data.AUTOTUNE))
 
         for split in SPLITS:
             is_in_split = splits == split

@@ -29,6 +29,7 @@ from anomaly_toolbox.models.memory import (
     WhitenedNeighbours,
 )
 from anomaly_toolbox.models.weights import readable_weights
+from anomaly_toolbox.tf_data import without_autotuning
 
 __all__ = ["AnomalyDetector", "Hyperparameters", "ScoreOutput", "ScoringHyperparameters"]
 
@@ -332,7 +333,7 @@ class AnomalyDetector(AdversarialModel):
         self.derived_scores.set_grey(images)
         batch_size = self.hyperparameters.batch_size
         batches = tf.data.Dataset.from_tensor_slices(fill_batches(images, batch_size)).batch(batch_size)
-        outputs = self.basic_outputs(batches, len(images))
+        outputs = self.basic_outputs(without_autotuning(batches), len(images))
         outputs.pop(MAP, None)
         self.derived_scores.fit(outputs, outputs.pop(COMPLEXITY))
 

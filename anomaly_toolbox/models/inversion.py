@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from anomaly_toolbox.models.adversarial import AdversarialModel
+from anomaly_toolbox.tf_data import without_autotuning
 
 LEARNING_RATE = 1e-3  # of Adam
 
@@ -70,5 +71,5 @@ def fit_encoder(
     inversion = Inversion(detector)
     inversion.compile()
     shuffled = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=0)
-    batches = shuffled.repeat().batch(batch_size, drop_remainder=True)
+    batches = without_autotuning(shuffled.repeat().batch(batch_size, drop_remainder=True))
     inversion.fit(batches, steps_per_epoch=hp.encoder_steps, verbose=0, shuffle=False, callbacks=list(callbacks))
