@@ -13,7 +13,7 @@ from anomaly_toolbox.models.precision import layer_class
 
 WINDOW = 5  # side of a patch, in positions of the feature map
 SLOPE = 0.2  # of LeakyReLU, for negative inputs
-BYTE_VALUES, BYTES_PER_WORD = 256, 4
+BYTE_VALUES = 256
 
 
 def pyramid_sizes(image_size: int) -> list[int]:
@@ -180,30 +180,23 @@ class Dropout(keras.layers.Layer):
         n_dropped_values = round(BYTE_VALUES * self.rate)
         if not training or n_dropped_values == 0:
             return x
+        keeps_unit = self._random_bytes(x.shape) >= n_dropped_values
         scale = BYTE_VALUES / (BYTE_VALUES - n_dropped_values)
-        size = math.prod(x.shape)
-        n_words = -(-size // BYTES_PER_WORD)  # rounded up
-        words = self._random_words(n_words)
-        missing = BYTES_PER_WORD * n_words - size
-        units = tf.reshape(tf.pad(tf.reshape(x, (-1,)), [[0, missing]]), (n_words, BYTES_PER_WORD))
-        # A word decides about four units, its lowest byte about the first. XLA takes several times as long to unpack
-        # the bytes of each word as to compare the first bytes of all words, then the second ones, and so on.
-        columns, lowest_byte = [], tf.constant(BYTE_VALUES - 1, tf.uint32)
-        for number, column in enumerate(tf.unstack(units, axis=1)):
-            shifted = tf.bitwise.right_shift(words, tf.constant(8 * number, tf.uint32))
-            byte = tf.cast(tf.bitwise.bitwise_and(shifted, lowest_byte), tf.int32)
-            columns.append(tf.where(byte >= n_dropped_values, column * scale, 0.0))
-        return tf.reshape(tf.reshape(tf.stack(columns, axis=1), (-1,))[:size], x.shape)
+        return tf.where(keeps_unit, x * scale, 0.0)
 
-    def _random_words(self, count: int) -> tf.Tensor:
-        return tf.random.stateless_uniform(
-            (count,),
+    def _random_bytes(self, shape: tf.TensorShape) -> tf.Tensor:
+        size = math.prod(shape)
+        n_words = -(-size // 4)  # rounded up; a word has four bytes
+        words = tf.random.stateless_uniform(
+            (n_words,),
             seed=_next_seed(self.noise),
             minval=None,  # with maxval None: all values of the type
             maxval=None,
             dtype=tf.uint32,
             alg="philox",
         )
+        random_bytes = tf.reshape(tf.bitcast(words, tf.uint8), (-1,))
+        return tf.reshape(random_bytes[:size], shape)
 
 
 class SpectralNormalization(keras.layers.SpectralNormalization):
