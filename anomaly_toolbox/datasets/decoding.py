@@ -21,7 +21,7 @@ GREY, DEEP_GREY, COLOURED = ("1", "L", "LA"), ("I;16", "I;16B", "I;16L"), ("P", 
 MODES = (*GREY, *DEEP_GREY, *COLOURED)
 WHITE, DEEP_WHITE = 255, 65535  # the highest levels of 8 and of 16 bits
 PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value in negatives
-MOST_READS = 200_000  # of pieces of a file in memory; the largest that is sensible has some ten thousand
+MOST_READS = 50_000  # of pieces of a file in memory; ordinary files of 32 MiB take some ten thousand
 IN_MEMORY = Path("an image in memory")  # for messages
 
 ImageFile = Path | bytes  # the path or the content of a PNG, JPEG, BMP or TIFF file
@@ -122,7 +122,7 @@ def _open(file: ImageFile, most_pixels: int = MOST_PIXELS) -> Image.Image:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the pixels are counted below
-                image = Image.open(file if isinstance(file, Path) else _PatientFile(file), formats=FORMATS)
+                image = Image.open(file if isinstance(file, Path) else _LimitedFile(file), formats=FORMATS)
         except UnidentifiedImageError as problem:
             raise BadImage(path, "is not a PNG, JPEG, BMP or TIFF image, or its beginning is damaged") from problem
         except Image.DecompressionBombError as problem:
@@ -164,8 +164,8 @@ def _has_several_pictures(image: Image.Image) -> bool:
     return True
 
 
-class _PatientFile(io.BytesIO):
-    """The content of a file, for programs that read it in a sensible number of pieces; others would take minutes."""
+class _LimitedFile(io.BytesIO):
+    """The content of a file that can only be read in so many pieces: some files are made to be read for minutes."""
 
     def __init__(self, content: bytes):
         super().__init__(content)

@@ -296,7 +296,7 @@ class AnomalyDetector(AdversarialModel):
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Keras's hook: compiles the scoring step again if its outputs or the arrays that it reads are others now."""
-        outputs, arrays = (self._with_maps, self._only_selected), self._stored_arrays
+        outputs, arrays = (self._with_maps, self._only_selected), self._arrays_in_step
         compiled_outputs, compiled_arrays = self._compiled_for
         if outputs != compiled_outputs or [*map(id, arrays)] != [*map(id, compiled_arrays)]:
             self.predict_function = None
@@ -389,13 +389,18 @@ class AnomalyDetector(AdversarialModel):
     @property
     def stored(self) -> list:
         """Every variable in a weights file, except those of the optimizers."""
-        return [*self.variables, *self._stored_arrays]
+        variables = list(self.variables)
+        for layer in self._layers_with_arrays:
+            variables += layer.stored
+        return variables
 
     @property
-    def _stored_arrays(self) -> list[tf.Variable]:
+    def _arrays_in_step(self) -> list[tf.Variable]:
+        """The arrays that the scoring step reads; derived scores are computed in it only for the selected score."""
         arrays = []
         for layer in self._layers_with_arrays:
-            arrays += layer.stored
+            if self._only_selected or layer is not self.derived_scores:
+                arrays += layer.stored
         return arrays
 
     @property

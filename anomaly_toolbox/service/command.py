@@ -88,7 +88,7 @@ def serve(request: ServiceRequest, debug: bool = False) -> None:
     hosts = (*LOOPBACK, host.lower(), *allowed_hosts) if is_local or allowed_hosts else None
     app = make_app(scorer, model_name, Rules(request.token, hosts), limits)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _do_nothing)  # the server ends well, and then sends itself the signal again
+        signal.signal(number, _do_nothing)  # while the server runs, it has handlers of its own
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"serving {model_name} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)", err=True)
     Server(app, debug).run(sockets=[listener])
