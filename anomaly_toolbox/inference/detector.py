@@ -97,8 +97,10 @@ class Detector:
             BadImage: a file cannot be used.
             ValueError: an array is not an image, or `images` is a single image.
         """
-        if isinstance(images, str | ImageFile):
-            raise ValueError("expected a list of images, received a single file; give a list with it")
+        if isinstance(images, str | Path):
+            raise ValueError(f"expected a list of images, received one path; give [{str(images)!r}]")
+        if isinstance(images, bytes):
+            raise ValueError("expected a list of images, received the content of one file; give a list of it")
         if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (1, 3):
             raise ValueError(f"an array of shape {images.shape} is one image or {len(images)}; give a list of images")
         scores = [np.zeros(0, np.float32)]

@@ -48,7 +48,7 @@ class CompiledSteps:
         """
         new = build_detector(cls, hyperparameters, channels, n_classes)
         kept, self._kept = self._kept, None
-        if kept is not None and kept[0] is not None and kept[0] == _what_steps_read(new, n_classes):
+        if kept is not None and kept[0] == _what_steps_read(new, n_classes):
             kept[1].become(new)
             return kept[1]
         new.compile()
@@ -56,13 +56,16 @@ class CompiledSteps:
 
     def keep(self, detector: AnomalyDetector, n_classes: int | None) -> None:
         """Keeps the detector of a finished trial."""
-        self._kept = _what_steps_read(detector, n_classes), detector
+        what_steps_read = _what_steps_read(detector, n_classes)
+        self._kept = None if what_steps_read is None else (what_steps_read, detector)
 
 
 def _what_steps_read(detector: AnomalyDetector, n_classes: int | None) -> tuple[Any, ...] | None:
     """What compiled steps depend on beside the values of variables; None if that is not known."""
     cls, hyperparameters = type(detector), detector.hyperparameters
-    decays = isinstance(hyperparameters, Hyperparameters) and hyperparameters.learning_rate_decay
-    if decays or cls.__module__ != METHODS.get(cls.__name__):  # a user's method may read any of them
+    if not isinstance(hyperparameters, Hyperparameters):  # methods without epochs have steps that compile quickly
+        return None
+    is_built_in = cls.__module__ == METHODS.get(cls.__name__)  # a user's method may read any hyperparameter
+    if hyperparameters.learning_rate_decay or not is_built_in:
         return None
     return cls, detector.image_shape, n_classes, hyperparameters.model_dump(exclude=NOT_IN_STEPS)

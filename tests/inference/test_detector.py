@@ -292,6 +292,7 @@ def test_colours_become_the_same_grey_in_every_type(tmp_path):
     ("received", "message"),
     [
         ("a.png", "expected a list of images, received one path"),
+        (b"content", "expected a list of images, received the content of one file"),
         (np.zeros((64, 64, 3), np.uint8), r"one image or 64; give a list"),
         ([[1, 2]], "received list"),
     ],
