@@ -31,6 +31,7 @@ from anomaly_toolbox.files import atomic_write, sha256
 from anomaly_toolbox.processes import environment
 
 FLAGS = "TF_XLA_FLAGS"
+LOG_LEVEL, ERRORS_ONLY, NOTHING = "TF_CPP_MIN_LOG_LEVEL", "2", "3"
 FOLDER_FLAG = "--tf_xla_persistent_cache_directory"
 DEVICES_FLAG = "--tf_xla_persistent_cache_device_types=CPU"
 ENDING = ".pb"  # of the files that XLA writes; half-written ones have another
@@ -55,7 +56,10 @@ def compile_cache() -> Iterator[None]:
     if cache is None:
         yield
         return
-    with cache, environment({FLAGS: f"{flags} {FOLDER_FLAG}={cache.folder} {DEVICES_FLAG}".strip()}):
+    changes = {FLAGS: f"{flags} {FOLDER_FLAG}={cache.folder} {DEVICES_FLAG}".strip()}
+    if os.environ.get(LOG_LEVEL) == ERRORS_ONLY:  # XLA tries to read each kept step as text, and calls that an error
+        changes[LOG_LEVEL] = NOTHING
+    with cache, environment(changes):
         try:
             yield
         except Exception as problem:

@@ -170,12 +170,16 @@ def test_a_disk_that_becomes_full_is_one_line(cache):
 
 
 def training(log_dir, *options):
-    """A process that trains a tiny GANomaly for an epoch."""
+    """A process that trains a tiny GANomaly for an epoch, for a user who wants to see TensorFlow's errors."""
     sizes = ("image_size=16", "width=4", "latent_vector_size=6", "epochs=1", "batch_size=32", "memory_size=104")
     settings = [part for size in sizes for part in ("--set", size)]
     command = [sys.executable, "-m", "anomaly_toolbox", "--experiment", "GANomaly", "--dataset", "Digits", *settings]
     return subprocess.Popen(
-        [*command, "--log-dir", str(log_dir), *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*command, "--log-dir", str(log_dir), *options],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
