@@ -7,8 +7,7 @@ def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The dataset, and all that are made from it, with a fixed number of threads.
 
     The thread that tunes tf.data sleeps for times that double, up to a minute. Whoever has read enough of a dataset
-    often waits until this thread wakes up: a training of 2.6 seconds ended after 5.1, and one of minutes can take
-    another minute.
+    often waits until this thread wakes up.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -306,6 +306,7 @@ class AnomalyDetector(AdversarialModel):
     def _forget_compiled_scoring(self) -> None:
         """Has everything compiled again that scores images."""
         self.predict_function = None
+        self._vectors_compiled_for = self._arrays_of_method
         self._compiled_vectors = tf.function(self._vectors_and_patches, jit_compile=True)
 
     # Fitting the memory banks and the derived scores.
@@ -358,6 +359,8 @@ class AnomalyDetector(AdversarialModel):
         Of very long vectors, such as the features of large images, those of the first images have to do.
         """
         batch_size = self.hyperparameters.batch_size
+        if [*map(id, self._arrays_of_method)] != [*map(id, self._vectors_compiled_for)]:
+            self._forget_compiled_scoring()
         padded = fill_batches(images, batch_size)
         n_batches = len(padded) // batch_size
         n_patches = (self.hyperparameters.image_size // 2) ** 2
@@ -400,6 +403,15 @@ class AnomalyDetector(AdversarialModel):
         arrays = []
         for layer in self._layers_with_arrays:
             if self._only_selected or layer is not self.derived_scores:
+                arrays += layer.stored
+        return arrays
+
+    @property
+    def _arrays_of_method(self) -> list[tf.Variable]:
+        """The arrays that vectors may be computed with: neither those of memory banks nor those of derived scores."""
+        arrays = []
+        for layer in vars(self).values():
+            if isinstance(layer, StoredArrays) and layer is not self.derived_scores:
                 arrays += layer.stored
         return arrays
 

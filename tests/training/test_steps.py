@@ -3,12 +3,14 @@
 import functools
 import io
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.models import METHODS, detector_class
 from anomaly_toolbox.models.hyperparameters import ScoringHyperparameters
+from anomaly_toolbox.models.memory import StoredArrays
 from anomaly_toolbox.training import steps as steps_module
 from anomaly_toolbox.training.steps import NOT_IN_STEPS, CompiledSteps
 from anomaly_toolbox.training.trial import run_trial
@@ -120,3 +122,16 @@ def test_a_failed_trial_keeps_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_trial(trial(seed=1), tmp_path, plain_console(file=io.StringIO()), watch=stop, steps=steps)
     assert steps._kept is None
+
+
+def test_vectors_are_computed_with_the_arrays_of_now(monkeypatch):
+    """A method may compute vectors with arrays whose shape changes; compiled steps must not read the old ones."""
+    detector = tiny_detector("GANomaly")
+    detector.extra = StoredArrays()
+    monkeypatch.setattr(
+        detector, "vectors", lambda x: {"latent_neighbours": tf.tile(detector.extra.arrays["a"][tf.newaxis], (8, 1))}
+    )
+    images = np.zeros((8, 16, 16, 1), np.float32)
+    for array in (np.ones(3), np.full(3, 2.0), np.full(5, 3.0)):
+        detector.extra.set_arrays(a=array)
+        assert np.array_equal(detector.vectors_for_banks(images)["latent_neighbours"], np.tile(array, (8, 1)))
