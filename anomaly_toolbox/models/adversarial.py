@@ -23,6 +23,8 @@ class AdversarialModel(keras.Model):
         tracked_losses: the names of the values that `train_step` passes to `running_means`.
         decay_steps: the number of steps in which all learning rates fall linearly to 0; 0 keeps them constant. It must
             be set before the training.
+        initial_rates: the learning rate of each optimizer before it falls; variables, so that another rate needs no
+            other compiled step.
     """
 
     tracked_losses: ClassVar[tuple[str, ...]] = ()
@@ -65,7 +67,7 @@ class AdversarialModel(keras.Model):
         optimizer = keras.optimizers.Adam(learning_rate, *betas)
         self.updates_per_step[name] = updates_per_step
         self.trained_networks[name] = networks
-        self.initial_rates[name] = learning_rate
+        self.initial_rates[name] = tf.Variable(learning_rate, trainable=False, dtype=tf.float32)
         self.optimizers[name] = optimizer
         optimizer.build(self._weights_of(name))
 

@@ -436,7 +436,7 @@ class AnomalyDetector(AdversarialModel):
 
         Args:
             other: a detector that was neither trained nor fitted. Its hyperparameters may differ from this one's in
-                those that no compiled step reads.
+                those that no compiled step reads; its `decay_steps` must be the same.
         """
         for variable, value in zip(self._variables_and_optimizers, other._variables_and_optimizers, strict=True):
             variable.assign(value)
@@ -444,8 +444,8 @@ class AnomalyDetector(AdversarialModel):
             layer.remove_arrays()
             layer.set_arrays(**{name: array.numpy() for name, array in new_layer.arrays.items()})
         self.hyperparameters = other.hyperparameters
-        self.initial_rates = other.initial_rates
-        self.decay_steps = other.decay_steps
+        for name, rate in self.initial_rates.items():
+            rate.assign(other.initial_rates[name])
         self.stop_training = False
 
     @property

@@ -38,6 +38,7 @@ class CompiledSteps:
         hyperparameters: ScoringHyperparameters,
         channels: int,
         n_classes: int | None,
+        decay_steps: int,
     ) -> AnomalyDetector:
         """A new detector, compiled; or the kept one, equal to a new one, if its steps fit.
 
@@ -45,8 +46,10 @@ class CompiledSteps:
 
         Args:
             cls, hyperparameters, channels, n_classes: see `build_detector`.
+            decay_steps: see `AdversarialModel`.
         """
         new = build_detector(cls, hyperparameters, channels, n_classes)
+        new.decay_steps = decay_steps
         kept, self._kept = self._kept, None
         if kept is not None and kept[0] == _what_steps_read(new, n_classes):
             kept[1].become(new)
@@ -66,6 +69,7 @@ def _what_steps_read(detector: AnomalyDetector, n_classes: int | None) -> tuple[
     if not isinstance(hyperparameters, Hyperparameters):  # methods without epochs have steps that compile quickly
         return None
     is_built_in = cls.__module__ == METHODS.get(cls.__name__)  # a user's method may read any hyperparameter
-    if hyperparameters.learning_rate_decay or not is_built_in:
+    if not is_built_in:
         return None
-    return cls, detector.image_shape, n_classes, hyperparameters.model_dump(exclude=NOT_IN_STEPS)
+    values = hyperparameters.model_dump(exclude=NOT_IN_STEPS)
+    return cls, detector.image_shape, n_classes, detector.decay_steps, values

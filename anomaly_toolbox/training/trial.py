@@ -140,7 +140,10 @@ class Attempt:
         summaries.summarise_hyperparameters(self.run.folder, values)
 
         n_classes = None if data.class_names is None else len(data.class_names)
-        detector = self.steps.detector(method, hp, dataset.channels, n_classes)
+        decay_steps = 0
+        if isinstance(hp, Hyperparameters) and hp.learning_rate_decay:
+            decay_steps = data.n_train // hp.batch_size * hp.epochs
+        detector = self.steps.detector(method, hp, dataset.channels, n_classes, decay_steps)
         if isinstance(hp, Hyperparameters):
             training_summary = self._train(detector, hp, data)
         else:
@@ -186,8 +189,6 @@ class Attempt:
             self.console.print(f"continuing after epoch {epochs_done} of {hp.epochs}")
         if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
             validate = callbacks.Validation(data.validation, data.memory_images)
-            if hp.learning_rate_decay:
-                detector.decay_steps = steps * hp.epochs
             with ProgressBar(self.console) as bar:
                 callbacks_in_order = [
                     timing,

@@ -93,23 +93,38 @@ def test_the_second_trial_has_the_figures_of_its_own_steps(method, tmp_path, mon
 
 
 def test_other_steps_are_compiled(monkeypatch):
-    """For another width, another number of channels or classes, a falling learning rate, and methods of users."""
+    """For another width, number of channels or number of steps in which the rate falls, and for methods of users."""
     steps = CompiledSteps()
 
-    def is_kept(method="GANomaly", channels=1, n_classes=None, kept=None, **changes):
-        first = detector_class(method)
-        steps.keep(steps.detector(first, trial(method, **(kept or {})).hyperparameters, 1, n_classes), n_classes)
+    def is_kept(method="GANomaly", channels=1, decay_steps=0, kept_decay_steps=0, **changes):
+        cls = detector_class(method)
+        steps.keep(steps.detector(cls, trial(method).hyperparameters, 1, None, kept_decay_steps), None)
         old = steps._kept and steps._kept[1]
-        return steps.detector(first, trial(method, **changes).hyperparameters, channels, n_classes) is old
+        return steps.detector(cls, trial(method, **changes).hyperparameters, channels, None, decay_steps) is old
 
     assert is_kept()
     assert is_kept(learning_rate=0.01)
     assert not is_kept(width=3)
     assert not is_kept(channels=3)
     assert not is_kept(adversarial_loss_weight=2.0)
-    assert not is_kept(learning_rate_decay=True, kept={"learning_rate_decay": True})
+    assert is_kept(decay_steps=6, kept_decay_steps=6)
+    assert not is_kept(decay_steps=6, kept_decay_steps=9)
+    assert not is_kept(decay_steps=6)
     monkeypatch.setattr(steps_module, "METHODS", {})
     assert not is_kept()
+
+
+def test_trials_whose_rates_fall_share_steps_though_the_rates_differ(tmp_path, monkeypatch):
+    traced = []
+    cls = detector_class("GANomaly")
+    monkeypatch.setattr(cls, "train_step", counted(cls.train_step, traced))
+    steps = CompiledSteps()
+    falling = {"learning_rate_decay": True, "epochs": 2}
+    run(trial(**falling), tmp_path, steps)
+    shared = run(trial(**falling, **SECOND, learning_rate=1e-2), tmp_path, steps)
+    assert traced == ["train_step"]
+    own = run(trial(**falling, **SECOND, learning_rate=1e-2), tmp_path / "own")
+    assert columns_of(shared)["score"] == pytest.approx(columns_of(own)["score"], rel=1e-6)
 
 
 def test_a_failed_trial_keeps_nothing(tmp_path):
