@@ -26,6 +26,7 @@ from anomaly_toolbox.runs import LABELS, Run, run_name
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
 from anomaly_toolbox.training.data import NEED_ANOMALIES, PreparedData, prepare
 from anomaly_toolbox.training.outputs import describe_derived_scores, scores_and_complexity
+from anomaly_toolbox.training.required_memory import describe_memory
 from anomaly_toolbox.training.results import Scores, constant_scores, measure, write_scores
 from anomaly_toolbox.training.steps import CompiledSteps
 
@@ -189,6 +190,9 @@ class Attempt:
             self.console.print(f"continuing after epoch {epochs_done} of {hp.epochs}")
         if epochs_done < hp.epochs and not keep_best.is_exhausted(epochs_done):
             validate = callbacks.Validation(data.validation, data.memory_images)
+            memory = describe_memory(detector)
+            if memory is not None:
+                self.console.print(memory)
             with ProgressBar(self.console) as bar:
                 callbacks_in_order = [
                     timing,

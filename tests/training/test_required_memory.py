@@ -1,0 +1,78 @@
+"""The memory that a training will take is told before, in numbers that can be computed by hand."""
+
+import types
+
+import keras
+import pytest
+
+from anomaly_toolbox.training import required_memory
+from anomaly_toolbox.training.required_memory import GIB, bytes_of_step, describe_memory, usable_memory
+
+IN_USE = 3 * GIB // 2
+
+
+class TwoNetworks(keras.Model):
+    """A generator of 8x8x2 images within another model, and a critic."""
+
+    def __init__(self):
+        super().__init__()
+        self.hyperparameters = types.SimpleNamespace(batch_size=5)
+        convolution = keras.layers.Conv2DTranspose(2, 2, strides=2, use_bias=False)  # 2x2x2x3 weights, 8x8x2 outputs
+        self.generator = keras.Sequential([keras.Input((4, 4, 3)), convolution])
+        flatten = keras.layers.Flatten()  # 128 outputs
+        dense = keras.layers.Dense(7)  # 128x7 weights and 7 biases, 7 outputs
+        self.critics = [keras.Sequential([keras.Input((8, 8, 2)), flatten, dense])]
+
+
+def test_the_memory_of_a_step_follows_from_weights_and_outputs():
+    gradients = 24 + 128 * 7 + 7
+    outputs = 5 * (128 + 128 + 7)
+    assert bytes_of_step(TwoNetworks()) == 150 * 2**20 + 4 * gradients + 4 * 4 * outputs
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets the memory of a step and the memory that can be used, in bytes; a GiB and a half is in use."""
+
+    def set_memory(of_step, usable, gpus=()):
+        process = types.SimpleNamespace(memory_info=lambda: types.SimpleNamespace(rss=IN_USE))
+        monkeypatch.setattr(required_memory.psutil, "Process", lambda: process)
+        monkeypatch.setattr(required_memory, "bytes_of_step", lambda detector: of_step)
+        monkeypatch.setattr(required_memory, "usable_memory", lambda in_use: usable)
+        monkeypatch.setattr(required_memory.tf.config, "get_visible_devices", lambda kind: list(gpus))
+
+    return set_memory
+
+
+def test_the_line_compares_with_the_machine(machine):
+    machine(of_step=2 * GIB, usable=8 * GIB)
+    assert describe_memory(None) == "the training takes about 3.5 GiB of memory; 8.0 GiB can be used"
+
+
+def test_a_warning_says_what_takes_less(machine):
+    machine(of_step=2 * GIB, usable=4 * GIB)
+    assert describe_memory(None) == (
+        "warning: the training takes about 3.5 GiB of memory; 4.0 GiB can be used, which may not be enough; a smaller "
+        "batch_size, width or image_size takes less"
+    )
+
+
+def test_on_a_gpu_the_memory_of_the_machine_says_nothing(machine):
+    machine(of_step=2 * GIB, usable=GIB, gpus=["GPU:0"])
+    assert describe_memory(None) == "the training takes about 3.5 GiB of memory"
+
+
+def test_little_memory_is_not_worth_a_line(machine):
+    machine(of_step=GIB - 1, usable=GIB)
+    assert describe_memory(None) is None
+
+
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(required_memory.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=10 * GIB))
+    newer, older = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    monkeypatch.setattr(required_memory, "LIMITS", (newer, older))
+    assert usable_memory(IN_USE) == IN_USE + 10 * GIB
+    newer.write_text("max\n")
+    assert usable_memory(IN_USE) == IN_USE + 10 * GIB
+    older.write_text(f"{4 * GIB}\n")
+    assert usable_memory(IN_USE) == 4 * GIB
