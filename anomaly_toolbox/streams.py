@@ -1,10 +1,12 @@
 """Standard streams that can always be written to. At the top, only the standard library is imported."""
 
 import contextlib
+import gc
 import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 
 def open_streams() -> None:
@@ -30,7 +32,7 @@ def open_streams() -> None:
 
 
 def import_tensorflow(debug: bool = False) -> None:
-    """Imports TensorFlow without the messages that it writes to stderr while it searches for devices."""
+    """Imports TensorFlow and Keras without the messages that are written to stderr while they search for devices."""
     if debug:
         import tensorflow
 
@@ -41,7 +43,9 @@ def import_tensorflow(debug: bool = False) -> None:
     try:
         with open(os.devnull, "wb") as null_device:
             os.dup2(null_device.fileno(), 2)
-        import tensorflow
+        with _without_garbage_collection():
+            import keras  # noqa: F401  (what comes next needs it, too)
+            import tensorflow
 
         tensorflow.config.list_physical_devices()
         for logger in ("absl", "tensorflow"):
@@ -49,3 +53,17 @@ def import_tensorflow(debug: bool = False) -> None:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """A context for imports, in which Python does not look for unused objects, because modules leave hardly any.
+
+    What exists at the end is left out of all later searches, too.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
