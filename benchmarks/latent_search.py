@@ -1,18 +1,29 @@
-"""Measures the quality and the speed of AnoGAN's latent search, from a cold and from a warm start.
+"""Measures the quality and the speed of AnoGAN's latent search from three starts.
 
     python -m benchmarks.latent_search --data-dir /usr/share/datasets/fashion-mnist
 
 The networks are those of a run of `anomaly-box --experiment AnoGAN` with the same dataset and hyperparameters, which is
-trained if it does not exist; its `warm_start` must be true. The AUPRC is that of the paper's score (7) on a sample of
-the test images, the same for every Γ. The speed is measured in rounds, for
+trained if it does not exist; its `warm_start` must be true. The searches start
 
-    (a) one image at a time with Γ = 500, where each step of the search is one call of a compiled function,
-    (b) whole batches with Γ = 500, in one compiled loop,
-    (c) the same with a warm start, at the smallest Γ whose AUPRC is within 0.01 of that of (b).
+    cold        from the same random z for each image, as the paper's,
+    candidates  from the z of 1,000 random ones whose image is the most similar, with a step size of 0.1,
+    warm        from the code of the image.
+
+The AUPRC and the mean loss are those of the paper's score (7) on a sample of the test images, the same for every Γ. The
+speed is measured in rounds, for
+
+    (a) one image at a time, cold, with Γ = 500, where each step of the search is one call of a compiled function,
+    (b) whole batches, cold, with Γ = 500, in one compiled loop,
+    (c) the same from candidates with Γ = 150,
+    (d) the same with a warm start, at the smallest Γ whose AUPRC is within 0.01 of that of (b),
+
+and the share of (b) in the peak of the machine, see `benchmarks.throughput`.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
@@ -35,34 +46,45 @@ from anomaly_toolbox.files import atomic_write
 from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.anogan import AnoGAN
-from anomaly_toolbox.models.latent_search import LOOPS_WITH_XLA, adam_step
+from anomaly_toolbox.models.latent_search import LOOPS_WITH_XLA, adam_step, minimise, nearest_candidates
 from anomaly_toolbox.pictures import STYLE
 from anomaly_toolbox.sweeps import hps
 from anomaly_toolbox.training.trial import Trial, run_trial
-from benchmarks.throughput import seconds
+from benchmarks.flops import gflop
+from benchmarks.throughput import peak_gflops, seconds
 
-FULL_GAMMA = 500
-COLD_GAMMAS = (0, 10, 25, 50, 100, 250, FULL_GAMMA)
-WARM_GAMMAS = (0, 5, 10, 25, 50, 100)
-TOLERANCE = 0.01  # of the AUPRC of (c) below that of (b)
+FULL_GAMMA, CANDIDATES_GAMMA = 500, 150
+COLD, CANDIDATES, WARM = "cold", "candidates", "warm"
+GAMMAS = {
+    COLD: (0, 10, 25, 50, 100, 250, FULL_GAMMA),
+    CANDIDATES: (0, 10, 25, 50, 100, CANDIDATES_GAMMA, 250),
+    WARM: (0, 5, 10, 25, 50, 100),
+}
+COLOURS = {COLD: "#0072b2", CANDIDATES: "#009e73", WARM: "#d55e00"}
+START_CANDIDATES, CANDIDATES_LEARNING_RATE = 1000, 0.1
+TOLERANCE = 0.01  # of the AUPRC of (d) below that of (b)
 ONE_IMAGE = "(a) one at a time"
-BATCHES_OF_C = 4  # in each round, because a single batch is too fast to time
+BATCHES = f"(b) batched, Γ = {FULL_GAMMA}"
+BATCHES_OF_D = 4  # in each round, because a single batch is too fast to time
 
 
 class Search:
-    """The latent search of a detector from a cold or a warm start, compiled once for each batch size."""
+    """The latent search of a detector from each start, compiled once for each batch size."""
 
     def __init__(self, detector: AnoGAN):
         self._detector = detector
+        hp = detector.hyperparameters
+        shape = (START_CANDIDATES, hp.latent_vector_size)
+        candidates = tf.random.stateless_normal(shape, seed=(0, 1), alg="philox")
 
-        def cold_search(x: tf.Tensor) -> tf.Tensor:
-            return detector.search(x, self._cold_start(x))[1]
+        def nearest_candidate(x: tf.Tensor) -> tf.Tensor:
+            return nearest_candidates(detector.generate, candidates, x, hp.batch_size)
 
-        def warm_search(x: tf.Tensor) -> tf.Tensor:
-            return detector.search(x, detector.encoder(x))[1]
-
-        self._cold_search = tf.function(cold_search, jit_compile=LOOPS_WITH_XLA)
-        self._warm_search = tf.function(warm_search, jit_compile=LOOPS_WITH_XLA)
+        rates = {CANDIDATES: CANDIDATES_LEARNING_RATE}
+        starts = {COLD: self._cold_start, CANDIDATES: nearest_candidate, WARM: detector.encoder}
+        self._searches = {}
+        for name, start in starts.items():
+            self._searches[name] = self._compiled_search(start, rates.get(name, hp.search_learning_rate))
         self._features = tf.function(lambda x: detector.discriminator(x)[0], jit_compile=True)
         self._loss = tf.function(detector.search_loss, jit_compile=True)
 
@@ -74,11 +96,24 @@ class Search:
 
         self._step = tf.function(take_step, jit_compile=True)
 
-    def scores(self, x: tf.Tensor, gamma: int, is_warm: bool) -> np.ndarray:
+    def _compiled_search(self, start: Callable[[tf.Tensor], tf.Tensor], learning_rate: float) -> Any:
+        detector = self._detector
+
+        def search(x: tf.Tensor) -> tf.Tensor:
+            features = detector.features(x)
+
+            def loss(z: tf.Tensor) -> tf.Tensor:
+                return detector.search_loss(x, features, z)
+
+            return loss(minimise(loss, start(x), detector.steps, learning_rate))
+
+        return tf.function(search, jit_compile=LOOPS_WITH_XLA)
+
+    def scores(self, x: tf.Tensor, gamma: int, start: str) -> np.ndarray:
         """A(x) of each image of a batch, (batch,)."""
         self._detector.steps.assign(gamma)
-        search = self._warm_search if is_warm else self._cold_search
-        return search(x).numpy()
+        scores: np.ndarray = self._searches[start](x).numpy()
+        return scores
 
     def score_one_image(self, x: tf.Tensor, gamma: int) -> float:
         """A(x) of a batch of one image, from a cold search with one call for each step."""
@@ -90,34 +125,55 @@ class Search:
             step, z, first_moment, second_moment = self._step(x, features, step, z, first_moment, second_moment)
         return float(self._loss(x, features, z)[0])
 
+    def gflop_of_a_step(self, x: tf.Tensor) -> float:
+        """The cost of one step of the search for one image, in GFLOP."""
+        z = self._cold_start(x)
+        arguments = (x, self._features(x), tf.constant(0), z, z, z)
+        return gflop(self._step, *map(tf.TensorSpec.from_tensor, arguments)) / len(x)
+
     def _cold_start(self, x: tf.Tensor) -> tf.Tensor:
         return tf.repeat(self._detector.starting_points[:1], x.shape[0], axis=0)
 
 
-def auprc(search: Search, split: ScoringSplit, gamma: int, is_warm: bool) -> float:
-    """The AUPRC of (7) on a split."""
-    scores = np.concatenate([search.scores(x, gamma, is_warm) for x in split.batches])[: len(split.labels)]
-    return float(average_precision_score(split.labels, scores))
+class Measured(NamedTuple):
+    """What the searches of a split have found.
+
+    Attributes:
+        auprc: of (7).
+        loss: the mean L of the normal images.
+    """
+
+    auprc: float
+    loss: float
+
+
+Curves = dict[str, dict[int, Measured]]  # by start and Γ
+
+
+def measure(search: Search, split: ScoringSplit, gamma: int, start: str) -> Measured:
+    """Scores a split by the search from a start."""
+    scores = np.concatenate([search.scores(x, gamma, start) for x in split.batches])[: len(split.labels)]
+    return Measured(float(average_precision_score(split.labels, scores)), float(scores[split.labels == 0].mean()))
 
 
 @matplotlib.rc_context(STYLE)
-def draw(path: Path, cold: dict[int, float], warm: dict[int, float], prevalence: float) -> None:
+def draw(path: Path, curves: Curves, prevalence: float) -> None:
     """Plots the AUPRC against Γ.
 
     Args:
         path: the PNG file to write.
-        cold: AUPRC by Γ from a cold start.
-        warm: AUPRC by Γ from a warm start.
+        curves: what was measured.
         prevalence: the chance level of the AUPRC.
     """
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for auprc_by_gamma, name, colour in ((cold, "cold start", "#0072b2"), (warm, "warm start", "#d55e00")):
-        axes.plot(list(auprc_by_gamma), list(auprc_by_gamma.values()), "o-", color=colour, label=name)
+    for start, by_gamma in curves.items():
+        values = [measured.auprc for measured in by_gamma.values()]
+        axes.plot(list(by_gamma), values, "o-", color=COLOURS[start], label=start)
     axes.axhline(prevalence, color="gray", linestyle="--", linewidth=1, label="chance level")
     axes.set_xscale("symlog", linthresh=5)
     axes.set_xlim(left=-1)
-    gammas = sorted(cold.keys() | warm.keys())
+    gammas = _all_gammas()
     axes.set_xticks(gammas, labels=gammas, minor=False)
     axes.minorticks_off()
     axes.set(xlabel="Γ, steps of the search", ylabel="AUPRC", ylim=(0, None))
@@ -175,16 +231,18 @@ def main(
     split = scoring_split(data.test, survey(data, "test"), hp.batch_size, detector.image_shape, images)
     search = Search(detector)
 
-    cold, warm = measure_auprc(search, split, console)
-    draw(picture, cold, warm, split.labels.mean())
-    console.print(auprc_table(cold, warm, len(split.labels)))
+    curves = measure_curves(search, split, console)
+    draw(picture, curves, split.labels.mean())
+    console.print(table_of(curves, len(split.labels)))
     console.print(f"picture: {picture}")
 
-    good_gammas = [gamma for gamma in WARM_GAMMAS if warm[gamma] >= cold[FULL_GAMMA] - TOLERANCE]
+    enough = curves[COLD][FULL_GAMMA].auprc - TOLERANCE
+    good_gammas = [gamma for gamma, measured in curves[WARM].items() if measured.auprc >= enough]
     if not good_gammas:
-        console.print(f"no warm start up to Γ = {WARM_GAMMAS[-1]} comes within {TOLERANCE} of the cold search")
-    warm_gamma = min(good_gammas, default=WARM_GAMMAS[-1])
-    speeds = measure_speed(search, next(iter(split.batches)), warm_gamma, rounds)
+        console.print(f"no warm start up to Γ = {GAMMAS[WARM][-1]} comes within {TOLERANCE} of the cold search")
+    warm_gamma = min(good_gammas, default=GAMMAS[WARM][-1])
+    x = next(iter(split.batches))
+    speeds, peaks = measure_speed(search, x, warm_gamma, rounds)
     base_speeds = np.array(speeds[ONE_IMAGE])
     for name, values in speeds.items():
         ratios = np.array(values) / base_speeds
@@ -193,52 +251,71 @@ def main(
             f"(rounds: {ratios.min():.1f} to {ratios.max():.1f})",
             soft_wrap=True,
         )
+    cost = search.gflop_of_a_step(x)
+    shares = np.array(speeds[BATCHES]) * FULL_GAMMA * cost / np.array(peaks)
+    console.print(
+        f"a step costs {cost:.3f} GFLOP for each image; {BATCHES} runs at {np.median(shares):.0%} of the peak "
+        f"(rounds: {shares.min():.0%} to {shares.max():.0%})",
+        soft_wrap=True,
+    )
 
 
-def measure_auprc(search: Search, split: ScoringSplit, console: Console) -> tuple[dict[int, float], dict[int, float]]:
-    """The AUPRC by Γ, from a cold and from a warm start."""
-    cold = {}
-    warm = {}
+def _all_gammas() -> list[int]:
+    return sorted({gamma for gammas in GAMMAS.values() for gamma in gammas})
+
+
+def measure_curves(search: Search, split: ScoringSplit, console: Console) -> Curves:
+    """Measures every start with each of its Γ."""
+    curves: Curves = {}
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("AUPRC against Γ", total=sum(COLD_GAMMAS) + sum(WARM_GAMMAS))
-        for gamma in COLD_GAMMAS:
-            cold[gamma] = auprc(search, split, gamma, is_warm=False)
-            bar.advance(task, gamma)
-        for gamma in WARM_GAMMAS:
-            warm[gamma] = auprc(search, split, gamma, is_warm=True)
-            bar.advance(task, gamma)
-    return cold, warm
+        task = bar.add_task("AUPRC against Γ", total=sum(map(sum, GAMMAS.values())))
+        for start, gammas in GAMMAS.items():
+            curves[start] = {}
+            for gamma in gammas:
+                curves[start][gamma] = measure(search, split, gamma, start)
+                bar.advance(task, gamma)
+    return curves
 
 
-def auprc_table(cold: dict[int, float], warm: dict[int, float], n_images: int) -> Table:
-    """A row for each Γ."""
-    table = Table(title=f"AUPRC of (7) on {n_images:,} test images", box=None, pad_edge=False)
-    for column in ("Γ", "cold start", "warm start"):
+def table_of(curves: Curves, n_images: int) -> Table:
+    """A row for each Γ; each cell has the AUPRC and the mean loss."""
+    table = Table(
+        title=f"AUPRC of (7) on {n_images:,} test images / mean loss of the normal ones", box=None, pad_edge=False
+    )
+    for column in ("Γ", *curves):
         table.add_column(column, justify="right")
-    for gamma in sorted(cold.keys() | warm.keys()):
-        cells = [f"{values[gamma]:.3f}" if gamma in values else "-" for values in (cold, warm)]
+    for gamma in _all_gammas():
+        cells = []
+        for by_gamma in curves.values():
+            measured = by_gamma.get(gamma)
+            cells.append(f"{measured.auprc:.3f} / {measured.loss:.1f}" if measured else "-")
         table.add_row(str(gamma), *cells)
     return table
 
 
-def measure_speed(search: Search, x: tf.Tensor, warm_gamma: int, rounds: int) -> dict[str, list[float]]:
-    """The speed of (a), (b) and (c) in images per second, in each round."""
+def measure_speed(
+    search: Search, x: tf.Tensor, warm_gamma: int, rounds: int
+) -> tuple[dict[str, list[float]], list[float]]:
+    """The speed of (a), (b), (c) and (d) in images per second, and the peak in GFLOP per second, in each round."""
 
     def score_warm_batches() -> None:
-        for _ in range(BATCHES_OF_C):
-            search.scores(x, warm_gamma, is_warm=True)
+        for _ in range(BATCHES_OF_D):
+            search.scores(x, warm_gamma, WARM)
 
     actions = {
         ONE_IMAGE: (1, lambda: search.score_one_image(x[:1], FULL_GAMMA)),
-        "(b) batched": (len(x), lambda: search.scores(x, FULL_GAMMA, is_warm=False)),
-        f"(c) batched, warm, Γ = {warm_gamma}": (BATCHES_OF_C * len(x), score_warm_batches),
+        BATCHES: (len(x), lambda: search.scores(x, FULL_GAMMA, COLD)),
+        f"(c) candidates, Γ = {CANDIDATES_GAMMA}": (len(x), lambda: search.scores(x, CANDIDATES_GAMMA, CANDIDATES)),
+        f"(d) batched, warm, Γ = {warm_gamma}": (BATCHES_OF_D * len(x), score_warm_batches),
     }
     search.score_one_image(x[:1], 1)  # compiles; the others were compiled before
     speeds: dict[str, list[float]] = {name: [] for name in actions}
+    peaks = []
     for _ in range(rounds):
+        peaks.append(peak_gflops())
         for name, (n_images, action) in actions.items():
             speeds[name].append(n_images / seconds(action))
-    return speeds
+    return speeds, peaks
 
 
 if __name__ == "__main__":
