@@ -92,7 +92,7 @@ def check_computation(device: str) -> None:
         ArithmeticError: the results are wrong.
     """
 
-    @tf.function(jit_compile=True)
+    @tf.function(autograph=False, jit_compile=True)
     def step(x, kernel):
         with tf.GradientTape() as tape:
             tape.watch(kernel)

@@ -107,7 +107,7 @@ class Search:
 
             return loss(minimise(loss, start(x), detector.steps, learning_rate))
 
-        return tf.function(search, jit_compile=LOOPS_WITH_XLA)
+        return tf.function(search, autograph=False, jit_compile=LOOPS_WITH_XLA)
 
     def scores(self, x: tf.Tensor, gamma: int, start: str) -> np.ndarray:
         """A(x) of each image of a batch, (batch,)."""

@@ -307,7 +307,7 @@ class AnomalyDetector(AdversarialModel):
         """Has everything compiled again that scores images."""
         self.predict_function = None
         self._vectors_compiled_for = self._arrays_of_method
-        self._compiled_vectors = tf.function(self._vectors_and_patches, jit_compile=True)
+        self._compiled_vectors = tf.function(self._vectors_and_patches, autograph=False, jit_compile=True)
 
     # Fitting the memory banks and the derived scores.
 

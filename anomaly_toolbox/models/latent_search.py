@@ -221,7 +221,9 @@ class SearchingGAN(GAN[Networks]):
 
     def _forget_compiled_scoring(self):
         super()._forget_compiled_scoring()
-        self._compiled_reconstruction = tf.function(self.searched_reconstruction, jit_compile=LOOPS_WITH_XLA)
+        self._compiled_reconstruction = tf.function(
+            self.searched_reconstruction, autograph=False, jit_compile=LOOPS_WITH_XLA
+        )
 
     @contextlib.contextmanager
     def fast_validation(self):

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from sklearn.metrics import average_precision_score
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.hparams import api as hparams_api
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
@@ -82,14 +84,18 @@ class Summaries(keras.callbacks.Callback):
 
 def _write_scores(name: str, labels: np.ndarray, scores: np.ndarray) -> None:
     """Writes histograms of a score and, if there are anomalous images, its AUPRC and precision-recall curve."""
-    tf.summary.histogram(f"scores/{name}/normal", scores[labels == 0])
+    _write(histogram_pb(f"scores/{name}/normal", scores[labels == 0]))
     if not labels.any():
         return
-    tf.summary.scalar(f"validation/{name}/auprc", evaluation.metrics(labels, scores, threshold=0.0)["auprc"])
-    tf.summary.histogram(f"scores/{name}/anomalous", scores[labels == 1])
+    tf.summary.scalar(f"validation/{name}/auprc", average_precision_score(labels, scores))
+    _write(histogram_pb(f"scores/{name}/anomalous", scores[labels == 1]))
     rescaled = evaluation.rescale(scores, scores.min(), scores.max())  # the curve's thresholds go from 0 to 1
-    curve = pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled)
-    tf.summary.experimental.write_raw_pb(curve.SerializeToString(), tf.summary.experimental.get_step())
+    _write(pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled))
+
+
+def _write(summary: Any) -> None:
+    """Writes a summary that NumPy has computed, which takes a fraction of the time of `tf.summary.histogram`."""
+    tf.summary.experimental.write_raw_pb(summary.SerializeToString(), tf.summary.experimental.get_step())
 
 
 def remove_points_after(folder: Path, step: int) -> None:
