@@ -181,6 +181,13 @@ def test_tensorboard_has_every_curve(finished):
     assert steps_of(folder, "losses/d_loss") == [1, *range(5, 46, 5)]
     assert steps_of(folder, "validation/auprc") == [15, 30, 45]
     assert steps_of(folder, "test/auprc") == steps_of(folder, "kept/auprc") == [45]
+    for kind, label in (("normal", 0), ("anomalous", 1)):
+        tag = f"scores/paper/{kind}"
+        assert steps_of(folder, tag) == [15, 30, 45]
+        assert events.SummaryMetadata(tag).plugin_data.plugin_name == "histograms"
+        counts = tf.make_ndarray(events.Tensors(tag)[-1].tensor_proto)[:, 2]
+        assert counts.sum() == (columns_of(folder, "validation_scores.csv")["label"] == label).sum()
+    assert values_of(folder, "validation/paper/auprc") == values_of(folder, "validation/auprc")
 
 
 def steps_of(folder, tag):
