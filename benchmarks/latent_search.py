@@ -1,20 +1,20 @@
-"""Measures the quality and the speed of AnoGAN's latent search from three starts.
+"""Measures the quality and the speed of AnoGAN's latent search: with short and long steps, and from a warm start.
 
     python -m benchmarks.latent_search --data-dir /usr/share/datasets/fashion-mnist
 
 The networks are those of a run of `anomaly-box --experiment AnoGAN` with the same dataset and hyperparameters, which is
-trained if it does not exist; its `warm_start` must be true. The searches start
+trained if it does not exist; its `warm_start` must be true. The searches are
 
-    cold        from the same random z for each image, as the paper's,
-    candidates  from the z of 1,000 random ones whose image is the most similar, with a step size of 0.1,
-    warm        from the code of the image.
+    cold        from the same random z for each image, with Adam's step size of 0.02,
+    long steps  the same with a step size of 0.1,
+    warm        from the code of the image, with a step size of 0.02.
 
 The AUPRC and the mean loss are those of the paper's score (7) on a sample of the test images, the same for every Γ. The
 speed is measured in rounds, for
 
     (a) one image at a time, cold, with Γ = 500, where each step of the search is one call of a compiled function,
     (b) whole batches, cold, with Γ = 500, in one compiled loop,
-    (c) the same from candidates with Γ = 150,
+    (c) the same with long steps and Γ = 165,
     (d) the same with a warm start, at the smallest Γ whose AUPRC is within 0.01 of that of (b),
 
 and the share of (b) in the peak of the machine, see `benchmarks.throughput`.
@@ -46,22 +46,22 @@ from anomaly_toolbox.files import atomic_write
 from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.models.anogan import AnoGAN
-from anomaly_toolbox.models.latent_search import LOOPS_WITH_XLA, adam_step, minimise, nearest_candidates
+from anomaly_toolbox.models.latent_search import LOOPS_WITH_XLA, adam_step, minimise
 from anomaly_toolbox.pictures import STYLE
 from anomaly_toolbox.sweeps import hps
 from anomaly_toolbox.training.trial import Trial, run_trial
 from benchmarks.flops import gflop
 from benchmarks.throughput import peak_gflops, seconds
 
-FULL_GAMMA, CANDIDATES_GAMMA = 500, 150
-COLD, CANDIDATES, WARM = "cold", "candidates", "warm"
+FULL_GAMMA, THIRD = 500, 165
+COLD, LONG_STEPS, WARM = "cold", "long steps", "warm"
 GAMMAS = {
-    COLD: (0, 10, 25, 50, 100, 250, FULL_GAMMA),
-    CANDIDATES: (0, 10, 25, 50, 100, CANDIDATES_GAMMA, 250),
+    COLD: (0, 10, 25, 50, 100, THIRD, 250, FULL_GAMMA),
+    LONG_STEPS: (10, 25, 50, 100, THIRD),
     WARM: (0, 5, 10, 25, 50, 100),
 }
-COLOURS = {COLD: "#0072b2", CANDIDATES: "#009e73", WARM: "#d55e00"}
-START_CANDIDATES, CANDIDATES_LEARNING_RATE = 1000, 0.1
+COLOURS = {COLD: "#0072b2", LONG_STEPS: "#009e73", WARM: "#d55e00"}
+LEARNING_RATE_OF_LONG_STEPS = 0.1
 TOLERANCE = 0.01  # of the AUPRC of (d) below that of (b)
 ONE_IMAGE = "(a) one at a time"
 BATCHES = f"(b) batched, Γ = {FULL_GAMMA}"
@@ -69,22 +69,16 @@ BATCHES_OF_D = 4  # in each round, because a single batch is too fast to time
 
 
 class Search:
-    """The latent search of a detector from each start, compiled once for each batch size."""
+    """The latent searches of a detector, compiled once for each batch size."""
 
     def __init__(self, detector: AnoGAN):
         self._detector = detector
-        hp = detector.hyperparameters
-        shape = (START_CANDIDATES, hp.latent_vector_size)
-        candidates = tf.random.stateless_normal(shape, seed=(0, 1), alg="philox")
-
-        def nearest_candidate(x: tf.Tensor) -> tf.Tensor:
-            return nearest_candidates(detector.generate, candidates, x, hp.batch_size)
-
-        rates = {CANDIDATES: CANDIDATES_LEARNING_RATE}
-        starts = {COLD: self._cold_start, CANDIDATES: nearest_candidate, WARM: detector.encoder}
-        self._searches = {}
-        for name, start in starts.items():
-            self._searches[name] = self._compiled_search(start, rates.get(name, hp.search_learning_rate))
+        learning_rate = detector.hyperparameters.search_learning_rate
+        self._searches = {
+            COLD: self._compiled_search(self._cold_start, learning_rate),
+            LONG_STEPS: self._compiled_search(self._cold_start, LEARNING_RATE_OF_LONG_STEPS),
+            WARM: self._compiled_search(detector.encoder, learning_rate),
+        }
         self._features = tf.function(lambda x: detector.discriminator(x)[0], jit_compile=True)
         self._loss = tf.function(detector.search_loss, jit_compile=True)
 
@@ -109,10 +103,10 @@ class Search:
 
         return tf.function(search, autograph=False, jit_compile=LOOPS_WITH_XLA)
 
-    def scores(self, x: tf.Tensor, gamma: int, start: str) -> np.ndarray:
+    def scores(self, x: tf.Tensor, gamma: int, name: str) -> np.ndarray:
         """A(x) of each image of a batch, (batch,)."""
         self._detector.steps.assign(gamma)
-        scores: np.ndarray = self._searches[start](x).numpy()
+        scores: np.ndarray = self._searches[name](x).numpy()
         return scores
 
     def score_one_image(self, x: tf.Tensor, gamma: int) -> float:
@@ -147,12 +141,12 @@ class Measured(NamedTuple):
     loss: float
 
 
-Curves = dict[str, dict[int, Measured]]  # by start and Γ
+Curves = dict[str, dict[int, Measured]]  # by search and Γ
 
 
-def measure(search: Search, split: ScoringSplit, gamma: int, start: str) -> Measured:
-    """Scores a split by the search from a start."""
-    scores = np.concatenate([search.scores(x, gamma, start) for x in split.batches])[: len(split.labels)]
+def measure(search: Search, split: ScoringSplit, gamma: int, name: str) -> Measured:
+    """Scores a split by one of the searches."""
+    scores = np.concatenate([search.scores(x, gamma, name) for x in split.batches])[: len(split.labels)]
     return Measured(float(average_precision_score(split.labels, scores)), float(scores[split.labels == 0].mean()))
 
 
@@ -167,9 +161,9 @@ def draw(path: Path, curves: Curves, prevalence: float) -> None:
     """
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for start, by_gamma in curves.items():
+    for name, by_gamma in curves.items():
         values = [measured.auprc for measured in by_gamma.values()]
-        axes.plot(list(by_gamma), values, "o-", color=COLOURS[start], label=start)
+        axes.plot(list(by_gamma), values, "o-", color=COLOURS[name], label=name)
     axes.axhline(prevalence, color="gray", linestyle="--", linewidth=1, label="chance level")
     axes.set_xscale("symlog", linthresh=5)
     axes.set_xlim(left=-1)
@@ -265,14 +259,14 @@ def _all_gammas() -> list[int]:
 
 
 def measure_curves(search: Search, split: ScoringSplit, console: Console) -> Curves:
-    """Measures every start with each of its Γ."""
+    """Measures every search with each of its Γ."""
     curves: Curves = {}
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("AUPRC against Γ", total=sum(map(sum, GAMMAS.values())))
-        for start, gammas in GAMMAS.items():
-            curves[start] = {}
+        for name, gammas in GAMMAS.items():
+            curves[name] = {}
             for gamma in gammas:
-                curves[start][gamma] = measure(search, split, gamma, start)
+                curves[name][gamma] = measure(search, split, gamma, name)
                 bar.advance(task, gamma)
     return curves
 
@@ -305,7 +299,7 @@ def measure_speed(
     actions = {
         ONE_IMAGE: (1, lambda: search.score_one_image(x[:1], FULL_GAMMA)),
         BATCHES: (len(x), lambda: search.scores(x, FULL_GAMMA, COLD)),
-        f"(c) candidates, Γ = {CANDIDATES_GAMMA}": (len(x), lambda: search.scores(x, CANDIDATES_GAMMA, CANDIDATES)),
+        f"(c) long steps, Γ = {THIRD}": (len(x), lambda: search.scores(x, THIRD, LONG_STEPS)),
         f"(d) batched, warm, Γ = {warm_gamma}": (BATCHES_OF_D * len(x), score_warm_batches),
     }
     search.score_one_image(x[:1], 1)  # compiles; the others were compiled before

@@ -13,15 +13,11 @@ Then the weights of G and D are fixed. For each image x, Γ steps of Adam search
 
 x is (batch, size, size, channels) in [−1, 1], z is (batch, latent), A is (batch,); norms are sums over one image. One
 compiled loop searches for all images of a batch. The score of an image does not depend on the other images: each image
-has its own z and its own state of Adam, the starts depend on no other image, and batch normalisation uses its running
-averages.
+has its own z and its own state of Adam, all searches start from the same latent vectors, and batch normalisation uses
+its running averages.
 
 Restarts. The search is repeated from `restarts` latent vectors, which are drawn from N(0, I) and are the same in every
 run. The lowest L is the score.
-
-Candidates. A search from a random z needs hundreds of steps to come near to an image. With `start_candidates` = n > 1,
-the first search of each image starts instead from that of n random latent vectors whose G(z) has the lowest L_R. They
-are drawn from N(0, I), too, and are the same in every run. The score is still (7), after fewer steps.
 
 Warm start. With `warm_start`, an encoder E is fitted after the GAN, while the weights of G and D are fixed, to minimise
 
@@ -42,7 +38,7 @@ from anomaly_toolbox.models import layers, losses
 from anomaly_toolbox.models.base import ScoreOutput, fill_batches
 from anomaly_toolbox.models.hyperparameters import AnoGANHyperparameters
 from anomaly_toolbox.models.inversion import fit_encoder
-from anomaly_toolbox.models.latent_search import SearchingGAN, nearest_candidates
+from anomaly_toolbox.models.latent_search import SearchingGAN
 from anomaly_toolbox.models.layer_vectors import COMBINED_FROM, gan_vectors, pathway, pooled
 
 Networks = tuple[keras.Sequential, layers.Discriminator]  # G and D
@@ -54,7 +50,6 @@ class AnoGAN(SearchingGAN[Networks]):
     """Scores an image by the loss of the most similar image that the search finds."""
 
     Hyperparameters = AnoGANHyperparameters
-    candidates: tf.Tensor | None = None  # (start_candidates, latent)
     combined_from = COMBINED_FROM
     tracked_losses = ("g_loss", "d_loss", "d_real", "d_fake")
 
@@ -66,9 +61,6 @@ class AnoGAN(SearchingGAN[Networks]):
         self.noise = keras.random.SeedGenerator()
         self.add_optimizer("g", self.generator)
         self.add_optimizer("d", self.discriminator)
-        if hp.start_candidates > 1:
-            shape = (hp.start_candidates, hp.latent_vector_size)
-            self.candidates = tf.random.stateless_normal(shape, seed=(0, 1), alg="philox")
         if hp.warm_start:
             self.encoder = layers.Encoder(hp.image_size, hp.width, channels, hp.latent_vector_size)
             self.is_fitted = self.add_weight(name="is_fitted", initializer="zeros", trainable=False)
@@ -117,19 +109,10 @@ class AnoGAN(SearchingGAN[Networks]):
     def best_search(self, x):
         """z_Γ, (batch, latent), and A(x), (batch,), of the best restart of each image; all restarts run together."""
         starts = tf.repeat(self.starting_points[:, tf.newaxis], tf.shape(x)[0], axis=1)
-        first = self._first_start(x)
-        if first is not None:
-            starts = tf.concat([first[tf.newaxis], starts[1:]], axis=0)
+        if self.has_fitted_encoder:  # the first search of each image starts from its code
+            starts = tf.concat([self.encoder(x)[tf.newaxis], starts[1:]], axis=0)
         loss, z = self.best_of_searches(x, starts)
         return z, loss
-
-    def _first_start(self, x):
-        """Where the first search of each image starts if that depends on the image, (batch, latent); else None."""
-        if self.has_fitted_encoder:
-            return self.encoder(x)
-        if self.candidates is not None:
-            return nearest_candidates(self.generate, self.candidates, x, self.hyperparameters.batch_size)
-        return None
 
     @property
     def has_fitted_encoder(self) -> bool:

@@ -173,13 +173,6 @@ class AnoGANHyperparameters(SearchHyperparameters):
     encoder_steps: int = Field(
         3000, ge=1, le=100_000_000, description="number of training steps of the encoder of `warm_start`"
     )
-    start_candidates: int = Field(
-        1,
-        ge=1,
-        le=1_000_000,
-        description="number of random latent vectors that are compared; without `warm_start`, the search starts from "
-        "the one whose generated image is the most similar, so that fewer steps are enough",
-    )
 
     @model_validator(mode="after")
     def _check_that_codes_have_an_encoder(self) -> Self:

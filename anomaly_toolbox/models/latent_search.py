@@ -14,7 +14,6 @@ Equations as numbered in 1906.11632.
 """
 
 import contextlib
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,45 +26,7 @@ from anomaly_toolbox.models.gan import GAN, Networks
 LOOPS_WITH_XLA = bool(tf.config.list_physical_devices("GPU"))
 ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # Keras's defaults
 
-MOST_NUMBERS_COMPARED = 2**24  # 64 MiB of float32
-
 LossOfLatent = Callable[[tf.Tensor], tf.Tensor]  # (batch, latent) -> (batch,)
-Generator = Callable[[tf.Tensor], tf.Tensor]  # (n, latent) -> (n, size, size, channels)
-
-
-def nearest_candidates(generate: Generator, candidates: tf.Tensor, x: tf.Tensor, batch_size: int) -> tf.Tensor:
-    """The candidate z of each image whose G(z) is the most similar image, by the lowest L_R of (4).
-
-    Args:
-        generate: G.
-        candidates: (n, latent).
-        x: (batch, size, size, channels).
-        batch_size: about how many images `x` has; it limits how many candidates are compared at a time.
-
-    Returns:
-        (batch, latent).
-    """
-    n_candidates, latent = candidates.shape
-    at_a_time = min(n_candidates, max(1, MOST_NUMBERS_COMPARED // (batch_size * math.prod(x.shape[1:]))))
-    n_groups = math.ceil(n_candidates / at_a_time)
-    repeated = tf.concat([candidates, candidates[: n_groups * at_a_time - n_candidates]], axis=0)
-    groups = tf.reshape(repeated, (n_groups, at_a_time, latent))
-
-    def is_unfinished(group, *_):
-        return group < n_groups
-
-    def compare_group(group, lowest, nearest):
-        z = groups[group]
-        residuals = tf.reduce_sum(tf.abs(x[:, tf.newaxis] - generate(z)), axis=(2, 3, 4))  # (batch, at_a_time)
-        lowest_of_group = tf.reduce_min(residuals, axis=1)
-        nearest_of_group = tf.gather(z, tf.argmin(residuals, axis=1))
-        is_lower = lowest_of_group < lowest
-        nearest = tf.where(is_lower[:, tf.newaxis], nearest_of_group, nearest)
-        return group + 1, tf.minimum(lowest, lowest_of_group), nearest
-
-    lowest = tf.fill((tf.shape(x)[0],), math.inf)
-    nearest = tf.zeros((tf.shape(x)[0], latent))
-    return tf.while_loop(is_unfinished, compare_group, (tf.constant(0), lowest, nearest))[2]
 
 
 def minimise(loss: LossOfLatent, z_0: tf.Tensor, steps: tf.Tensor, learning_rate: float) -> tf.Tensor:

@@ -130,31 +130,6 @@ def test_the_best_restart_counts(x):
     np.testing.assert_allclose(detector.search_loss(x, detector.discriminator(x)[0], z), loss, rtol=1e-4)
 
 
-def test_the_search_starts_from_the_most_similar_candidate(x):
-    """Compared with NumPy in float64; without steps, the score is the loss of the candidate."""
-    keras.utils.set_random_seed(0)
-    detector = tiny_detector("AnoGAN", warm_start=False, start_candidates=40, gamma=0)
-    enlarge_kernels(detector.generator)
-    generated = float64(detector.generator(detector.candidates))
-    residuals = np.abs(float64(x)[:, np.newaxis] - generated).sum(axis=(2, 3, 4))
-    nearest = residuals.argmin(axis=1)
-    assert detector.candidates.shape == (40, 6)
-    assert len(set(nearest)) > 1
-    z, loss = detector.best_search(x)
-    np.testing.assert_allclose(z, tf.gather(detector.candidates, nearest))
-    np.testing.assert_allclose(loss, detector.search_loss(x, detector.discriminator(x)[0], z), rtol=1e-5)
-    alone = detector.best_search(x[2:3])
-    np.testing.assert_allclose(alone[1], loss[2:3], rtol=1e-5)
-
-
-def test_other_restarts_do_not_start_from_candidates(x):
-    detector = tiny_detector("AnoGAN", warm_start=False, start_candidates=4, restarts=2, gamma=0)
-    chosen = {tuple(z) for z in detector.best_search(x)[0].numpy()}
-    possible = {tuple(z) for z in [*detector.candidates.numpy(), detector.starting_points[1].numpy()]}
-    assert chosen <= possible
-    assert tuple(detector.starting_points[0].numpy()) not in chosen
-
-
 def test_fast_validation_is_short_and_needs_no_compilation(detector, images):
     traces = []
     score_and_reconstruct = detector.score_and_reconstruct

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anomaly_toolbox.models import latent_search
 from anomaly_toolbox.models.hyperparameters import SearchHyperparameters
-from anomaly_toolbox.models.latent_search import SearchingGAN, adam_step, minimise, nearest_candidates
+from anomaly_toolbox.models.latent_search import SearchingGAN, adam_step, minimise
 from tests.conftest import TINY_IMAGES
 
 TARGETS = np.array([[1.0, -2.0], [0.5, 3.0], [0.0, 0.0]])
@@ -79,20 +78,6 @@ def test_search_loss_with_a_condition():
     losses = detector.search_loss(x, detector.features(x), z, condition)
     np.testing.assert_allclose(losses, loss_of([0.125, 0.25]), rtol=1e-6)
     np.testing.assert_allclose(detector.search_loss(x, 3 * x, z), loss_of([0.25, 0.75]), rtol=1e-6)
-
-
-@pytest.mark.parametrize("compared", [1, 2, 3, 5, 100])
-def test_the_nearest_of_all_candidates_is_the_start(compared, monkeypatch):
-    """However many are compared at a time: candidates of the grey levels 0 to 0.4, and the second of their numbers."""
-    monkeypatch.setattr(latent_search, "MOST_NUMBERS_COMPARED", compared * 3 * 16 * 16)
-    candidates = tf.constant([[0.0, 7], [0.1, 5], [0.2, 3], [0.3, 9], [0.4, 1]])
-
-    def generate(z):
-        return tf.tile(z[:, :1, tf.newaxis, tf.newaxis], (1, 16, 16, 1))
-
-    levels = [0.31, -5.0, 0.12]
-    find = tf.function(lambda x: nearest_candidates(generate, candidates, x, batch_size=3))
-    np.testing.assert_allclose(find(images_of(levels)), [[0.3, 9], [0, 7], [0.1, 5]], rtol=1e-6)
 
 
 STARTS = np.array([0.0, 0.0, 1.0])
