@@ -43,6 +43,8 @@ ValidationSize = Annotated[
     Field(ge=2, le=1_000_000_000, description="size of the fixed sample of validation images; none uses all of them"),
 ]
 
+Precision = Literal["float32", "bfloat16"]
+
 BasicScore = Literal["paper", "residual", "paper_excess", "residual_excess", "combined"]
 PatchScore = Literal["patches", "patches_excess"]
 EncoderScore = Literal[
@@ -111,7 +113,7 @@ class Hyperparameters(ScoringHyperparameters):
         False, description="whether the learning rate falls linearly to 0 until the end of the training"
     )
     optimizer: Literal["adam"] = Field("adam", description="the only choice; old hyperparameter files contain it")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32",
         description="of convolutions and matrix products in training; bfloat16 is faster on machines that have it; "
         "images are always scored in float32",

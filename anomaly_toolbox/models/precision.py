@@ -7,12 +7,12 @@ stay float32, and so does everything that scores images.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-Precision = Literal["float32", "bfloat16"]
+from anomaly_toolbox.models.hyperparameters import Precision
 
 
 class _InBfloat16:
