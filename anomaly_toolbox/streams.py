@@ -32,7 +32,7 @@ def open_streams() -> None:
 
 
 def import_tensorflow(debug: bool = False) -> None:
-    """Imports TensorFlow and Keras without the messages that are written to stderr while they search for devices."""
+    """Imports TensorFlow and Keras, without what TensorFlow writes to stderr while it searches for devices."""
     if debug:
         import tensorflow
 
@@ -43,8 +43,8 @@ def import_tensorflow(debug: bool = False) -> None:
     try:
         with open(os.devnull, "wb") as null_device:
             os.dup2(null_device.fileno(), 2)
-        with _without_garbage_collection():
-            import keras  # noqa: F401  (what comes next needs it, too)
+        with without_garbage_collection():
+            import keras  # noqa: F401  (every command imports it anyway)
             import tensorflow
 
         tensorflow.config.list_physical_devices()
@@ -56,10 +56,10 @@ def import_tensorflow(debug: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """A context for imports, in which Python does not look for unused objects, because modules leave hardly any.
+def without_garbage_collection() -> Iterator[None]:
+    """A context in which Python's garbage collection is off, for imports, which create many objects and no garbage.
 
-    What exists at the end is left out of all later searches, too.
+    At the end all objects are frozen, so that later collections skip them.
     """
     gc.disable()
     try:

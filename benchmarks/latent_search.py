@@ -5,9 +5,9 @@
 The networks are those of a run of `anomaly-box --experiment AnoGAN` with the same dataset and hyperparameters, which is
 trained if it does not exist; its `warm_start` must be true. The searches are
 
-    cold        from the same random z for each image, with Adam's step size of 0.02,
-    long steps  the same with a step size of 0.1,
-    warm        from the code of the image, with a step size of 0.02.
+    cold        from the same random z for each image, with the step size `search_learning_rate`, by default 0.02,
+    long steps  from the same z, with a step size of 0.1,
+    warm        from the code of the image, with the step size `search_learning_rate`.
 
 The AUPRC and the mean loss are those of the paper's score (7) on a sample of the test images, the same for every Γ. The
 speed is measured in rounds, for
@@ -15,7 +15,7 @@ speed is measured in rounds, for
     (a) one image at a time, cold, with Γ = 500, where each step of the search is one call of a compiled function,
     (b) whole batches, cold, with Γ = 500, in one compiled loop,
     (c) the same with long steps and Γ = 165,
-    (d) the same with a warm start, at the smallest Γ whose AUPRC is within 0.01 of that of (b),
+    (d) as (b), with a warm start, at the smallest Γ whose AUPRC is within 0.01 of that of (b),
 
 and the share of (b) in the peak of the machine, see `benchmarks.throughput`.
 """
@@ -53,11 +53,11 @@ from anomaly_toolbox.training.trial import Trial, run_trial
 from benchmarks.flops import gflop
 from benchmarks.throughput import peak_gflops, seconds
 
-FULL_GAMMA, THIRD = 500, 165
+FULL_GAMMA, SHORT_GAMMA = 500, 165
 COLD, LONG_STEPS, WARM = "cold", "long steps", "warm"
 GAMMAS = {
-    COLD: (0, 10, 25, 50, 100, THIRD, 250, FULL_GAMMA),
-    LONG_STEPS: (10, 25, 50, 100, THIRD),
+    COLD: (0, 10, 25, 50, 100, SHORT_GAMMA, 250, FULL_GAMMA),
+    LONG_STEPS: (10, 25, 50, 100, SHORT_GAMMA),
     WARM: (0, 5, 10, 25, 50, 100),
 }
 COLOURS = {COLD: "#0072b2", LONG_STEPS: "#009e73", WARM: "#d55e00"}
@@ -65,7 +65,7 @@ LEARNING_RATE_OF_LONG_STEPS = 0.1
 TOLERANCE = 0.01  # of the AUPRC of (d) below that of (b)
 ONE_IMAGE = "(a) one at a time"
 BATCHES = f"(b) batched, Γ = {FULL_GAMMA}"
-BATCHES_OF_D = 4  # in each round, because a single batch is too fast to time
+WARM_BATCHES = 4  # in each round, because a single batch is too fast to time
 
 
 class Search:
@@ -293,14 +293,14 @@ def measure_speed(
     """The speed of (a), (b), (c) and (d) in images per second, and the peak in GFLOP per second, in each round."""
 
     def score_warm_batches() -> None:
-        for _ in range(BATCHES_OF_D):
+        for _ in range(WARM_BATCHES):
             search.scores(x, warm_gamma, WARM)
 
     actions = {
         ONE_IMAGE: (1, lambda: search.score_one_image(x[:1], FULL_GAMMA)),
         BATCHES: (len(x), lambda: search.scores(x, FULL_GAMMA, COLD)),
-        f"(c) long steps, Γ = {THIRD}": (len(x), lambda: search.scores(x, THIRD, LONG_STEPS)),
-        f"(d) batched, warm, Γ = {warm_gamma}": (BATCHES_OF_D * len(x), score_warm_batches),
+        f"(c) long steps, Γ = {SHORT_GAMMA}": (len(x), lambda: search.scores(x, SHORT_GAMMA, LONG_STEPS)),
+        f"(d) batched, warm, Γ = {warm_gamma}": (WARM_BATCHES * len(x), score_warm_batches),
     }
     search.score_one_image(x[:1], 1)  # compiles; the others were compiled before
     speeds: dict[str, list[float]] = {name: [] for name in actions}

@@ -62,8 +62,10 @@ def main(experiments: tuple[str, ...], overrides: tuple[str, ...], channels: int
         results = spawn.Queue()
         process = spawn.Process(target=measure, args=(experiment, overrides, channels, results))
         process.start()
-        estimate, measured = results.get()
         process.join()
+        if process.exitcode != 0:
+            raise click.ClickException(f"{experiment}: the process ended with {process.exitcode}, maybe without memory")
+        estimate, measured = results.get()
         console.print(
             f"{experiment:18} estimated {estimate / MIB:7,.0f} MiB, measured {measured / MIB:7,.0f} MiB, "
             f"{measured / estimate:.2f} times the estimate"

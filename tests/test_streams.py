@@ -1,4 +1,4 @@
-"""Imports without Python's search for unused objects."""
+"""Imports without garbage collection."""
 
 import contextlib
 import gc
@@ -6,9 +6,9 @@ import gc
 from anomaly_toolbox import streams
 
 
-def test_python_looks_for_unused_objects_again_even_after_an_import_that_fails():
+def test_garbage_is_collected_again_even_after_an_import_that_fails():
     try:
-        with contextlib.suppress(ImportError), streams._without_garbage_collection():
+        with contextlib.suppress(ImportError), streams.without_garbage_collection():
             assert not gc.isenabled()
             raise ImportError
         assert gc.isenabled()

@@ -23,8 +23,8 @@ class AdversarialModel(keras.Model):
         tracked_losses: the names of the values that `train_step` passes to `running_means`.
         decay_steps: the number of steps in which all learning rates fall linearly to 0; 0 keeps them constant. It must
             be set before the training.
-        initial_rates: the learning rate of each optimizer before it falls; variables, so that another rate needs no
-            other compiled step.
+        initial_rates: the learning rate of each optimizer before it falls. They are variables, so another rate does not
+            need another compilation.
     """
 
     tracked_losses: ClassVar[tuple[str, ...]] = ()

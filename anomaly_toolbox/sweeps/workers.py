@@ -12,6 +12,7 @@ from typing import Any
 
 from anomaly_toolbox.errors import INTERRUPTED
 from anomaly_toolbox.processes import VISIBLE_GPUS, end_with_parent, environment, share_of_threads
+from anomaly_toolbox.streams import without_garbage_collection
 
 SECONDS_BETWEEN_POLLS = 1.0
 SECONDS_TO_STOP = 30.0
@@ -75,7 +76,8 @@ def _start(pickled: bytes, log: Path) -> None:
     os.dup2(output.fileno(), 2)
     sys.stdout = sys.stderr = output
     try:
-        target, argument = pickle.loads(pickled)
+        with without_garbage_collection():
+            target, argument = pickle.loads(pickled)  # imports TensorFlow
         target(argument)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

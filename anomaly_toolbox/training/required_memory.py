@@ -1,4 +1,4 @@
-"""How much memory a training step takes, which is said before the first one takes it."""
+"""Estimates the memory of a training before its first step, which may take more than there is."""
 
 import math
 from pathlib import Path
@@ -11,10 +11,10 @@ from anomaly_toolbox.models.base import AnomalyDetector
 
 BYTES_OF_A_NUMBER = 4
 GIB = 2**30
-SMALLEST_TOLD = GIB  # by which a training must grow to be worth a line
+SMALLEST_MENTIONED = GIB  # of a step; less is not worth a line
 
-# These values were fitted to what `benchmarks.training_memory` measures.
-COPIES_OF_OUTPUTS = 4  # real and generated images, gradients, copies of XLA
+# These values were chosen by hand so that the estimates are near to what `benchmarks.training_memory` measures.
+COPIES_OF_OUTPUTS = 4  # for real and generated images, their gradients, and what XLA copies
 BYTES_OF_COMPILER = 150 * 2**20
 UNCERTAINTY = 1.25  # a step may take this many times the estimate
 
@@ -27,6 +27,9 @@ def bytes_of_step(detector: AnomalyDetector) -> int:
 
     BYTES_OF_COMPILER + 4 bytes x (trainable weights, for their gradients
                                    + COPIES_OF_OUTPUTS x batch size x outputs of all layers for one image)
+
+    Networks of averaged weights count, although no training step runs them: EGBAD and ALAD, which have them, run their
+    other networks more often than most methods do.
     """
     gradients = sum(math.prod(weight.shape) for weight in detector.trainable_variables)
     outputs = detector.hyperparameters.batch_size * _outputs_for_an_image(detector)
@@ -34,27 +37,25 @@ def bytes_of_step(detector: AnomalyDetector) -> int:
 
 
 def describe_memory(detector: AnomalyDetector) -> str | None:
-    """A line on the memory that the training will take, or None if that is little.
+    """A line on the memory that this process will have in training, and a warning if that may be too much.
 
-    It compares the memory with that of the machine, unless the detector is trained on a GPU.
+    None if a step takes little memory, or that of a GPU, for which the estimate was never compared with measurements.
+    What other workers of a sweep will take is not known and not counted.
     """
     of_step = bytes_of_step(detector)
-    if of_step < SMALLEST_TOLD:
+    if of_step < SMALLEST_MENTIONED or tf.config.get_visible_devices("GPU"):
         return None
     in_use = psutil.Process().memory_info().rss
-    needed = in_use + of_step
-    line = f"the training takes about {needed / GIB:.1f} GiB of memory"
-    if tf.config.get_visible_devices("GPU"):
-        return line
     usable = usable_memory(in_use)
-    line += f"; {usable / GIB:.1f} GiB can be used"
-    if needed * UNCERTAINTY > usable:
+    needed = in_use + of_step
+    line = f"the training takes about {needed / GIB:.1f} GiB of memory; {usable / GIB:.1f} GiB can be used"
+    if in_use + UNCERTAINTY * of_step > usable:
         line = f"warning: {line}, which may not be enough; a smaller batch_size, width or image_size takes less"
     return line
 
 
 def usable_memory(in_use: int) -> int:
-    """How many bytes of memory this process could have, by what is free and by the limit of its container.
+    """How many bytes of memory this process could have, by what is free and, on Linux, by the limit of its container.
 
     Args:
         in_use: the bytes that it has now.
@@ -74,5 +75,5 @@ def _outputs_for_an_image(layer: keras.Layer) -> int:
         return sum(_outputs_for_an_image(inner) for inner in layer.layers)
     try:
         return math.prod(layer.output.shape[1:])
-    except (AttributeError, ValueError):  # called within another layer, such as a dense one; its output is not known
-        return 0
+    except (AttributeError, TypeError, ValueError):
+        return 0  # Keras does not know the output of a layer that only its parent calls, nor all sizes of some others

@@ -71,5 +71,5 @@ def _what_steps_read(detector: AnomalyDetector, n_classes: int | None) -> tuple[
     is_built_in = cls.__module__ == METHODS.get(cls.__name__)  # a user's method may read any hyperparameter
     if not is_built_in:
         return None
-    values = hyperparameters.model_dump(exclude=NOT_IN_STEPS)
+    values = hyperparameters.model_dump(exclude=NOT_IN_STEPS | {"learning_rate_decay"})  # see `decay_steps`
     return cls, detector.image_shape, n_classes, detector.decay_steps, values

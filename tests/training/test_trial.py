@@ -23,12 +23,14 @@ from anomaly_toolbox.inference.members import load_detector
 from anomaly_toolbox.models import detector_class
 from anomaly_toolbox.runs import FORMAT, Run
 from anomaly_toolbox.training import callbacks, gallery, progress, summaries
+from anomaly_toolbox.training import trial as trial_module
 from anomaly_toolbox.training.trial import Trial, run_trial
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
 
 #: Of the run that most tests look at. Averaged weights and a falling learning rate have to continue, too.
+MUCH_MEMORY = "much memory"
 FINISHED = {"epochs": 3, "weight_averaging": 0.9, "learning_rate_decay": True, "select_by": "auprc"}
 
 
@@ -57,7 +59,9 @@ def columns_of(folder, name="scores.csv"):
 def finished(tmp_path_factory):
     """A finished run of three epochs: its folder, its results and its output."""
     output = io.StringIO()
-    folder, results = run(tmp_path_factory.mktemp("logs"), plain_console(file=output), **FINISHED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial_module, "describe_memory", lambda detector: f"{MUCH_MEMORY} of {type(detector).__name__}")
+        folder, results = run(tmp_path_factory.mktemp("logs"), plain_console(file=output), **FINISHED)
     return folder, results, output.getvalue()
 
 
@@ -166,6 +170,11 @@ def test_the_numbers_of_images_are_printed(finished):
     assert "train: 972 normal, 106 anomalous images" in output
     assert "test: 325 normal, 35 anomalous images" in output
     assert output.count("validation AUPRC") == 3
+
+
+def test_much_memory_is_mentioned_before_the_first_epoch(finished):
+    _, _, output = finished
+    assert 0 < output.find(f"{MUCH_MEMORY} of GANomaly") < output.find("epoch 1/3")
 
 
 def test_tensorboard_has_every_curve(finished):
