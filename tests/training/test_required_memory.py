@@ -50,9 +50,9 @@ def test_the_line_compares_with_the_machine(machine):
 
 
 def test_a_warning_says_what_takes_less(machine):
-    machine(of_step=2 * GIB, usable=4 * GIB)
+    machine(of_step=2 * GIB, usable=39 * GIB // 10)
     assert describe_memory(None) == (
-        "warning: the training takes about 3.5 GiB of memory; 4.0 GiB can be used, which may not be enough; a smaller "
+        "warning: the training takes about 3.5 GiB of memory; 3.9 GiB can be used, which may not be enough; a smaller "
         "batch_size, width or image_size takes less"
     )
 
