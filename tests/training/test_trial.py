@@ -29,8 +29,9 @@ from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
 
-#: Of the run that most tests look at. Averaged weights and a falling learning rate have to continue, too.
 MUCH_MEMORY = "much memory"
+
+#: Of the run that most tests look at. Averaged weights and a falling learning rate have to continue, too.
 FINISHED = {"epochs": 3, "weight_averaging": 0.9, "learning_rate_decay": True, "select_by": "auprc"}
 
 
