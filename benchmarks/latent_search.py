@@ -166,7 +166,7 @@ def draw(path: Path, curves: Curves, prevalence: float) -> None:
         axes.plot(list(by_gamma), values, "o-", color=COLOURS[name], label=name)
     axes.axhline(prevalence, color="gray", linestyle="--", linewidth=1, label="chance level")
     axes.set_xscale("symlog", linthresh=5)
-    axes.set_xlim(left=-1)
+    axes.set_xlim(-1, 700)
     gammas = _all_gammas()
     axes.set_xticks(gammas, labels=gammas, minor=False)
     axes.minorticks_off()

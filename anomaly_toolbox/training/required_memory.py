@@ -1,5 +1,6 @@
-"""Estimates the memory of a training before its first step, which may take more than there is."""
+"""Estimates the memory of a training step before the first one, which may need more than is free."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def bytes_of_step(detector: AnomalyDetector) -> int:
 
 
 def describe_memory(detector: AnomalyDetector) -> str | None:
-    """A line on the memory that this process will have in training, and a warning if that may be too much.
+    """A line on the memory that a training step takes and that is free, and a warning if that may be too little.
 
     None if a step takes little memory, or that of a GPU, for which the estimate was never compared with measurements.
     What other workers of a sweep will take is not known and not counted.
@@ -45,28 +46,21 @@ def describe_memory(detector: AnomalyDetector) -> str | None:
     of_step = bytes_of_step(detector)
     if of_step < SMALLEST_MENTIONED or tf.config.get_visible_devices("GPU"):
         return None
-    in_use = psutil.Process().memory_info().rss
-    usable = usable_memory(in_use)
-    needed = in_use + of_step
-    line = f"the training takes about {needed / GIB:.1f} GiB of memory; {usable / GIB:.1f} GiB can be used"
-    if in_use + UNCERTAINTY * of_step > usable:
+    free = free_memory()
+    line = f"a training step takes about {of_step / GIB:.1f} GiB of memory; {free / GIB:.1f} GiB are free"
+    if UNCERTAINTY * of_step > free:
         line = f"warning: {line}, which may not be enough; a smaller batch_size, width or image_size takes less"
     return line
 
 
-def usable_memory(in_use: int) -> int:
-    """How many bytes of memory this process could have, by what is free and, on Linux, by the limit of its container.
-
-    Args:
-        in_use: the bytes that it has now.
-    """
-    usable = in_use + psutil.virtual_memory().available
+def free_memory() -> int:
+    """How many more bytes this process could have, by what the machine and the limit of a Linux container leave."""
+    free = psutil.virtual_memory().available
+    in_use = psutil.Process().memory_info().rss
     for path in LIMITS:
-        try:
-            usable = min(usable, int(path.read_text(encoding="ascii")))
-        except (OSError, ValueError):  # there is no such file, or it says "max"
-            continue
-    return usable
+        with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
+            free = min(free, int(path.read_text(encoding="ascii")) - in_use)
+    return max(free, 0)
 
 
 def _outputs_for_an_image(layer: keras.Layer) -> int:
