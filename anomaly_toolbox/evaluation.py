@@ -58,6 +58,16 @@ def metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[st
     }
 
 
+def auprc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The AUPRC alone, which takes a fraction of the time of `metrics`, where there are normal and anomalous images.
+
+    Raises:
+        ValueError: the shapes do not match.
+        ToolboxError: a score is not finite.
+    """
+    return float(average_precision_score(*_checked(labels, scores)))
+
+
 def pixel_metrics(masks: np.ndarray, maps: np.ndarray, padding: np.ndarray | None = None) -> dict[str, float]:
     """How well anomaly maps locate the defects.
 

@@ -43,7 +43,8 @@ def import_tensorflow(debug: bool = False) -> None:
     try:
         with open(os.devnull, "wb") as null_device:
             os.dup2(null_device.fileno(), 2)
-        with without_garbage_collection():
+        is_first_import = "keras" not in sys.modules  # what a program has created since then must not be frozen
+        with without_garbage_collection() if is_first_import else contextlib.nullcontext():
             import keras  # noqa: F401  (every command imports it anyway)
             import tensorflow
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anomaly_toolbox.console import plain_console
+from benchmarks.process_memory import PRIVATE, memory
 
 SIDE = 256
 
@@ -42,14 +43,14 @@ def measure(folder: Path, image_size: int, results: multiprocessing.Queue) -> No
     """Passes over a folder twice, and puts the time in seconds and the peak memory in bytes into `results`."""
     from anomaly_toolbox.datasets.folder import ImageFolder
 
-    memory_before = _private_memory()
+    memory_before = memory(PRIVATE)
     peak_memory = 0
     is_finished = threading.Event()
 
     def watch_memory() -> None:
         nonlocal peak_memory
         while not is_finished.wait(0.05):
-            peak_memory = max(peak_memory, _private_memory())
+            peak_memory = max(peak_memory, memory(PRIVATE))
 
     watcher = threading.Thread(target=watch_memory)
     watcher.start()
@@ -63,14 +64,6 @@ def measure(folder: Path, image_size: int, results: multiprocessing.Queue) -> No
     is_finished.set()
     watcher.join()
     results.put((seconds, peak_memory - memory_before))
-
-
-def _private_memory() -> int:
-    """The memory of this process in bytes, without pages of files, which the system can take back."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return 1024 * int(line.split()[1])
-    raise click.ClickException("this benchmark reads /proc/self/status, which only Linux has")
 
 
 @click.command()

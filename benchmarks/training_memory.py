@@ -8,7 +8,6 @@ of the finished detector, and the estimate of `bytes_of_step`.
 
 import multiprocessing
 import os
-from pathlib import Path
 
 import click
 
@@ -17,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from anomaly_toolbox.console import plain_console
 from anomaly_toolbox.models import METHODS, detector_class, method_name
 from anomaly_toolbox.models.hyperparameters import Hyperparameters
+from benchmarks.process_memory import NOW, PEAK, memory
 
 MIB = 2**20
 METHODS_WITH_STEPS = [name for name in METHODS if issubclass(detector_class(name).Hyperparameters, Hyperparameters)]
@@ -36,18 +36,10 @@ def measure(experiment: str, overrides: tuple[str, ...], channels: int, results:
     domains = hps.read_domains(cls.Hyperparameters, experiment, overrides=overrides)
     detector = build_detector(cls, hps.first_trial(cls.Hyperparameters, domains), channels, N_CLASSES)
     detector.compile()
-    memory_before = _memory("VmRSS:")
+    memory_before = memory(NOW)
     batches = without_autotuning(tf.data.Dataset.from_tensors(random_batch(detector)).repeat())
     detector.fit(batches, steps_per_epoch=2, verbose=0, shuffle=False)
-    results.put((bytes_of_step(detector), _memory("VmHWM:") - memory_before))
-
-
-def _memory(entry: str) -> int:
-    """The memory of this process in bytes: now (VmRSS:) or at its peak (VmHWM:)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(entry):
-            return 1024 * int(line.split()[1])
-    raise click.ClickException("this benchmark reads /proc/self/status, which only Linux has")
+    results.put((bytes_of_step(detector), memory(PEAK) - memory_before))
 
 
 @click.command()

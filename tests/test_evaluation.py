@@ -20,6 +20,13 @@ def test_metrics_worked_out_by_hand():
     assert (metrics["prevalence"], metrics["n_normal"], metrics["n_anomalous"]) == (0.5, 2, 2)
 
 
+def test_the_auprc_alone_is_that_of_the_metrics():
+    labels, scores = np.array([0, 1, 0, 1, 1]), np.array([0.1, 0.4, 0.5, 0.6, 0.2])
+    assert evaluation.auprc(labels, scores) == evaluation.metrics(labels, scores, threshold=0.0)["auprc"]
+    with pytest.raises(ToolboxError, match="finite"):
+        evaluation.auprc(labels, np.where(scores == 0.5, np.inf, scores))
+
+
 def test_higher_means_more_anomalous():
     assert evaluation.metrics(LABELS, LABELS.astype(float), 0.5)["auprc"] == 1
     assert evaluation.metrics(LABELS, -LABELS.astype(float), 0.5)["auroc"] == 0

@@ -3,6 +3,8 @@
 import contextlib
 import gc
 
+import keras  # noqa: F401  (the last test needs that it was imported before)
+
 from anomaly_toolbox import streams
 
 
@@ -15,3 +17,10 @@ def test_garbage_is_collected_again_even_after_an_import_that_fails():
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+def test_nothing_is_frozen_where_keras_was_imported_before():
+    frozen = gc.get_freeze_count()
+    streams.import_tensorflow()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen

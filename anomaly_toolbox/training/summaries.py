@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from sklearn.metrics import average_precision_score
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.hparams import api as hparams_api
@@ -84,10 +83,12 @@ class Summaries(keras.callbacks.Callback):
 
 def _write_scores(name: str, labels: np.ndarray, scores: np.ndarray) -> None:
     """Writes histograms of a score and, if there are anomalous images, its AUPRC and precision-recall curve."""
+    has_anomalies = labels.any()
+    if has_anomalies:  # first, because it checks that the scores are finite
+        tf.summary.scalar(f"validation/{name}/auprc", evaluation.auprc(labels, scores))
     _write(histogram_pb(f"scores/{name}/normal", scores[labels == 0]))
-    if not labels.any():
+    if not has_anomalies:
         return
-    tf.summary.scalar(f"validation/{name}/auprc", average_precision_score(labels, scores))
     _write(histogram_pb(f"scores/{name}/anomalous", scores[labels == 1]))
     rescaled = evaluation.rescale(scores, scores.min(), scores.max())  # the curve's thresholds go from 0 to 1
     _write(pr_curve.pb(f"precision_recall/{name}", labels.astype(bool), rescaled))
